@@ -1,0 +1,18 @@
+"""Latency laws: step, prefill and transfer times, and the calibrations that carry them."""
+
+from qmodel.laws.calibration import Calibration, ValidRange
+from qmodel.laws.prefill import chunked_prefill_s, lone_prefill_s, prefill_work_s
+from qmodel.laws.step import LinearLaw, PNormLaw, StepLaw
+from qmodel.laws.transfer import TransferLaw
+
+__all__ = [
+    "Calibration",
+    "LinearLaw",
+    "PNormLaw",
+    "StepLaw",
+    "TransferLaw",
+    "ValidRange",
+    "chunked_prefill_s",
+    "lone_prefill_s",
+    "prefill_work_s",
+]

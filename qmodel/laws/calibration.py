@@ -1,0 +1,111 @@
+"""A calibration: the laws of one (model, GPU, tp), with where they come from and how far they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from qmodel.errors import InputError
+from qmodel.laws.prefill import chunked_prefill_s, lone_prefill_s, prefill_work_s
+from qmodel.laws.step import FloatLike, StepLaw
+
+__all__ = ["Calibration", "ValidRange"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidRange:
+    """Largest values that the fit has seen; a query beyond them is flagged.
+
+    Parameters
+    ----------
+    batch : int
+        Decode requests in a step.
+    context_tokens : int
+        Sum of their contexts [tokens].
+    chunk_tokens : int
+        Prompt tokens in a step.
+    prompt_tokens : int
+        Length of a prompt [tokens].
+    """
+
+    batch: int
+    context_tokens: int
+    chunk_tokens: int
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Calibration:
+    """Laws of one model on one GPU type at one tensor-parallel degree.
+
+    Parameters
+    ----------
+    model, gpu : str
+        Names, e.g. ``deepseek-v2-lite`` and ``a100``.
+    tp : int
+        GPUs of one instance.
+    step : StepLaw
+        Law of steps on a decode instance, with or without a hosted chunk.
+    prefill : StepLaw
+        Law of (packed) steps on a prefill instance; the two differ by 6-7 % at 4-8k tokens.
+    layers : int
+        Layers of the model.
+    kv_bytes_per_token : float
+        KV cache of one token [bytes], summed over the instance's GPUs.
+    kv_capacity_tokens : int
+        Tokens of KV cache that fit one instance.
+    valid_range : ValidRange
+        Where the fit holds.
+    fit : Mapping
+        Fit errors: name to relative error, e.g. ``step_mape``.
+    standard_errors : Mapping
+        Standard error of each coefficient, by ``step.w_s`` and the like.
+    provenance : Mapping
+        Source package, version, date and choices made.
+    """
+
+    model: str
+    gpu: str
+    tp: int
+    step: StepLaw
+    prefill: StepLaw
+    layers: int
+    kv_bytes_per_token: float
+    kv_capacity_tokens: int
+    valid_range: ValidRange
+    fit: Mapping[str, float] = field(default_factory=dict)
+    standard_errors: Mapping[str, float] = field(default_factory=dict)
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("tp", "layers", "kv_capacity_tokens"):
+            value = getattr(self, name)
+            if not (np.isfinite(value) and value >= 1):
+                raise InputError(f"calibration {name}", value, ">= 1", "check the calibration file")
+
+    @property
+    def name(self) -> str:
+        """Name of the calibration: model, GPU and tp."""
+        return f"{self.model}_{self.gpu}_tp{self.tp}"
+
+    def lone_prefill_s(self, prompt_tokens: FloatLike, cached_tokens: FloatLike = 0.0) -> FloatLike:
+        """Return S(L) [s], one unchunked step for a lone prompt; see `laws.prefill.lone_prefill_s`."""
+        return lone_prefill_s(self.prefill, prompt_tokens, cached_tokens)
+
+    def chunked_prefill_s(self, prompt_tokens: FloatLike, budget: int, cached_tokens: FloatLike = 0.0) -> FloatLike:
+        """Return S_b(L) [s], a lone prompt in budget-sized steps; see `laws.prefill.chunked_prefill_s`."""
+        return chunked_prefill_s(self.prefill, prompt_tokens, budget, cached_tokens)
+
+    def work_s(self, prompt_tokens: FloatLike, budget: int, cached_tokens: FloatLike = 0.0) -> FloatLike:
+        """Return W(L) [s], a prompt's share of full prefill steps; see `laws.prefill.prefill_work_s`."""
+        return prefill_work_s(self.prefill, prompt_tokens, budget, cached_tokens)
+
+    def decode_step_s(
+        self, batch: FloatLike, context_tokens: FloatLike, chunk: FloatLike = 0.0, done: FloatLike = 0.0
+    ) -> FloatLike:
+        """Return T(B, K, chi, done) [s] of a decode step that hosts one chunk of `chunk` tokens."""
+        reloaded = np.where(np.asarray(chunk) > 0, done, 0.0)
+        time = self.step.step_time_s(batch, context_tokens, chunk, chunk * (done + chunk / 2), reloaded)
+        return float(time) if np.ndim(time) == 0 else time

@@ -1,0 +1,201 @@
+"""Step-time laws: how long one engine step takes, from the tokens it carries.
+
+A law sees a step through five sums, so that one law serves decode steps, chunk-hosting steps and packed prefill
+steps alike (DESIGN of the project, section 2):
+
+    batch      B   decode requests in the step, one token each
+    context    K   tokens of context of those decode requests, summed
+    prompt     n   prompt tokens of all chunks in the step, sum of chi_i
+    quadratic  q   sum of chi_i * (done_i + chi_i / 2), the attention work of the chunks
+    reloaded   r   sum of done_i over chunks with chi_i > 0, tokens whose cached latents are read again
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from qmodel.errors import InputError
+
+__all__ = ["KIND_LINEAR", "KIND_PNORM", "KIND_ROOFLINE", "FloatLike", "LinearLaw", "PNormLaw", "StepLaw"]
+
+FloatLike = float | npt.NDArray[np.float64]
+
+KIND_PNORM, KIND_LINEAR, KIND_ROOFLINE = 0, 1, 2
+_KERNEL_WIDTH = 16
+
+
+class StepLaw(Protocol):
+    """Anything that says how long a step takes."""
+
+    def step_time_s(
+        self,
+        batch: FloatLike,
+        context: FloatLike,
+        prompt: FloatLike = 0.0,
+        quadratic: FloatLike = 0.0,
+        reloaded: FloatLike = 0.0,
+    ) -> FloatLike:
+        """Return the step time [s] from the five sums of the module docstring; arrays broadcast."""
+        ...
+
+    def kernel_params(self) -> npt.NDArray[np.float64]:
+        """Return shape (16,): the kind of law, then its coefficients, as `_kernels.laws` reads them."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PNormLaw:
+    """Weights read against tokens multiplied, joined by a p-norm; *empirical*.
+
+    T = max(o0 + o1*B, g*(t0 + [(w*m^a)^p + (c*m)^p]^(1/p) + cK*K + ca*q + cx*r)),   m = B + n
+
+    Parameters
+    ----------
+    t0_s : float
+        Constant of a step [s].
+    w_s : float
+        Time to read the weights [s], at one token.
+    a : float
+        Growth of weights read with tokens: 0 for dense models, about 0.3 for mixtures of experts.
+    c_s : float
+        Compute time of one token [s].
+    p : float
+        Sharpness of the change from memory-bound to compute-bound, >= 1.
+    context_s : float
+        cK, time per token of decode context [s].
+    attention_s : float
+        ca, time per unit of the chunks' quadratic attention work [s/token^2].
+    reload_s : float
+        cx, time per reloaded token of chunk context [s].
+    floor_s, floor_per_request_s : float
+        o0 and o1, the host-bound floor of a step [s] and per decode request [s].
+    gain : float
+        g, engine time over kernel time.
+
+    Notes
+    -----
+    Dense models (a = 0) are jointly convex in B, K and chi at fixed done.
+
+    Examples
+    --------
+    >>> law = PNormLaw(t0_s=0.0, w_s=6.113e-3, a=0.3012, c_s=3.761e-5, p=5.93, context_s=4.736e-8)
+    >>> round(law.step_time_s(40, 60_000), 6)
+    0.021414
+    """
+
+    t0_s: float
+    w_s: float
+    c_s: float
+    a: float = 0.0
+    p: float = 1.0
+    context_s: float = 0.0
+    attention_s: float = 0.0
+    reload_s: float = 0.0
+    floor_s: float = 0.0
+    floor_per_request_s: float = 0.0
+    gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if not (np.isfinite(value) and value >= 0):
+                raise InputError(f"law coefficient {name}", value, "finite and >= 0", "fit the law again")
+        if self.p < 1:
+            raise InputError("law coefficient p", self.p, ">= 1", "fit the law again")
+
+    def base_s(self, tokens: FloatLike) -> FloatLike:
+        """Return t0 + [(w*m^a)^p + (c*m)^p]^(1/p) [s] for m tokens; the larger term is factored out."""
+        t0, w, a, c, p = self.t0_s, self.w_s, self.a, self.c_s, self.p
+        m = np.asarray(tokens, dtype=float)
+        memory = w * m**a
+        compute = c * m
+        high = np.maximum(memory, compute)
+        low = np.minimum(memory, compute)
+        ratio = np.divide(low, high, out=np.zeros_like(high), where=high > 0)
+        total = t0 + high * (1.0 + ratio**p) ** (1.0 / p)
+        return float(total) if np.ndim(tokens) == 0 else total
+
+    def step_time_s(
+        self,
+        batch: FloatLike,
+        context: FloatLike,
+        prompt: FloatLike = 0.0,
+        quadratic: FloatLike = 0.0,
+        reloaded: FloatLike = 0.0,
+    ) -> FloatLike:
+        """Return the step time [s] from the five sums of the module docstring; arrays broadcast."""
+        cK, ca, cx = self.context_s, self.attention_s, self.reload_s
+        kernels = self.base_s(batch + prompt) + cK * context + ca * quadratic + cx * reloaded
+        total = np.maximum(self.floor_s + self.floor_per_request_s * batch, self.gain * kernels)
+        return float(total) if np.ndim(total) == 0 else total
+
+    def kernel_params(self) -> npt.NDArray[np.float64]:
+        """Return shape (16,): kind 0, t0, w, a, c, p, cK, ca, cx, o0, o1, g."""
+        out = np.zeros(_KERNEL_WIDTH)
+        out[:12] = (
+            KIND_PNORM, self.t0_s, self.w_s, self.a, self.c_s, self.p, self.context_s, self.attention_s,
+            self.reload_s, self.floor_s, self.floor_per_request_s, self.gain,
+        )  # fmt: skip
+        return out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearLaw:
+    """The linear law in common use, kept as a baseline; *empirical*.
+
+    T = alpha + c0*B + c1*K + cpf*n + cattn*q
+
+    Parameters
+    ----------
+    alpha_s : float
+        Constant of a step [s].
+    batch_s : float
+        c0, time per decode request [s].
+    context_s : float
+        c1, time per token of decode context [s].
+    prompt_s : float
+        cpf, time per prompt token [s].
+    attention_s : float
+        cattn, time per unit of quadratic attention work [s/token^2].
+    """
+
+    alpha_s: float
+    batch_s: float
+    context_s: float
+    prompt_s: float
+    attention_s: float
+
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if not (np.isfinite(value) and value >= 0):
+                raise InputError(f"law coefficient {name}", value, "finite and >= 0", "fit the law again")
+
+    def step_time_s(
+        self,
+        batch: FloatLike,
+        context: FloatLike,
+        prompt: FloatLike = 0.0,
+        quadratic: FloatLike = 0.0,
+        reloaded: FloatLike = 0.0,
+    ) -> FloatLike:
+        """Return the step time [s] from the five sums of the module docstring; arrays broadcast."""
+        del reloaded
+        total = (
+            self.alpha_s
+            + self.batch_s * np.asarray(batch)
+            + self.context_s * np.asarray(context)
+            + self.prompt_s * np.asarray(prompt)
+            + self.attention_s * np.asarray(quadratic)
+        )
+        return float(total) if np.ndim(total) == 0 else total
+
+    def kernel_params(self) -> npt.NDArray[np.float64]:
+        """Return shape (16,): kind 1, alpha, c0, c1, cpf, cattn."""
+        out = np.zeros(_KERNEL_WIDTH)
+        out[:6] = (KIND_LINEAR, self.alpha_s, self.batch_s, self.context_s, self.prompt_s, self.attention_s)
+        return out

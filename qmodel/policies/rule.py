@@ -1,0 +1,96 @@
+"""The threshold rule: prices of backlog and the tables that turn them into a deflection decision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from qmodel.errors import InputError
+
+__all__ = ["Binding", "Order", "ThresholdRule"]
+
+FloatArray = npt.NDArray[np.float64]
+Binding = Literal["dispatch", "late"]
+Order = Literal["fcfs", "spf", "aged"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ThresholdRule:
+    """When to deflect, as numbers that a router or the simulator can apply in microseconds.
+
+    A prompt of length L meets the least loaded prefill instance with backlog w [s] and, at a decode instance with
+    batch B and context K, v [s] of deflected work that waits there. With s = W(L), x = X(L) and host time
+    h = h(L, B, K), the cost of each path is its own delay plus the delay it causes to those who come after:
+
+        a(w, s) = w + s + g*((w + s)^2 - w^2)
+        deflect iff  a_P(w, s) + x  >  min over decode instances of  a_D(v, h) + harm
+
+    Parameters
+    ----------
+    binding : {"dispatch", "late"}
+        Whether the decision is taken at arrival or while the request waits.
+    order : {"fcfs", "spf", "aged"}
+        Order of the prefill queue: first come, shortest prefill first, or shortest first with ageing.
+    price_prefill_per_s, price_decode_per_s : float
+        g_P and g_D, cost of backlog at one instance of each pool [1/s].
+    harm_weight : float
+        c_R, what a second of delay of one resident is worth in seconds of TTFT.
+    chunks : tuple of int
+        Candidate chunk sizes [tokens], largest first.
+    tbt_limit_s : float
+        Longest step a hosted chunk may cause [s].
+    max_waiting_tokens : int
+        Late binding: most deflected prompt tokens that wait at a decode instance [tokens].
+    ageing_per_s : float
+        Order "aged": seconds of work by which a second of waiting advances a request.
+    lengths : ndarray, shape (n_L,)
+        Prompt lengths of the tables [tokens], increasing; interpolated linearly, extrapolated linearly beyond.
+    batches : ndarray, shape (n_B,)
+        Decode batches of the tables, increasing, from 0.
+    contexts : ndarray, shape (n_K,)
+        Decode contexts of the tables [tokens], increasing, from 0.
+    work_s, execution_s, transfer_s : ndarray, shape (n_L,)
+        W(L), S_b(L) and X(L) [s].
+    host_s : ndarray, shape (n_L, n_B, n_K)
+        Host time of a prompt's whole chunk schedule [s]; a large finite number where no chunk is TBT-safe.
+    harm_s : ndarray, shape (n_L, n_B, n_K)
+        Delay of the residents by that schedule, summed over them [s].
+    """
+
+    binding: Binding
+    order: Order
+    price_prefill_per_s: float
+    price_decode_per_s: float
+    harm_weight: float
+    chunks: tuple[int, ...]
+    tbt_limit_s: float
+    max_waiting_tokens: int
+    ageing_per_s: float
+    lengths: FloatArray
+    batches: FloatArray
+    contexts: FloatArray
+    work_s: FloatArray
+    execution_s: FloatArray
+    transfer_s: FloatArray
+    host_s: FloatArray
+    harm_s: FloatArray
+
+    def __post_init__(self) -> None:
+        for name in ("price_prefill_per_s", "price_decode_per_s", "harm_weight", "ageing_per_s"):
+            value = getattr(self, name)
+            if not (np.isfinite(value) and value >= 0):
+                raise InputError(f"threshold rule {name}", value, "finite and >= 0", "derive the plan again")
+        shape = (len(self.lengths), len(self.batches), len(self.contexts))
+        for name in ("host_s", "harm_s"):
+            table = getattr(self, name)
+            if table.shape != shape or not np.all(np.isfinite(table)) or np.any(table < 0):
+                raise InputError(f"threshold rule {name}", f"of shape {table.shape}", f"finite, >= 0 and {shape}")
+        for name in ("lengths", "batches", "contexts"):
+            if np.any(np.diff(getattr(self, name)) <= 0):
+                raise InputError(f"threshold rule {name}", "not increasing", "strictly increasing")
+        for name in ("work_s", "execution_s", "transfer_s"):
+            if getattr(self, name).shape != shape[:1]:
+                raise InputError(f"threshold rule {name}", getattr(self, name).shape, f"of shape {shape[:1]}")

@@ -1,0 +1,250 @@
+"""A cluster of prefill and decode instances, their engines' limits and the network between them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from qmodel.errors import InputError
+from qmodel.laws import Calibration, TransferLaw
+from qmodel.laws.step import FloatLike
+from qmodel.units import GB
+
+__all__ = ["Cluster", "InstanceGroup"]
+
+MAX_INSTANCES = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class InstanceGroup:
+    """Equal instances: how many, and the calibration they share.
+
+    Parameters
+    ----------
+    count : int
+        Instances in the group, >= 1.
+    calibration : Calibration
+        Laws and KV capacity of each.
+    """
+
+    count: int
+    calibration: Calibration
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.count, (int, np.integer)) and self.count >= 1):
+            raise InputError("instances of a group", self.count, "a whole number >= 1", "write e.g. 2P2D")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Cluster:
+    """k prefill and d decode instances (kPdD) joined by a network.
+
+    Parameters
+    ----------
+    prefill, decode : int or tuple of InstanceGroup
+        Number of instances, all with `calibration`, or groups that each bring their own.
+    calibration : Calibration
+        Laws of instances given by number; the reference for the model's KV size otherwise.
+    max_num_batched_tokens : int
+        Token budget of a prefill step [tokens].
+    max_num_seqs : int
+        Largest decode batch of an instance.
+    bandwidth_gb_s : float
+        Nominal network bandwidth of one GPU [GB/s].
+    efficiency : float
+        Share of it that a transfer reaches, in (0, 1].
+    transfer_fixed_s : float
+        Hand-over time of one transfer [s].
+    link_sharing : {"fcfs", "fair"}
+        How concurrent transfers share an instance's link.
+    pipelined_transfer : bool
+        Whether KV layers are sent while later ones are computed.
+    packing : bool
+        Whether a prefill step carries several prompts; False: one prompt at a time in S(L).
+    first_token : {"decode", "prefill"}
+        Where TTFT ends: at the first decode step, or at the end of prefill.
+
+    Raises
+    ------
+    InputError
+        When a pool is empty, larger than 1,024 instances together, or a number is out of range.
+    """
+
+    prefill: int | tuple[InstanceGroup, ...]
+    decode: int | tuple[InstanceGroup, ...]
+    calibration: Calibration
+    max_num_batched_tokens: int = 2048
+    max_num_seqs: int = 256
+    bandwidth_gb_s: float = 25.0
+    efficiency: float = 0.75
+    transfer_fixed_s: float = 0.001
+    link_sharing: Literal["fcfs", "fair"] = "fcfs"
+    pipelined_transfer: bool = False
+    packing: bool = True
+    first_token: Literal["decode", "prefill"] = "decode"
+
+    def __post_init__(self) -> None:
+        for name in ("prefill", "decode"):
+            if _count(getattr(self, name)) < 1:
+                raise InputError(f"{name} instances", _count(getattr(self, name)), ">= 1", "write e.g. 2P2D")
+        total = self.prefill_count + self.decode_count
+        if total > MAX_INSTANCES:
+            raise InputError("instances", total, f"<= {MAX_INSTANCES}", "model a smaller cluster")
+        for name in ("max_num_batched_tokens", "max_num_seqs"):
+            value = getattr(self, name)
+            if not (isinstance(value, (int, np.integer)) and value >= 1):
+                raise InputError(name, value, "a whole number >= 1", "vLLM's defaults are 2048 and 256")
+        for name, low in (("bandwidth_gb_s", True), ("efficiency", True), ("transfer_fixed_s", False)):
+            value = getattr(self, name)
+            if not (np.isfinite(value) and (value > 0 if low else value >= 0)):
+                raise InputError(name, value, "finite and > 0" if low else "finite and >= 0")
+        if self.efficiency > 1:
+            raise InputError("efficiency", self.efficiency, "in (0, 1]", "0.75 fits published A100 tables")
+
+    @classmethod
+    def parse(cls, text: str, calibration: Calibration | Mapping[str, Calibration], **options: Any) -> Cluster:
+        """Return the cluster that a text such as ``2P2D`` means.
+
+        Parameters
+        ----------
+        text : str
+            ``kPdD``; with several GPU types ``1P@a100+1P@h100+2D@a100``.
+        calibration : Calibration or mapping
+            Laws of all instances, or by GPU name when the text names GPUs.
+        **options
+            Any other field of `Cluster`.
+
+        Returns
+        -------
+        Cluster
+            Validated cluster.
+
+        Raises
+        ------
+        InputError
+            When the text is not of that form, or names a GPU without a calibration.
+        """
+        one = calibration if isinstance(calibration, Calibration) else next(iter(calibration.values()))
+        plain = re.fullmatch(r"\s*(\d+)[Pp](\d+)[Dd]\s*", text)
+        if plain:
+            return cls(prefill=int(plain[1]), decode=int(plain[2]), calibration=one, **options)
+        pools: dict[str, list[InstanceGroup]] = {"P": [], "D": []}
+        for part in text.split("+"):
+            match = re.fullmatch(r"\s*(\d+)([PpDd])@([\w.-]+)\s*", part)
+            if not match:
+                raise InputError("cluster", repr(text), "of the form 2P2D or 1P@a100+1P@h100+2D@a100")
+            by_gpu = {one.gpu: one} if isinstance(calibration, Calibration) else calibration
+            if match[3] not in by_gpu:
+                raise InputError("GPU in cluster", repr(match[3]), f"one of {', '.join(by_gpu)}")
+            pools[match[2].upper()].append(InstanceGroup(count=int(match[1]), calibration=by_gpu[match[3]]))
+        return cls(prefill=tuple(pools["P"]), decode=tuple(pools["D"]), calibration=one, **options)
+
+    @property
+    def prefill_count(self) -> int:
+        """Number of prefill instances k."""
+        return _count(self.prefill)
+
+    @property
+    def decode_count(self) -> int:
+        """Number of decode instances d."""
+        return _count(self.decode)
+
+    @property
+    def name(self) -> str:
+        """The cluster as ``kPdD``."""
+        return f"{self.prefill_count}P{self.decode_count}D"
+
+    @property
+    def prefill_calibrations(self) -> tuple[Calibration, ...]:
+        """Calibration of each prefill instance, in order of its id; length k."""
+        return _expand(self.prefill, self.calibration)
+
+    @property
+    def decode_calibrations(self) -> tuple[Calibration, ...]:
+        """Calibration of each decode instance, in order of its id; length d."""
+        return _expand(self.decode, self.calibration)
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of the whole cluster."""
+        return sum(c.tp for c in self.prefill_calibrations + self.decode_calibrations)
+
+    def with_(self, **changes: Any) -> Cluster:
+        """Return a copy with some fields changed."""
+        return replace(self, **changes)
+
+    def transfer_law(self, calibration: Calibration | None = None) -> TransferLaw:
+        """Return the law of one instance's link.
+
+        Parameters
+        ----------
+        calibration : Calibration, optional
+            Of the sending instance; its tp GPUs send side by side.
+        """
+        cal = calibration or self.calibration
+        return TransferLaw(
+            fixed_s=self.transfer_fixed_s,
+            bytes_per_s=self.efficiency * self.bandwidth_gb_s * GB * cal.tp,
+            kv_bytes_per_token=cal.kv_bytes_per_token,
+            layers=cal.layers,
+            pipelined=self.pipelined_transfer,
+        )
+
+    def work_s(self, prompt_tokens: FloatLike, cached_tokens: FloatLike = 0.0) -> FloatLike:
+        """Return W(L) [s], a prompt's share of full prefill steps, averaged over the prefill instances.
+
+        Parameters
+        ----------
+        prompt_tokens, cached_tokens : float or ndarray
+            Prompt length and cached prefix [tokens].
+        """
+        works = [
+            c.work_s(prompt_tokens, self.max_num_batched_tokens, cached_tokens)
+            if self.packing
+            else c.lone_prefill_s(prompt_tokens, cached_tokens)
+            for c in self.prefill_calibrations
+        ]
+        mean = np.mean(np.asarray(works), axis=0)
+        return float(mean) if np.ndim(mean) == 0 else mean
+
+    def execution_s(self, prompt_tokens: FloatLike, cached_tokens: FloatLike = 0.0) -> FloatLike:
+        """Return the prefill time of a lone prompt on an idle instance [s]: S_b(L), or S(L) without packing.
+
+        Parameters
+        ----------
+        prompt_tokens, cached_tokens : float or ndarray
+            Prompt length and cached prefix [tokens].
+        """
+        cal = self.prefill_calibrations[0]
+        if self.packing:
+            return cal.chunked_prefill_s(prompt_tokens, self.max_num_batched_tokens, cached_tokens)
+        return cal.lone_prefill_s(prompt_tokens, cached_tokens)
+
+    def zero_load_ttft_s(self, prompt_tokens: FloatLike, cached_tokens: FloatLike = 0.0) -> FloatLike:
+        """Return TTFT on the empty cluster's default path [s]: prefill, transfer and the first decode step.
+
+        Parameters
+        ----------
+        prompt_tokens, cached_tokens : float or ndarray
+            Prompt length and cached prefix [tokens].
+        """
+        prefill = self.execution_s(prompt_tokens, cached_tokens)
+        if self.first_token == "prefill":
+            return prefill
+        moved = prompt_tokens - np.asarray(cached_tokens)
+        step = self.decode_calibrations[0].decode_step_s(1.0, np.asarray(prompt_tokens, dtype=float))
+        total = prefill + self.transfer_law().exposed_s(moved, prefill) + step
+        return float(total) if np.ndim(total) == 0 else total
+
+
+def _count(pool: int | tuple[InstanceGroup, ...]) -> int:
+    return sum(g.count for g in pool) if isinstance(pool, tuple) else int(pool)
+
+
+def _expand(pool: int | tuple[InstanceGroup, ...], calibration: Calibration) -> tuple[Calibration, ...]:
+    groups = pool if isinstance(pool, tuple) else (InstanceGroup(count=pool, calibration=calibration),)
+    return tuple(g.calibration for g in groups for _ in range(g.count))

@@ -1,0 +1,108 @@
+"""Units: seconds, bytes and tokens inside; text such as ``60ms`` or ``30/s`` is converted at the edge."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from qmodel.errors import InputError
+
+MS = 1e-3
+US = 1e-6
+GB = 1e9
+
+_DURATION_UNITS = {"us": US, "ms": MS, "s": 1.0, "min": 60.0, "h": 3600.0}
+_RATE_UNITS = {"/s": 1.0, "/min": 1 / 60.0, "/h": 1 / 3600.0}
+_NUMBER = r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
+
+
+def parse_duration_s(text: str, name: str = "duration") -> float:
+    """Return the seconds that a text such as ``60ms``, ``1s`` or ``2min`` means.
+
+    Parameters
+    ----------
+    text : str
+        A number with a unit: us, ms, s, min or h. A bare number is refused.
+    name : str
+        What the duration is, for the error message.
+
+    Returns
+    -------
+    float
+        Duration [s], finite and > 0.
+
+    Raises
+    ------
+    InputError
+        When the unit is missing or unknown, or the value is not finite and > 0.
+
+    Examples
+    --------
+    >>> parse_duration_s("60ms")
+    0.06
+    """
+    return _parse(text, name, _DURATION_UNITS, f"a duration > 0 with a unit ({', '.join(_DURATION_UNITS)})", "60ms")
+
+
+def parse_rate_per_s(text: str, name: str = "rate") -> float:
+    """Return the events per second that a text such as ``30/s`` or ``120/min`` means.
+
+    Parameters
+    ----------
+    text : str
+        A number with a unit: /s, /min or /h. A bare number is refused.
+    name : str
+        What the rate is, for the error message.
+
+    Returns
+    -------
+    float
+        Rate [1/s], finite and > 0.
+
+    Raises
+    ------
+    InputError
+        When the unit is missing or unknown, or the value is not finite and > 0.
+
+    Examples
+    --------
+    >>> parse_rate_per_s("30/s")
+    30.0
+    """
+    return _parse(text, name, _RATE_UNITS, f"a rate > 0 with a unit ({', '.join(_RATE_UNITS)})", "30/s")
+
+
+def _parse(text: str, name: str, units: dict[str, float], limit: str, example: str) -> float:
+    match = re.fullmatch(_NUMBER + r"\s*([a-zA-Z/]+)", text.strip())
+    scale = units.get(match.group(2)) if match else None
+    if match is None or scale is None:
+        raise InputError(name, repr(text), limit, f"write for example {example}")
+    value = float(match.group(1)) * scale
+    if not (math.isfinite(value) and value > 0):
+        raise InputError(name, repr(text), limit, f"write for example {example}")
+    return value
+
+
+def format_duration(seconds: float) -> str:
+    """Return seconds as a short text for people, such as ``512 ms`` or ``13.3 s``.
+
+    Parameters
+    ----------
+    seconds : float
+        Duration [s].
+
+    Returns
+    -------
+    str
+        Three significant digits and a unit.
+
+    Examples
+    --------
+    >>> format_duration(0.5123), format_duration(13.322)
+    ('512 ms', '13.3 s')
+    """
+    if not math.isfinite(seconds):
+        return str(seconds)
+    if abs(seconds) >= 1:
+        return f"{seconds:.3g} s" if abs(seconds) < 1000 else f"{seconds:,.0f} s"
+    return f"{seconds * 1e3:.3g} ms" if abs(seconds) >= 1e-3 or seconds == 0 else f"{seconds * 1e6:.3g} us"
