@@ -1,0 +1,61 @@
+# Everything runs in .venv, which each target sets up as far as it needs. uv is used where it is installed.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+UV     := $(shell command -v uv 2>/dev/null)
+ifdef UV
+INSTALL := UV_PROJECT_ENVIRONMENT=$(VENV) uv pip install --quiet --python $(BIN)/python
+else
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-full check bench figures notebooks docs calibrations lock clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "qmodel needs Python >= 3.11; name one with: make PYTHON=python3.11" >&2; exit 2; }
+	@echo "creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.base: $(BIN)/python pyproject.toml constraints.txt
+	@echo "installing qmodel"
+	@$(INSTALL) -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.base
+	@echo "installing what the tests need"
+	@$(INSTALL) -c constraints.txt -e '.[dev]'
+	@touch $@
+
+DEMO := thresholds --model deepseek-v2-lite --gpu a100 --cluster 2P2D --workload azure-conv --load 0.9 \
+	--ttft-slo 1s --tbt-slo 60ms -o plan.json --plot plan.png
+
+demo: $(VENV)/.base ## set up and run the main job on embedded defaults
+	$(BIN)/qmodel $(DEMO)
+
+test: $(VENV)/.dev ## set up and run every test but the heavy ones
+	$(BIN)/python -m pytest -m "not full"
+
+test-full: $(VENV)/.dev ## also the heavy tests
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev ## ruff, mypy, import contract, docstrings
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m numpydoc.hooks.validate_docstrings $$(git ls-files 'qmodel/*.py' | grep -v -e _kernels)
+
+calibrations: $(VENV)/.dev ## rebuild every calibration from kernel profiles
+	$(BIN)/python calibration/build.py
+
+lock: $(VENV)/.dev ## write constraints.txt from what is installed
+	$(BIN)/python -m pip freeze --exclude-editable --disable-pip-version-check | grep -E '^[A-Za-z0-9._-]+==' > constraints.tmp
+	mv constraints.tmp constraints.txt
+
+clean: ## remove the environment, caches and outputs
+	rm -rf $(VENV) build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis plan.json plan.png
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

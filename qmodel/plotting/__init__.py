@@ -1,0 +1,1 @@
+"""Pictures: the only place that imports matplotlib; every plot takes a tidy table."""
