@@ -1,0 +1,170 @@
+"""`qmodel predict`, `qmodel simulate` and `qmodel compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qmodel.cli import show
+from qmodel.cli.options import JsonOption, with_scenario
+from qmodel.errors import InputError
+
+if TYPE_CHECKING:
+    from qmodel.cli.scenario import Scenario
+
+__all__ = ["compare", "predict", "simulate"]
+
+PolicyOption = Annotated[str, typer.Option(help="none, kairos, earliest, static:TOKENS or a PLAN.json.")]
+
+
+def _open(scenario: dict[str, Any], policy: str) -> tuple[Scenario, Any]:
+    """Return the scenario and the policy; a plan supplies the options that are not given."""
+    from qmodel.cli.scenario import parse_policy, resolve
+
+    chosen = parse_policy(policy)
+    inputs = resolve(scenario, getattr(chosen, "scenario_options", None))
+    show.notices(inputs.notices)
+    return inputs, chosen
+
+
+def _header(inputs: Scenario, policy: str) -> dict[str, Any]:
+    from qmodel import __version__
+
+    return {
+        "qmodel_version": __version__,
+        "scenario": inputs.options,
+        "workload_fingerprint": inputs.workload.fingerprint,
+        "policy": policy,
+    }
+
+
+@with_scenario
+def predict(scenario: dict[str, Any], policy: PolicyOption = "none", json: JsonOption = False) -> None:
+    """Predict TTFT, TBT and SLO attainment from the queueing model, without simulating.
+
+    Example: qmodel predict --model deepseek-v2-lite --workload azure-conv --load 0.7
+    """
+    inputs, chosen = _open(scenario, policy)
+    from qmodel.studies.comparison import measure
+    from qmodel.system import predict as run
+
+    prediction = run(inputs.cluster, inputs.workload, inputs.slo, chosen)
+    numbers = measure(prediction)
+    if json:
+        result = {
+            "method": prediction.method,
+            "predicted": numbers,
+            "error_estimate": dict(prediction.error_estimate),
+            "utilisation": dict(prediction.utilisation),
+            "warnings": list(prediction.warnings),
+        }
+        show.print_json(_header(inputs, policy) | result)
+        return
+    show.notices(prediction.warnings)
+    title = f"Predicted, policy {policy}, method: {prediction.method}"
+    show.console().print(show.measures_table(title, numbers, prediction.error_estimate))
+
+
+@with_scenario
+def simulate(
+    scenario: dict[str, Any],
+    policy: PolicyOption = "none",
+    seed: Annotated[int, typer.Option(min=0, help="0 replays a trace, n its n-th circular shift.")] = 0,
+    requests: Annotated[int | None, typer.Option(min=1, help="Requests. [default: the workload's own]")] = None,
+    per_request: Annotated[Path | None, typer.Option(help="Write one row per request (.csv, .parquet).")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Simulate one run of a policy, request by request.
+
+    Example: qmodel simulate --model deepseek-v2-lite --workload azure-conv --load 0.9 --policy kairos
+    """
+    if per_request is not None:
+        from qmodel.io.tables import check_table_target
+
+        check_table_target(per_request)
+    inputs, chosen = _open(scenario, policy)
+    from qmodel.simulation import simulate as run
+    from qmodel.studies.comparison import measure
+
+    count = requests if requests is not None else _planned_requests(chosen)
+    result = run(inputs.cluster, inputs.workload, inputs.slo, chosen, seed=seed, requests=count)
+    numbers = measure(result)
+    if per_request is not None:
+        from qmodel.io.tables import save_table
+
+        save_table(result.requests, per_request)
+        show.notices([f"wrote {result.count:,} requests to {per_request}"])
+    if json:
+        tail = {"seed": seed, "requests": result.count, "simulated": numbers}
+        show.print_json(_header(inputs, policy) | tail | {"utilisation": dict(result.utilisation)})
+        return
+    title = f"Simulated, policy {policy}, seed {seed}, {result.count:,} requests"
+    show.console().print(show.measures_table(title, numbers))
+
+
+def _planned_requests(policy: Any) -> int | None:
+    """Return the run length a plan was checked with, so that this command gives the plan's own numbers."""
+    simulated = getattr(policy, "simulated", None) or {}
+    count = simulated.get("requests_option")
+    return None if count is None else int(count)
+
+
+@with_scenario
+def compare(
+    scenario: dict[str, Any],
+    policies: Annotated[str, typer.Option(help="Comma-separated policies.")] = "none,kairos,earliest",
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Runs per policy.")] = 5,
+    requests: Annotated[int | None, typer.Option(min=1, help="Requests per run.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the comparison (.png, .pdf, .svg).")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Compare policies on the same arrivals, with 95 % intervals.
+
+    Example: qmodel compare --model deepseek-v2-lite --workload azure-conv --load 0.9 --policies none,kairos
+    """
+    from qmodel.cli.scenario import parse_policy, resolve
+
+    if plot is not None:
+        check_plot(plot)
+    names = [name.strip() for name in policies.split(",") if name.strip()]
+    if not names or len(set(names)) != len(names):
+        raise InputError("--policies", repr(policies), "different policies, comma-separated", "e.g. none,kairos")
+    chosen = {name: parse_policy(name) for name in names}
+    plans = [p for p in chosen.values() if hasattr(p, "scenario_options")]
+    inputs = resolve(scenario, plans[0].scenario_options if plans else None)
+    show.notices(inputs.notices)
+    from qmodel.studies.comparison import compare as run
+
+    with show.progress() as report:
+        comparison = run(inputs.cluster, inputs.workload, inputs.slo, chosen, range(seeds), requests, progress=report)
+    if plot is not None:
+        from qmodel.plotting.comparison import draw_comparison
+
+        draw_comparison(comparison, inputs.slo, plot)
+        show.notices([f"wrote {plot}"])
+    if json:
+        show.print_json(_header(inputs, policies) | comparison.to_dict())
+        return
+    show.console().print(show.comparison_table(comparison, {}), show.breakdown_table(comparison))
+
+
+def check_plot(path: Path) -> None:
+    """Refuse a plot file that cannot be written or has no known picture suffix.
+
+    Parameters
+    ----------
+    path : Path
+        File the user named.
+
+    Raises
+    ------
+    InputError
+        When it cannot be written.
+    """
+    from qmodel.io.atomic import check_target
+
+    if path.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise InputError("--plot", f"'{path}'", "a .png, .pdf or .svg file", "e.g. --plot plan.png")
+    check_target(path)

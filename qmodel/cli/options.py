@@ -1,0 +1,64 @@
+"""Options that every command about a cluster takes, in one place."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["JsonOption", "with_scenario"]
+
+Decorated = Callable[..., Any]
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+_SCENARIO: dict[str, Any] = {
+    "model": Annotated[str | None, typer.Option(help="Model, e.g. deepseek-v2-lite.", show_default=False)],
+    "gpu": Annotated[str | None, typer.Option(help="GPU type. [default: a100]", show_default=False)],
+    "tp": Annotated[int | None, typer.Option(help="GPUs per instance. [default: the calibrated one]")],
+    "cluster": Annotated[str | None, typer.Option(help="Instances, kPdD. [default: 2P2D]")],
+    "bandwidth": Annotated[str | None, typer.Option(help="Network per GPU. [default: 25GB/s]")],
+    "max_num_batched_tokens": Annotated[int | None, typer.Option(help="Tokens per step. [default: 2048]")],
+    "max_num_seqs": Annotated[int | None, typer.Option(help="Largest decode batch. [default: 256]")],
+    "workload": Annotated[str | None, typer.Option(help="Built-in name or trace file of any known format.")],
+    "load": Annotated[float | None, typer.Option(help="Scale arrivals to this load of the prefill pool.")],
+    "rate": Annotated[str | None, typer.Option(help="Scale arrivals to this rate, e.g. 30/s.")],
+    "ttft_slo": Annotated[str | None, typer.Option(help="Limit on time to first token. [default: 1s]")],
+    "tbt_slo": Annotated[str | None, typer.Option(help="Limit on time between tokens. [default: 60ms]")],
+    "config": Annotated[Path | None, typer.Option(help="YAML file with any of these; flags win.")],
+}
+
+
+def with_scenario(command: Decorated) -> Decorated:
+    """Give a command the scenario options; it receives them as one dict named `scenario`.
+
+    Parameters
+    ----------
+    command : callable
+        Function with a parameter `scenario` and its own typer parameters.
+
+    Returns
+    -------
+    callable
+        The same command with a signature that typer reads.
+    """
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "scenario"]
+
+    @functools.wraps(command)
+    def run(**values: Any) -> Any:
+        scenario = {name: values.pop(name) for name in _SCENARIO}
+        return command(scenario=scenario, **values)
+
+    shared = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        for name, annotation in _SCENARIO.items()
+    ]
+    own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+    run.__signature__ = inspect.Signature(shared + own)  # type: ignore[attr-defined] # typer reads it
+    run.__annotations__ = {p.name: p.annotation for p in shared + own}
+    del run.__wrapped__  # type: ignore[attr-defined] # else the original signature would win
+    return run

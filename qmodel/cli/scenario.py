@@ -1,0 +1,198 @@
+"""From option texts to a cluster, a workload and an SLO."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qmodel.errors import InputError
+from qmodel.units import parse_duration_s, parse_rate_per_s
+
+if TYPE_CHECKING:
+    from qmodel.scenario import SLO, Cluster, Workload
+
+__all__ = ["DEFAULTS", "Scenario", "parse_bandwidth", "parse_policy", "resolve"]
+
+DEFAULTS: dict[str, Any] = {
+    "gpu": "a100",
+    "cluster": "2P2D",
+    "bandwidth": "25GB/s",
+    "max_num_batched_tokens": 2048,
+    "max_num_seqs": 256,
+    "ttft_slo": "1s",
+    "tbt_slo": "60ms",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Scenario:
+    """What a command works on, with the texts it came from.
+
+    Parameters
+    ----------
+    cluster, workload, slo
+        Frozen inputs.
+    options : dict
+        Option name to the text or number used, defaults included.
+    notices : tuple of str
+        What was decided for the user, one line each.
+    """
+
+    cluster: Cluster
+    workload: Workload
+    slo: SLO
+    options: dict[str, Any]
+    notices: tuple[str, ...]
+
+
+def resolve(options: dict[str, Any], fallback: dict[str, Any] | None = None) -> Scenario:
+    """Return the scenario that flags, a configuration file and defaults mean, in this order of precedence.
+
+    Parameters
+    ----------
+    options : dict
+        Flags; None where not given; ``config`` names the file.
+    fallback : dict, optional
+        Options to use before the defaults, e.g. those a plan was made with.
+
+    Returns
+    -------
+    Scenario
+        Validated inputs.
+
+    Raises
+    ------
+    InputError
+        When something is missing or out of range.
+    """
+    given = {name: value for name, value in options.items() if name != "config" and value is not None}
+    if options.get("config") is not None:
+        from qmodel.io.config import load_config
+
+        given = _override(load_config(options["config"]), given)
+    merged = DEFAULTS | _override(fallback or {}, given)
+    for name, example in (("model", "--model deepseek-v2-lite"), ("workload", "--workload azure-conv")):
+        if merged.get(name) is None:
+            raise InputError(name, "missing", "given", f"for example {example}")
+    if merged.get("load") is not None and merged.get("rate") is not None:
+        raise InputError("--load and --rate", "both given", "one of the two")
+    return _build(merged)
+
+
+def _override(base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Return `base` under `given`; load and rate exclude each other, and belong to their workload."""
+    merged = dict(base)
+    if "load" in given or "rate" in given or "workload" in given:
+        merged.pop("load", None)
+        merged.pop("rate", None)
+    return merged | given
+
+
+def _build(options: dict[str, Any]) -> Scenario:
+    from qmodel.io.calibrations import load_calibration
+    from qmodel.scenario import SLO, Cluster
+
+    slo = SLO(
+        ttft_s=parse_duration_s(str(options["ttft_slo"]), "--ttft-slo"),
+        tbt_s=parse_duration_s(str(options["tbt_slo"]), "--tbt-slo"),
+    )
+    rate = parse_rate_per_s(str(options["rate"]), "--rate") if options.get("rate") is not None else None
+    load = options.get("load")
+    if load is not None and not (math.isfinite(load) and load > 0):
+        raise InputError("--load", load, "finite and > 0", "give e.g. 0.9")
+    bandwidth = parse_bandwidth(str(options["bandwidth"]))
+    tp = options.get("tp")
+    calibration = load_calibration(str(options["model"]), str(options["gpu"]), **({} if tp is None else {"tp": tp}))
+    options["tp"] = calibration.tp
+    cluster = Cluster.parse(
+        str(options["cluster"]),
+        calibration,
+        bandwidth_gb_s=bandwidth,
+        max_num_batched_tokens=options["max_num_batched_tokens"],
+        max_num_seqs=options["max_num_seqs"],
+    )
+    workload = _workload(str(options["workload"]))
+    if load is not None:
+        workload = workload.at_load(load, cluster)
+    elif rate is not None:
+        workload = workload.at_rate(rate)
+    return Scenario(cluster=cluster, workload=workload, slo=slo, options=options, notices=tuple(workload.notices))
+
+
+def _workload(text: str) -> Workload:
+    from qmodel.scenario import Workload
+
+    looks_like_file = any(mark in text for mark in "/\\.") or Path(text).exists()
+    return Workload.from_trace(text) if looks_like_file else Workload.builtin(text)
+
+
+def parse_bandwidth(text: str) -> float:
+    """Return GB/s from a text such as ``25GB/s`` or ``200Gb/s``; a bare number means GB/s.
+
+    Parameters
+    ----------
+    text : str
+        Bandwidth of one GPU.
+
+    Returns
+    -------
+    float
+        Bandwidth [GB/s], finite and > 0.
+
+    Raises
+    ------
+    InputError
+        When the text is not a positive bandwidth.
+    """
+    match = re.fullmatch(r"\s*([0-9.eE+]+)\s*(GB/s|Gb/s|Gbps|MB/s)?\s*", text)
+    scale = {None: 1.0, "GB/s": 1.0, "Gb/s": 0.125, "Gbps": 0.125, "MB/s": 1e-3}
+    try:
+        value = float(match[1]) * scale[match[2]] if match else math.nan
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise InputError("--bandwidth", repr(text), "> 0 in GB/s or Gb/s", "write for example 25GB/s")
+    return value
+
+
+def parse_policy(text: str) -> Any:
+    """Return the policy that a text names: none, kairos, earliest, static:TOKENS or a plan file.
+
+    Parameters
+    ----------
+    text : str
+        What the user wrote.
+
+    Returns
+    -------
+    object
+        A policy of `qmodel.policies`, or a `Plan`.
+
+    Raises
+    ------
+    InputError
+        When the text names neither a policy nor a readable plan.
+    """
+    from qmodel import policies
+
+    plain = {
+        "none": policies.Disaggregated,
+        "disaggregated": policies.Disaggregated,
+        "kairos": policies.Kairos,
+        "earliest": policies.EarliestCompletion,
+    }
+    if text in plain:
+        return plain[text]()
+    if text.startswith("static:"):
+        tokens = text.removeprefix("static:")
+        if not tokens.isdecimal() or not 0 < int(tokens) < 10**9:
+            raise InputError("--policy", repr(text), "static:TOKENS with a whole number > 0", "e.g. static:512")
+        return policies.StaticLength(max_local_prefill_tokens=int(tokens))
+    if text.endswith(".json") or "/" in text:
+        from qmodel.io.plan_file import load_plan
+
+        return load_plan(text)
+    raise InputError("--policy", repr(text), "none, kairos, earliest, static:TOKENS or a PLAN.json")

@@ -1,0 +1,234 @@
+"""What people see: tables and progress in the terminal; numbers come as plain dicts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from qmodel.units import format_duration
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from qmodel.studies.comparison import Comparison
+
+__all__ = [
+    "breakdown_table",
+    "comparison_table",
+    "console",
+    "measures_table",
+    "notices",
+    "print_json",
+    "progress",
+    "split_table",
+    "threshold_table",
+]
+
+PART_NAMES = {
+    "queue": "queue",
+    "prefill": "execution",
+    "transfer": "transfer",
+    "admission": "decode admission",
+    "first_step": "first step",
+}
+
+
+def console(stderr: bool = False) -> Console:
+    """Return a terminal to print to; at least 100 columns wide where it is not a real one."""
+    from rich.console import Console
+
+    real = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(stderr=stderr, highlight=False, width=None if real else 120)
+
+
+def print_json(data: Mapping[str, Any]) -> None:
+    """Print data as JSON, refusing NaN, which is not JSON."""
+    print(json.dumps(data, indent=2, allow_nan=False))
+
+
+def notices(lines: Sequence[str]) -> None:
+    """Print what was decided for the user, to stderr."""
+    for line in lines:
+        print(f"note: {line}", file=sys.stderr)
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a callback (what, done, total) that draws a bar on stderr with the time left."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
+        task = bar.add_task("working", total=None)
+
+        def update(what: str, done: int, total: int) -> None:
+            bar.update(task, description=what or "done", completed=done, total=total or None)
+
+        yield update
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=number == 0)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _time(mean: float, half: float = 0.0) -> str:
+    if not half:
+        return format_duration(mean)
+    scale, unit = (1.0, "s") if mean >= 1 else (1e3, "ms")
+    return f"{mean * scale:.3g} ±{half * scale:.2g} {unit}"
+
+
+def _share(mean: float, half: float = 0.0) -> str:
+    return f"{100 * mean:.1f} %" if half < 5e-4 else f"{100 * mean:.1f} ±{100 * half:.1f} %"
+
+
+def comparison_table(comparison: Comparison, predicted: Mapping[str, Mapping[str, float]]) -> Table:
+    """Return the table of policies: simulated means with 95 % intervals, predictions beneath where there are any.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        Simulated metrics.
+    predicted : mapping
+        Policy to metric to predicted value.
+
+    Returns
+    -------
+    Table
+        For `rich` to print.
+    """
+    columns = (
+        "policy",
+        "P50 TTFT",
+        "P95 TTFT",
+        "P99 TTFT",
+        "P99 TBT",
+        "TTFT+TBT met",
+        "TBT met",
+        "deflected",
+    )
+    names = ("p50_ttft_s", "p95_ttft_s", "p99_ttft_s", "p99_tbt_s", "slo_attainment", "tbt_attainment")
+    rows = []
+    for policy in comparison.policies:
+        cells = [
+            (_time if name.endswith("_s") else _share)(*comparison.interval(policy, name))
+            for name in (*names, "deflected_share")
+        ]
+        rows.append((policy, *cells))
+        if policy in predicted:
+            values = predicted[policy]
+            cells = [
+                (_time if n.endswith("_s") else _share)(values[n]) if n in values else "-"
+                for n in (*names, "deflected_share")
+            ]
+            rows.append(("  predicted", *cells))
+    runs = f"{len(comparison.seeds)} runs of {comparison.requests:,} requests"
+    return _table(f"Simulated, {runs} each, means with 95 % intervals", columns, rows)
+
+
+def breakdown_table(comparison: Comparison) -> Table:
+    """Return where P95 TTFT goes, per policy: mean of each part among the requests near that quantile.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        Simulated metrics.
+
+    Returns
+    -------
+    Table
+        For `rich` to print.
+    """
+    rows = []
+    for policy in comparison.policies:
+        parts = {part: comparison.mean(policy, f"p95_{part}_s") for part in PART_NAMES}
+        total = sum(parts.values()) or 1.0
+        rows.append((policy, *(f"{_time(v)} ({100 * v / total:.0f} %)" for v in parts.values())))
+    return _table("Where P95 TTFT goes", ("policy", *PART_NAMES.values()), rows)
+
+
+def measures_table(title: str, measures: Mapping[str, float], errors: Mapping[str, float] | None = None) -> Table:
+    """Return one column of metrics, with relative error estimates where there are any.
+
+    Parameters
+    ----------
+    title : str
+        Heading.
+    measures : mapping
+        Metric to value; names that end in ``_s`` are seconds, others shares.
+    errors : mapping, optional
+        Metric to relative half-width.
+
+    Returns
+    -------
+    Table
+        For `rich` to print.
+    """
+    rows = []
+    for name, value in measures.items():
+        shown = _time(value) if name.endswith("_s") else _share(value)
+        error = (errors or {}).get(name)
+        rows.append((name, shown, "" if error is None else f"±{100 * error:.1f} %"))
+    return _table(title, ("metric", "value", "error estimate"), rows)
+
+
+def split_table(split: Mapping[str, Any]) -> Table:
+    """Return the static split by prompt length: share kept at prefill, and what each path costs.
+
+    Parameters
+    ----------
+    split : mapping
+        ``bins``: list of rows with prompt_tokens, share_of_requests, kept, prefill_s, transfer_s, host_s.
+
+    Returns
+    -------
+    Table
+        For `rich` to print.
+    """
+    rows = [
+        (
+            f"{row['prompt_tokens']:,.0f}",
+            _share(row["share_of_requests"]),
+            _share(row["kept"]),
+            _time(row["prefill_s"]),
+            _time(row["transfer_s"]),
+            _time(row["host_s"]),
+        )
+        for row in split["bins"]
+    ]
+    columns = ("prompt tokens", "of requests", "kept at prefill", "prefill work", "transfer", "host time")
+    return _table("Static split by prompt length", columns, rows)
+
+
+def threshold_table(table: Mapping[str, Any]) -> Table:
+    """Return the threshold table: prefill backlog above which a prompt is deflected.
+
+    Parameters
+    ----------
+    table : mapping
+        ``prompt_tokens`` (rows), ``decode_backlog_s`` (columns) and ``threshold_s`` (matrix).
+
+    Returns
+    -------
+    Table
+        For `rich` to print.
+    """
+    columns = ("prompt tokens", *(f"v = {format_duration(v)}" for v in table["decode_backlog_s"]))
+    rows = [
+        (f"{tokens:,.0f}", *("always" if t <= 0 else format_duration(t) for t in row))
+        for tokens, row in zip(table["prompt_tokens"], table["threshold_s"], strict=True)
+    ]
+    title = "Deflect when the prefill backlog exceeds (v: deflected work waiting at the decode instance)"
+    return _table(title, columns, rows)

@@ -1,0 +1,136 @@
+"""`qmodel thresholds`: the main job, from a workload to a checked deflection plan."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qmodel.cli import show
+from qmodel.cli.evaluate import check_plot
+from qmodel.cli.options import JsonOption, with_scenario
+
+if TYPE_CHECKING:
+    from qmodel.cli.scenario import Scenario
+    from qmodel.studies.thresholds import CheckedPlan
+
+__all__ = ["thresholds"]
+
+
+class Objective(StrEnum):
+    """What a plan optimises."""
+
+    p95 = "p95"
+    slo = "slo"
+    mean = "mean"
+    goodput = "goodput"
+
+
+class Binding(StrEnum):
+    """When a request is bound to an instance."""
+
+    auto = "auto"
+    dispatch = "dispatch"
+    late = "late"
+
+
+class Order(StrEnum):
+    """Order of the prefill queue."""
+
+    auto = "auto"
+    fcfs = "fcfs"
+    spf = "spf"
+    aged = "aged"
+
+
+@with_scenario
+def thresholds(
+    scenario: dict[str, Any],
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the plan (JSON).")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the plan (.png, .pdf, .svg).")] = None,
+    objective: Annotated[Objective, typer.Option(help="What to optimise.")] = Objective.p95,
+    binding: Annotated[Binding, typer.Option(help="Decide at dispatch or late.")] = Binding.auto,
+    order: Annotated[Order, typer.Option(help="Order of the prefill queue.")] = Order.auto,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Simulated runs per policy.")] = 5,
+    requests: Annotated[int | None, typer.Option(min=1, help="Requests per run.")] = None,
+    confirm: Annotated[bool, typer.Option(help="Check the plan by simulation.")] = True,
+    json: JsonOption = False,
+) -> None:
+    """Derive deflection thresholds and check them by simulation against the alternatives.
+
+    Exit code 1 when nothing is feasible (nothing is written) or the plan is not better (it is written).
+
+    Example: qmodel thresholds --model deepseek-v2-lite --workload azure-conv --load 0.9 -o plan.json
+    """
+    from qmodel.cli.scenario import resolve
+
+    if output is not None:
+        from qmodel.io.atomic import check_target
+
+        check_target(output)
+    if plot is not None:
+        check_plot(plot)
+    inputs = resolve(scenario)
+    show.notices(inputs.notices)
+    from qmodel.studies import derive_thresholds
+    from qmodel.studies.thresholds import check_plan
+
+    screen = show.console()
+    if not json:
+        screen.print(inputs.workload.describe(inputs.cluster))
+    with show.progress() as report:
+        report("deriving thresholds", 0, 0)
+        plan = derive_thresholds(
+            inputs.cluster, inputs.workload, inputs.slo, objective.value, binding.value, order.value
+        )
+        plan = plan.with_options(inputs.options)
+        checked = (
+            check_plan(plan, inputs.cluster, inputs.workload, inputs.slo, range(seeds), requests, report)
+            if confirm
+            else None
+        )
+    _finish(inputs, plan if checked is None else checked.plan, checked, output, plot, json)
+
+
+def _finish(
+    inputs: Scenario,
+    plan: Any,
+    checked: CheckedPlan | None,
+    output: Path | None,
+    plot: Path | None,
+    json: bool,
+) -> None:
+    """Write and print what was asked for; exit 1 when the check says that the plan is not better."""
+    written = []
+    if output is not None:
+        from qmodel.io.plan_file import save_plan
+
+        save_plan(plan, output)
+        written.append(str(output))
+    if plot is not None:
+        from qmodel.plotting.plan import draw_plan
+
+        draw_plan(plan, inputs.workload.windows(inputs.cluster), inputs.slo, plot, checked)
+        written.append(str(plot))
+    if json:
+        show.print_json(plan.to_dict())
+    else:
+        _print(plan, checked)
+    show.notices([f"warning: {line}" for line in plan.warnings])
+    show.notices([f"wrote {name}" for name in written])
+    if checked is not None and not plan.better:
+        raise typer.Exit(1)
+
+
+def _print(plan: Any, checked: CheckedPlan | None) -> None:
+    screen = show.console()
+    screen.print(show.split_table(plan.split_table()))
+    for line in plan.shadow_price_sentences():
+        screen.print(f"  {line}")
+    screen.print()
+    screen.print(show.threshold_table(plan.threshold_table()))
+    if checked is not None:
+        screen.print(show.comparison_table(checked.comparison, checked.predicted))
+        screen.print(show.breakdown_table(checked.comparison))

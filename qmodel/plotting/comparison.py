@@ -1,0 +1,103 @@
+"""Pictures of a comparison of policies: TTFT laws, percentiles with intervals, and where P95 TTFT goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qmodel.plotting.figure import COLORS, HATCHES, LINES, new_figure, save_figure, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from qmodel.scenario import SLO
+    from qmodel.studies.comparison import Comparison
+
+__all__ = ["draw_breakdown", "draw_comparison", "draw_ttft_cdf"]
+
+PARTS = (
+    ("queue", "queue"),
+    ("prefill", "execution"),
+    ("transfer", "transfer"),
+    ("admission", "decode admission"),
+    ("first_step", "first step"),
+)
+
+
+def draw_ttft_cdf(axes: Axes, comparison: Comparison, slo: SLO) -> None:
+    """Draw the share of requests whose TTFT exceeds t, per policy, on logarithmic axes.
+
+    Parameters
+    ----------
+    axes : Axes
+        Where to draw.
+    comparison : Comparison
+        Whose `ttft_samples` [s] are drawn.
+    slo : SLO
+        Its TTFT limit is marked.
+    """
+    shares = np.concatenate([np.linspace(0.0, 0.99, 397), np.linspace(0.99, 0.999, 60)[1:]])
+    for number, policy in enumerate(comparison.policies):
+        times = np.quantile(comparison.ttft_samples[policy], shares)
+        axes.plot(times, 1 - shares, color=COLORS[number], ls=LINES[number], lw=1.6, label=policy)
+    axes.set(xscale="log", yscale="log", xlabel="TTFT t [s]", ylabel="share of requests above t", ylim=(1e-3, 1.0))
+    axes.axvline(slo.ttft_s, color="black", lw=0.8)
+    axes.annotate("SLO", (slo.ttft_s, 1.0), xytext=(3, -10), textcoords="offset points", fontsize=8)
+    axes.set_title("TTFT, simulated")
+    axes.legend(loc="lower left")
+
+
+def draw_breakdown(axes: Axes, comparison: Comparison) -> None:
+    """Draw P95 TTFT by part as stacked bars, with the 95 % interval of the whole.
+
+    Parameters
+    ----------
+    axes : Axes
+        Where to draw.
+    comparison : Comparison
+        Simulated metrics.
+    """
+    place = np.arange(len(comparison.policies))[::-1]
+    left = np.zeros(len(place))
+    for number, (part, label) in enumerate(PARTS):
+        width = np.array([comparison.mean(p, f"p95_{part}_s") for p in comparison.policies])
+        axes.barh(
+            place, width, left=left, height=0.62, label=label, color=COLORS[number], hatch=HATCHES[number],
+            edgecolor="white", linewidth=0.4,
+        )  # fmt: skip
+        left += width
+    for y, policy in zip(place, comparison.policies, strict=True):
+        mean, half = comparison.interval(policy, "p95_ttft_s")
+        met = comparison.mean(policy, "slo_attainment")
+        axes.errorbar(mean, y, xerr=half, color="black", lw=1, capsize=2)
+        axes.annotate(
+            f"{mean:.2g} s, SLO met {100 * met:.1f} %", (mean + half, y), xytext=(6, 0),
+            textcoords="offset points", va="center", fontsize=8,
+        )  # fmt: skip
+    axes.set_yticks(place, comparison.policies)
+    axes.set(xlabel="P95 TTFT [s]", xlim=(0, 1.5 * float(left.max())))
+    axes.grid(visible=False, axis="y")
+    axes.set_title("Where P95 TTFT goes (mean of the requests near it)")
+    axes.legend(loc="lower right", ncols=1)
+
+
+def draw_comparison(comparison: Comparison, slo: SLO, path: str | Path) -> None:
+    """Draw the comparison as a picture of two panels and write it.
+
+    Parameters
+    ----------
+    comparison : Comparison
+        Simulated metrics.
+    slo : SLO
+        Objectives, marked in the picture.
+    path : str or Path
+        A .png, .pdf or .svg file.
+    """
+    with style():
+        figure = new_figure(10.0, 3.8)
+        panels: Any = figure.subplots(1, 2)
+        draw_ttft_cdf(panels[0], comparison, slo)
+        draw_breakdown(panels[1], comparison)
+        save_figure(figure, path)
