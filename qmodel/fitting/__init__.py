@@ -1,0 +1,1 @@
+"""Fits: kernel profiles to laws, traces to compact workload models."""
