@@ -1,0 +1,152 @@
+"""Exact M/D/k: Crommelin's queue at epochs one service apart, Franx's formula for the wait."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import gammaln
+
+from qmodel.errors import ConvergenceError
+from qmodel.queueing.checks import check_load, check_positive
+from qmodel.queueing.metrics import QueueMetrics, search_quantile
+
+__all__ = ["solve_mdk"]
+
+FloatArray = npt.NDArray[np.float64]
+
+#: Mass that may wrap around the discrete Fourier transform.
+WRAP_TOLERANCE = 1e-18
+#: Points of the transform beyond which the load is too close to 1 for this method.
+MAX_POINTS = 1 << 22
+
+
+def solve_mdk(arrival_rate_per_s: float, servers: int, service_s: float) -> QueueMetrics:
+    """Exact: FCFS M/D/k.
+
+    The number in system one service time apart has generating function
+    P(z) = A(z) (k - a) (z - 1) prod_j (z - z_j)/(1 - z_j) / (z^k - A(z)), A(z) = exp(a(z - 1)), a = rate * service,
+    z_j the k - 1 roots of z^k = A(z) inside the unit circle. Then, for t = m*D - v with 0 <= v < D,
+    P(W <= t) = sum_j Q_(mk-1-j) exp(-lam*v) (lam*v)^j/j!, Q_i = P(at most i waiting).
+
+    Parameters
+    ----------
+    arrival_rate_per_s : float
+        Poisson rate [1/s].
+    servers : int
+        Number of servers.
+    service_s : float
+        The service time [s].
+
+    Returns
+    -------
+    QueueMetrics
+        Exact metrics.
+
+    Raises
+    ------
+    UnstableError
+        When the load is 1 or more.
+    ConvergenceError
+        When the load is so close to 1 that the queue does not fit the transform.
+
+    Notes
+    -----
+    Franx, A simple solution for the M/D/c waiting time distribution, Oper. Res. Lett. 29 (2001), eq. 8.
+    """
+    lam, k = arrival_rate_per_s, servers
+    rho = check_load(lam, k, check_positive("service time", service_s))
+    numbers = _epoch_law(rho, k)
+    beyond = np.concatenate([np.cumsum(numbers[::-1])[::-1][1:], [0.0]])[k:]
+    law = _FranxLaw(beyond=beyond, rate=lam, servers=k, service_s=service_s)
+    queue = float(beyond.sum())
+    return QueueMetrics(
+        arrival_rate_per_s=lam,
+        servers=k,
+        mean_service_s=service_s,
+        mean_wait_s=queue / lam,
+        wait_probability=float(law.tail(np.zeros(1))[0]),
+        wait_law=law,
+        method=f"exact M/D/{k} (Franx)",
+    )
+
+
+def _epoch_law(rho: float, k: int) -> FloatArray:
+    """Return P(n in system) of M/D/k, n = 0, 1, ..., up to rounding."""
+    a = rho * k
+    # Decay of the queue: tau > 1 with tau^k = exp(a (tau - 1)).
+    growth = _decay(rho)
+    points = 1 << max(math.ceil(math.log2(max(k + 16, k - math.log(WRAP_TOLERANCE) / growth, 8 * k))), 6)
+    if points > MAX_POINTS:
+        raise ConvergenceError("load of M/D/k", rho, "below 0.99999", "use method='auto' with a lower load")
+    roots = _inner_roots(rho, k)
+    # Points half a step off 1, where numerator and denominator both vanish.
+    z = np.exp(1j * np.pi * (2 * np.arange(points) + 1) / points)
+    generating = np.exp(a * (z - 1)) * (k - a) * (z - 1)
+    for root in roots:
+        generating *= (z - root) / (1 - root)
+    generating /= z**k - np.exp(a * (z - 1))
+    law = (np.fft.fft(generating) / points * np.exp(-1j * np.pi * np.arange(points) / points)).real
+    return np.asarray(np.where(law > WRAP_TOLERANCE, law, 0.0))
+
+
+def _decay(rho: float) -> float:
+    """Return ln tau, tau > 1 the root of ln tau = rho*(tau - 1)."""
+    low, high = 0.0, 1.0
+    while math.expm1(high) * rho < high:
+        high *= 2
+    for _ in range(200):
+        middle = 0.5 * (low + high)
+        if math.expm1(middle) * rho < middle:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _inner_roots(rho: float, k: int) -> npt.NDArray[np.complex128]:
+    """Return the k - 1 roots z != 1 of z = w exp(rho (z - 1)), w the k-th roots of unity, by Newton's method."""
+    unity = np.exp(2j * np.pi * np.arange(1, k) / k)
+    z = unity * math.exp(-rho)
+    for _ in range(100):
+        value = unity * np.exp(rho * (z - 1))
+        step = (z - value) / (1 - rho * value)
+        z = z - step
+        if np.all(np.abs(step) < 1e-16):
+            break
+    return np.asarray(z)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _FranxLaw:
+    """P(W > t) from the law of the number waiting: `beyond[i]` = P(more than i wait)."""
+
+    beyond: FloatArray
+    rate: float
+    servers: int
+    service_s: float
+
+    def tail(self, t: FloatArray) -> FloatArray:
+        """Return P(W > t)."""
+        flat = np.atleast_1d(np.asarray(t, dtype=np.float64)).ravel()
+        out = np.array([self._one(float(x)) for x in flat])
+        return np.asarray(np.clip(out, 0.0, 1.0).reshape(np.shape(t)))
+
+    def _one(self, t: float) -> float:
+        steps = math.floor(t / self.service_s) + 1
+        arrivals = self.rate * (steps * self.service_s - t)
+        top = steps * self.servers - 1
+        # Terms beyond the Poisson law's reach do not count.
+        reach = min(top, int(arrivals + 12 * math.sqrt(arrivals) + 40))
+        j = np.arange(reach + 1)
+        poisson = np.exp(j * math.log(arrivals) - arrivals - gammaln(j + 1)) if arrivals > 0 else (j == 0) * 1.0
+        index = top - j
+        tails = np.where(index < self.beyond.size, self.beyond[np.minimum(index, self.beyond.size - 1)], 0.0)
+        excess = max(1.0 - poisson.sum(), 0.0) if reach == top else 0.0
+        return float(poisson @ tails + excess)
+
+    def quantile(self, q: float, scale: float) -> float:
+        """Return the q quantile [s]."""
+        return search_quantile(self, q, scale)

@@ -1,0 +1,123 @@
+"""Exact matrix-analytic queues: M/PH/k and MAP/PH/k with services of two phases."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from qmodel._kernels.queueing_qbd import service_blocks, solve_map_ph2
+from qmodel.distributions.phase_type import PhaseType2
+from qmodel.errors import ConvergenceError, InputError
+from qmodel.queueing.checks import check_load
+from qmodel.queueing.metrics import ExponentialSum, FunctionTail, QueueMetrics
+
+__all__ = ["solve_mphk"]
+
+FloatArray = npt.NDArray[np.float64]
+
+#: Mass that the reduction may leave unaccounted for.
+REDUCTION_TOLERANCE = 1e-9
+#: How far the eigen-expansion may miss the tail at zero before it is given up for uniformisation.
+EXPANSION_TOLERANCE = 1e-9
+#: Servers up to which the exact solver is offered: its cost grows as k^4.
+MAX_SERVERS = 128
+
+
+def solve_mphk(arrival_rate_per_s: float, servers: int, phases: PhaseType2) -> QueueMetrics:
+    """Exact: FCFS M/PH/k with two-phase service, by logarithmic reduction and the distributional Little law.
+
+    P(W > t) = pi_k (I - R)^-1 exp((S + lam*G) t) 1, S the generator of the k services without completions, because
+    lam*(R^-1 - I) = -(S + lam*G).
+
+    Parameters
+    ----------
+    arrival_rate_per_s : float
+        Poisson rate [1/s].
+    servers : int
+        Number of servers, at most 128.
+    phases : PhaseType2
+        Service law.
+
+    Returns
+    -------
+    QueueMetrics
+        Exact metrics.
+
+    Raises
+    ------
+    UnstableError
+        When the load is 1 or more.
+    ConvergenceError
+        When the reduction does not converge.
+
+    Notes
+    -----
+    Latouche & Ramaswami, J. Appl. Prob. 30 (1993); Neuts, Matrix-Geometric Solutions (1981), ch. 3.
+    """
+    lam, k, mean = arrival_rate_per_s, servers, _mean(phases)
+    check_load(lam, k, mean)
+    if k > MAX_SERVERS:
+        raise InputError("servers of the matrix method", k, f"at most {MAX_SERVERS}", "use method='auto'")
+    # Time in units of the mean service keeps the numbers near one.
+    shape = (phases.start1, phases.rate1_per_s * mean, phases.rate2_per_s * mean, phases.go_on)
+    load = lam * mean
+    pi, r, g, missing = solve_map_ph2(np.array([[-load]]), np.array([[load]]), k, *shape)
+    if not missing < REDUCTION_TOLERANCE:
+        raise ConvergenceError("mass missing after logarithmic reduction", float(missing), "about 0", "lower the load")
+    above = np.linalg.solve((np.eye(k + 1) - r).T, pi[-(k + 1) :])
+    queue = np.linalg.solve((np.eye(k + 1) - r).T, r.T @ above)
+    local, _, _ = service_blocks(k, *shape)
+    generator = local + load * g
+    law = _tail_law(above, generator, mean)
+    return QueueMetrics(
+        arrival_rate_per_s=lam,
+        servers=k,
+        mean_service_s=mean,
+        mean_wait_s=float(queue.sum()) / lam,
+        wait_probability=float(above.sum()),
+        wait_law=law,
+        method=f"exact M/{phases.name}/{k} (logarithmic reduction)",
+    )
+
+
+def _mean(phases: PhaseType2) -> float:
+    """Return the mean service time [s] of a two-phase law."""
+    p = phases.start1
+    return p / phases.rate1_per_s + (1 - p + p * phases.go_on) / phases.rate2_per_s
+
+
+def _tail_law(start: FloatArray, generator: FloatArray, mean: float) -> ExponentialSum | FunctionTail:
+    """Return t -> start exp(generator*t/mean) 1 as a sum of exponentials, or by uniformisation when ill-conditioned."""
+    values, right = np.linalg.eig(generator)
+    try:
+        coefficients = (start @ right) * np.linalg.solve(right, np.ones(len(values), dtype=right.dtype))
+    except np.linalg.LinAlgError:
+        coefficients = np.array([np.inf])
+    good = np.abs(coefficients).max() * 1e-16 < EXPANSION_TOLERANCE * start.sum()
+    if good and abs(coefficients.sum() - start.sum()) < EXPANSION_TOLERANCE * start.sum() and values.real.max() < 0:
+        keep = np.abs(coefficients) > 1e-17 * np.abs(coefficients).max()
+        return ExponentialSum(
+            coefficients=coefficients[keep].astype(complex), rates=-values[keep].astype(complex) / mean
+        )
+    return FunctionTail(function=_Uniformised(start, generator, mean))
+
+
+class _Uniformised:
+    """start exp(generator*t/mean) 1 by scaling and squaring on a common step: positive terms, no eigenvectors."""
+
+    def __init__(self, start: FloatArray, generator: FloatArray, mean: float) -> None:
+        self.start, self.generator, self.mean = start, generator, mean
+
+    def __call__(self, t: FloatArray) -> FloatArray:
+        from scipy.linalg import expm
+
+        flat = np.atleast_1d(np.asarray(t, dtype=np.float64)).ravel()
+        order = np.argsort(flat)
+        row, now = self.start, 0.0
+        out = np.empty_like(flat)
+        for index in order:
+            if flat[index] > now:
+                row = row @ expm(self.generator * ((flat[index] - now) / self.mean))
+                now = flat[index]
+            out[index] = row.sum()
+        return out.reshape(np.shape(t))

@@ -1,0 +1,194 @@
+"""The law of the wait, whatever model it came from, and what is computed from it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from qmodel.errors import ConvergenceError, InputError
+
+__all__ = ["ExponentialSum", "FunctionTail", "QueueMetrics", "TabulatedTail", "WaitLaw"]
+
+FloatArray = npt.NDArray[np.float64]
+
+#: Relative width at which the search for a quantile stops.
+QUANTILE_TOLERANCE = 1e-12
+
+
+class WaitLaw(Protocol):
+    """P(W > t) as a function."""
+
+    def tail(self, t: FloatArray) -> FloatArray:
+        """Return P(W > t) at t >= 0 [s]."""
+
+    def quantile(self, q: float, scale: float) -> float:
+        """Return the smallest t with P(W <= t) >= q; `scale` [s] is a typical wait to start from."""
+
+
+def search_quantile(law: WaitLaw, q: float, scale: float) -> float:
+    """Return the smallest t >= 0 with tail(t) <= 1 - q, by bracketing and repeated eightfold subdivision."""
+    want = 1.0 - q
+    if float(law.tail(np.zeros(1))[0]) <= want:
+        return 0.0
+    high = scale
+    for _ in range(200):
+        if float(law.tail(np.array([high]))[0]) <= want:
+            break
+        high *= 2.0
+    else:
+        raise ConvergenceError("bracket of a wait quantile", high, f"past the {q:g} quantile", "ask for a lower q")
+    low = 0.0
+    while high - low > QUANTILE_TOLERANCE * high:
+        grid = np.linspace(low, high, 17)
+        inside = law.tail(grid) <= want
+        first = int(np.argmax(inside)) if inside.any() else 16
+        low, high = float(grid[max(first - 1, 0)]), float(grid[first])
+        if first == 0:
+            break
+    return high
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ExponentialSum:
+    """P(W > t) = Re sum of coefficient * exp(-rate*t)."""
+
+    coefficients: npt.NDArray[np.complex128]
+    rates: npt.NDArray[np.complex128]
+
+    def tail(self, t: FloatArray) -> FloatArray:
+        """Return P(W > t)."""
+        terms = np.exp(-np.multiply.outer(t, self.rates)) @ self.coefficients
+        return np.asarray(np.clip(terms.real, 0.0, 1.0))
+
+    def quantile(self, q: float, scale: float) -> float:
+        """Return the q quantile [s]."""
+        return search_quantile(self, q, scale)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TabulatedTail:
+    """P(W > t) on a grid, log-linear between its points and beyond them exponential at `decay` [1/s]."""
+
+    grid: FloatArray
+    log_tail: FloatArray
+    decay: float
+
+    def tail(self, t: FloatArray) -> FloatArray:
+        """Return P(W > t)."""
+        inside = np.interp(t, self.grid, self.log_tail)
+        beyond = self.log_tail[-1] - self.decay * (t - self.grid[-1])
+        return np.asarray(np.exp(np.where(t > self.grid[-1], beyond, inside)))
+
+    def quantile(self, q: float, scale: float) -> float:
+        """Return the q quantile [s] by inverting the table."""
+        want = math.log1p(-q)
+        if self.log_tail[0] <= want:
+            return 0.0
+        if want < self.log_tail[-1]:
+            return float(self.grid[-1] + (self.log_tail[-1] - want) / self.decay)
+        i = int(np.argmax(self.log_tail <= want))
+        high, low = self.log_tail[i - 1], self.log_tail[i]
+        return float(self.grid[i - 1] + (self.grid[i] - self.grid[i - 1]) * (high - want) / (high - low))
+
+
+class _TailFunction(Protocol):
+    def __call__(self, t: FloatArray) -> FloatArray: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FunctionTail:
+    """P(W > t) from a function of an array."""
+
+    function: _TailFunction
+
+    def tail(self, t: FloatArray) -> FloatArray:
+        """Return P(W > t)."""
+        return np.clip(self.function(t), 0.0, 1.0)
+
+    def quantile(self, q: float, scale: float) -> float:
+        """Return the q quantile [s]."""
+        return search_quantile(self, q, scale)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class QueueMetrics:
+    """What arrivals to a queue experience.
+
+    Parameters
+    ----------
+    arrival_rate_per_s : float
+        Mean arrival rate [1/s].
+    servers : int
+        Number of servers.
+    mean_service_s : float
+        Mean service time [s].
+    mean_wait_s : float
+        Mean wait before service, over all arrivals [s].
+    wait_probability : float
+        P(W > 0) as arrivals see it.
+    wait_law : WaitLaw
+        The whole law of the wait.
+    method : str
+        How it was computed, in words.
+    exact : bool
+        Whether the method is exact up to rounding.
+    error_estimate : dict of str to float
+        Relative half-width of ``mean``, ``p95`` and ``p99`` seen against references; empty when exact.
+
+    Examples
+    --------
+    >>> from qmodel.queueing import ServiceTime, mgk
+    >>> metrics = mgk(0.7, 1, ServiceTime.exponential(1.0))
+    >>> round(metrics.mean_wait_s, 6), round(metrics.wait_quantile_s(0.95), 4)
+    (2.333333, 8.7969)
+    """
+
+    arrival_rate_per_s: float
+    servers: int
+    mean_service_s: float
+    mean_wait_s: float
+    wait_probability: float
+    wait_law: WaitLaw
+    method: str
+    exact: bool = True
+    error_estimate: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, value, top in (
+            ("mean wait", self.mean_wait_s, math.inf),
+            ("probability of waiting", self.wait_probability, 1.0 + 1e-9),
+        ):
+            if not (math.isfinite(value) and -1e-12 <= value <= top):
+                raise ConvergenceError(f"{name} by {self.method}", value, "finite and >= 0", "choose another method")
+
+    @property
+    def utilisation(self) -> float:
+        """Offered load per server, rate * mean service / servers."""
+        return self.arrival_rate_per_s * self.mean_service_s / self.servers
+
+    @property
+    def mean_queue(self) -> float:
+        """Mean number of waiting customers, by Little's law."""
+        return self.arrival_rate_per_s * self.mean_wait_s
+
+    def wait_tail(self, t: npt.ArrayLike) -> FloatArray:
+        """Return P(W > t) for t in seconds; negative times give 1."""
+        at = np.asarray(t, dtype=np.float64)
+        return np.asarray(np.where(at < 0, 1.0, self.wait_law.tail(np.maximum(at, 0.0))))
+
+    def wait_cdf(self, t: npt.ArrayLike) -> FloatArray:
+        """Return P(W <= t) for t in seconds."""
+        return np.asarray(1.0 - self.wait_tail(t))
+
+    def wait_quantile_s(self, q: float) -> float:
+        """Return the q quantile of the wait [s], 0 <= q < 1; zero while q <= P(W = 0)."""
+        if not 0.0 <= q < 1.0:
+            raise InputError("quantile level", q, "at least 0 and below 1")
+        if q <= 1.0 - self.wait_probability:
+            return 0.0
+        scale = self.mean_wait_s if self.mean_wait_s > 0 else self.mean_service_s
+        return self.wait_law.quantile(q, scale)

@@ -1,0 +1,90 @@
+"""M/G/k against closed forms and simple facts; the reference file is tested elsewhere."""
+
+import math
+
+import numpy as np
+import pytest
+
+from qmodel.errors import InputError, UnstableError
+from qmodel.queueing import ServiceTime, decode_batch, mgk
+
+
+def erlang_c(k, a):
+    blocking = 1.0
+    for j in range(1, k + 1):
+        blocking = a * blocking / (j + a * blocking)
+    return blocking / (1 - a / k * (1 - blocking))
+
+
+@pytest.mark.parametrize("k", [1, 2, 7, 16])
+@pytest.mark.parametrize("rho", [0.3, 0.8, 0.95])
+def test_mmk_is_erlang_c(k, rho):
+    mean = 0.25
+    lam = rho * k / mean
+    metrics = mgk(lam, k, ServiceTime.exponential(mean))
+    delay = erlang_c(k, rho * k)
+    assert metrics.wait_probability == pytest.approx(delay, rel=1e-10)
+    assert metrics.mean_wait_s == pytest.approx(delay * mean / (k * (1 - rho)), rel=1e-10)
+    times = np.array([0.0, 0.1, 1.0])
+    np.testing.assert_allclose(metrics.wait_tail(times), delay * np.exp(-k * (1 - rho) * times / mean), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "service",
+    [
+        ServiceTime.hyperexponential([0.9, 0.1], [0.5, 5.5]),
+        ServiceTime.hypoexponential(0.3, 0.7),
+        ServiceTime.erlang(2, 1.0),
+        ServiceTime.deterministic(1.0),
+        ServiceTime.from_samples([0.1, 0.5, 4.0], [5, 3, 2]),
+        ServiceTime.from_samples([0.6, 1.4]),
+    ],
+    ids=lambda law: law.name,
+)
+def test_one_server_is_pollaczek_khinchine(service):
+    lam = 0.8 / service.mean_s
+    want = lam * service.moment(2) / (2 * (1 - 0.8))
+    metrics = mgk(lam, 1, service)
+    assert metrics.mean_wait_s == pytest.approx(want, rel=1e-9)
+    assert metrics.wait_probability == pytest.approx(0.8, rel=1e-9)
+
+
+def test_quantiles_invert_the_tail():
+    for service in (ServiceTime.deterministic(1.0), ServiceTime.erlang(8, 1.0), ServiceTime.gamma(1.0, 3.0)):
+        metrics = mgk(3.4, 4, service)
+        for q in (0.5, 0.9, 0.99, 0.9999):
+            wait = metrics.wait_quantile_s(q)
+            assert float(metrics.wait_cdf(wait)) == pytest.approx(q, rel=1e-6)
+        assert metrics.wait_quantile_s(0.01) == 0.0
+
+
+def test_overload_is_an_error_with_a_remedy():
+    with pytest.raises(UnstableError, match=r"load of the queue is 1\.33333; .*at least 5 servers"):
+        mgk(4.0, 3, ServiceTime.exponential(1.0))
+    with pytest.raises(UnstableError):
+        mgk(3.0, 3, ServiceTime.deterministic(1.0))
+    with pytest.raises(UnstableError, match="full batch"):
+        decode_batch(100.0, 200.0, lambda n: 0.012 + 0.0004 * n, 64)
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, math.nan, math.inf])
+def test_absurd_rates_are_refused(rate):
+    with pytest.raises(InputError):
+        mgk(rate, 2, ServiceTime.exponential(1.0))
+
+
+@pytest.mark.parametrize("servers", [0, -2, 1.5, math.nan])
+def test_absurd_servers_are_refused(servers):
+    with pytest.raises(InputError):
+        mgk(0.1, servers, ServiceTime.exponential(1.0))
+
+
+def test_decode_batch_of_linear_steps_is_poisson_like():
+    # T(n) = c*n makes the instance an M/M/1 queue in n: geometric law.
+    batch = decode_batch(0.5, 10.0, lambda n: 0.1 * n, 400)
+    np.testing.assert_allclose(batch.time_law[:20], 0.5 * 0.5 ** np.arange(20), rtol=1e-12)
+    # T constant: an M/G/infinity-like law, Poisson.
+    batch = decode_batch(2.0, 100.0, np.full(200, 0.05), 200)
+    poisson = [math.exp(-10) * 10.0**n / math.factorial(n) for n in range(20)]
+    np.testing.assert_allclose(batch.time_law[:20], poisson, rtol=1e-12)
+    assert batch.step_quantile_s(0.5) == 0.05
