@@ -1,0 +1,131 @@
+"""Bad input gets one clear line, exit code 2 (or 1 for "no"), no traceback and no file."""
+
+from pathlib import Path
+
+import pytest
+
+HEADER = "arrival_s,prompt_tokens,output_tokens\n"
+GOOD = "".join(f"{i * 0.5},{400 + i},{20 + i % 7}\n" for i in range(200))
+
+SCENARIO = {
+    "--model": "deepseek-v2-lite",
+    "--gpu": "a100",
+    "--cluster": "2P2D",
+    "--workload": "azure-conv",
+    "--load": "0.9",
+    "--ttft-slo": "1s",
+    "--tbt-slo": "60ms",
+}
+
+
+def _words(changes: dict[str, str | None]) -> list[str]:
+    merged = SCENARIO | changes
+    return [word for key, value in merged.items() if value is not None for word in (key, value)]
+
+
+def _assert_refused(run, code: int, *says: str) -> None:
+    assert run.code == code, run.err
+    lines = [line for line in run.err.splitlines() if not line.startswith("note: ")]
+    assert len(lines) == 1
+    assert len(run.err.splitlines()) <= 6
+    for text in says:
+        assert text in lines[0]
+    assert "Traceback" not in run.err + run.out
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"--model": "gpt-17"}, ["gpt-17", "deepseek-v2-lite"]),
+        ({"--gpu": "abacus"}, ["abacus"]),
+        ({"--tp": "3"}, ["tp"]),
+        ({"--tp": "0"}, ["tp"]),
+        ({"--cluster": "0P2D"}, ["0", "2P2D"]),
+        ({"--cluster": "2P0D"}, ["0", "2P2D"]),
+        ({"--cluster": "2P"}, ["2P2D"]),
+        ({"--cluster": "4000P4000D"}, ["8000", "1024"]),
+        ({"--load": "-1"}, ["--load", "-1", "> 0"]),
+        ({"--load": "0"}, ["--load"]),
+        ({"--load": "nan"}, ["--load"]),
+        ({"--load": "inf"}, ["--load"]),
+        ({"--load": "much"}, ["--load"]),
+        ({"--load": None, "--rate": "5"}, ["--rate", "30/s"]),
+        ({"--rate": "5/s"}, ["--load and --rate"]),
+        ({"--ttft-slo": "5"}, ["--ttft-slo", "unit"]),
+        ({"--tbt-slo": "-60ms"}, ["--tbt-slo"]),
+        ({"--bandwidth": "0GB/s"}, ["--bandwidth"]),
+        ({"--bandwidth": "fast"}, ["--bandwidth"]),
+        ({"--max-num-batched-tokens": "0"}, ["max_num_batched_tokens"]),
+        ({"--workload": "azure-com"}, ["azure-com", "azure-conv"]),
+        ({"--workload": "./missing.csv"}, ["missing.csv"]),
+        ({"--workload": "."}, ["directory"]),
+        ({"--config": "missing.yaml"}, ["missing.yaml"]),
+        ({"--plot": "plan.doc"}, [".png"]),
+        ({"--plot": "missing/plan.png"}, ["missing"]),
+        ({"-o": "missing/plan.json"}, ["missing"]),
+        ({"-o": "."}, ["directory"]),
+        ({"--objective": "fun"}, ["--objective"]),
+        ({"--seeds": "0"}, ["--seeds"]),
+        ({"--requests": "-5"}, ["--requests"]),
+        ({"--nonsense": "1"}, ["--nonsense"]),
+        ({"--model": None}, ["model", "missing"]),
+    ],
+)
+def test_options_that_are_refused(qmodel, tmp_path, changes, says):
+    run = qmodel("thresholds", *_words({"-o": "plan.json", "--plot": "plan.png"} | changes))
+    _assert_refused(run, 2, *says)
+    assert list(tmp_path.iterdir()) == []
+
+
+TRACES = {
+    "negative time": (HEADER + "-1,10,10\n" + GOOD, ["line 2", "arrival_s"]),
+    "zero prompt": (HEADER + GOOD + "200,0,10\n", ["line 202", "prompt_tokens"]),
+    "zero output": (HEADER + GOOD + "200,10,0\n", ["line 202", "output_tokens"]),
+    "text in a number column": (HEADER + "0,ten,10\n" + GOOD, ["line 2", "ten"]),
+    "not a number": (HEADER + "nan,10,10\n" + GOOD, ["line 2"]),
+    "infinite time": (HEADER + "inf,10,10\n" + GOOD, ["line 2"]),
+    "no requests": (HEADER, ["no requests"]),
+    "empty": ("", ["empty"]),
+    "unknown columns": ("a,b,c\n1,2,3\n", ["format"]),
+    "a prompt longer than the KV capacity": (HEADER + GOOD + "200,9000000,10\n", ["9000000", "KV"]),
+}
+
+
+@pytest.mark.parametrize("name", TRACES)
+@pytest.mark.parametrize("command", ["thresholds", "simulate"])
+def test_traces_that_are_refused(qmodel, tmp_path, name, command):
+    text, says = TRACES[name]
+    Path("trace.csv").write_text(text)
+    outputs = {"-o": "plan.json"} if command == "thresholds" else {"--per-request": "out.csv"}
+    run = qmodel(command, *_words({"--workload": "trace.csv"} | outputs))
+    _assert_refused(run, 2, *says)
+    assert [path.name for path in tmp_path.iterdir()] == ["trace.csv"]
+
+
+def test_unsorted_times_are_sorted_with_a_notice(qmodel):
+    rows = GOOD.splitlines(keepends=True)
+    Path("trace.csv").write_text(HEADER + "".join(reversed(rows)))
+    run = qmodel("simulate", *_words({"--workload": "trace.csv"}))
+    assert run.code == 0, run.err
+    assert "sorted" in run.err
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [({"--ttft-slo": "1ms"}, ["ttft_slo", "nearest"]), ({"--tbt-slo": "1ms"}, ["tbt_slo", "nearest"])],
+)
+def test_infeasible_slos_are_a_no_with_the_nearest_feasible_value(qmodel, tmp_path, changes, says):
+    run = qmodel("thresholds", *_words({"-o": "plan.json"} | changes))
+    _assert_refused(run, 1, *says)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("policy", ["magic", "static:0", "static:x", "missing.json", "kairos:2"])
+def test_policies_that_are_refused(qmodel, policy):
+    _assert_refused(qmodel("simulate", *_words({"--policy": policy})), 2, policy.partition(":")[0])
+
+
+def test_no_command_shows_help(qmodel):
+    run = qmodel()
+    assert run.code == 0
+    assert "thresholds" in run.out
