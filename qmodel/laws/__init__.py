@@ -2,6 +2,7 @@
 
 from qmodel.laws.calibration import Calibration, ValidRange
 from qmodel.laws.prefill import chunked_prefill_s, lone_prefill_s, prefill_work_s
+from qmodel.laws.samples import StepSamples
 from qmodel.laws.step import LinearLaw, PNormLaw, StepLaw
 from qmodel.laws.transfer import TransferLaw
 
@@ -10,6 +11,7 @@ __all__ = [
     "LinearLaw",
     "PNormLaw",
     "StepLaw",
+    "StepSamples",
     "TransferLaw",
     "ValidRange",
     "chunked_prefill_s",

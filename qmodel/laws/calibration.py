@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from qmodel.errors import InputError
+from qmodel.errors import InputError, OutOfRangeError
 from qmodel.laws.prefill import chunked_prefill_s, lone_prefill_s, prefill_work_s
 from qmodel.laws.step import FloatLike, StepLaw
 
@@ -89,6 +90,58 @@ class Calibration:
     def name(self) -> str:
         """Name of the calibration: model, GPU and tp."""
         return f"{self.model}_{self.gpu}_tp{self.tp}"
+
+    @property
+    def fingerprint(self) -> str:
+        """Return the sha256 (hex) of everything that predictions depend on; provenance and errors are left out."""
+        numbers = np.concatenate([self.step.kernel_params(), self.prefill.kernel_params()])
+        sizes = (self.layers, self.kv_bytes_per_token, self.kv_capacity_tokens)
+        text = ";".join([self.name, *(f"{value:.12g}" for value in (*numbers, *sizes))])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def check(
+        self,
+        *,
+        batch: FloatLike = 0.0,
+        context_tokens: FloatLike = 0.0,
+        chunk_tokens: FloatLike = 0.0,
+        prompt_tokens: FloatLike = 0.0,
+        strict: bool = False,
+    ) -> list[str]:
+        """Return a warning for each quantity beyond the range in which the laws were fitted.
+
+        Parameters
+        ----------
+        batch, context_tokens, chunk_tokens, prompt_tokens : float or ndarray
+            What will be asked of the laws; the largest value counts.
+        strict : bool
+            Whether to raise instead.
+
+        Returns
+        -------
+        list of str
+            One line per quantity out of range; empty when all are within.
+
+        Raises
+        ------
+        OutOfRangeError
+            When `strict` and a quantity is out of range.
+        """
+        asked = {
+            "batch": batch,
+            "context_tokens": context_tokens,
+            "chunk_tokens": chunk_tokens,
+            "prompt_tokens": prompt_tokens,
+        }
+        warnings = []
+        for name, value in asked.items():
+            largest, limit = float(np.max(value, initial=0.0)), getattr(self.valid_range, name)
+            if largest > limit:
+                if strict:
+                    remedy = f"calibrate {self.model} over that range"
+                    raise OutOfRangeError(name, largest, f"<= {limit}, the range of {self.name}", remedy)
+                warnings.append(f"{name} up to {largest:.6g} leaves the calibrated range of {self.name} ({limit})")
+        return warnings
 
     def lone_prefill_s(self, prompt_tokens: FloatLike, cached_tokens: FloatLike = 0.0) -> FloatLike:
         """Return S(L) [s], one unchunked step for a lone prompt; see `laws.prefill.lone_prefill_s`."""

@@ -1,0 +1,70 @@
+"""GPUs that qmodel knows by name: memory, and where the kernel tables of the profile package keep them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qmodel.errors import InputError
+
+__all__ = ["GPUS", "Gpu", "gpu_named"]
+
+GIB = 2.0**30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """One GPU type.
+
+    Parameters
+    ----------
+    name : str
+        Name, e.g. ``a100``.
+    tables : str
+        Folder of its tables in ``aiconfigurator-core``.
+    memory_bytes : float
+        Memory that a process sees [bytes].
+    bytes_per_s : float
+        Nominal memory bandwidth [bytes/s].
+    """
+
+    name: str
+    tables: str
+    memory_bytes: float
+    bytes_per_s: float
+
+
+# Memory: what the driver leaves to a process; bandwidth: NVIDIA's data sheets of the SXM parts and the L40S.
+GPUS = {
+    gpu.name: gpu
+    for gpu in (
+        Gpu(name="a100", tables="a100_sxm", memory_bytes=79.15 * GIB, bytes_per_s=2.039e12),
+        Gpu(name="h100", tables="h100_sxm", memory_bytes=79.19 * GIB, bytes_per_s=3.35e12),
+        Gpu(name="h200", tables="h200_sxm", memory_bytes=139.8 * GIB, bytes_per_s=4.8e12),
+        Gpu(name="b200", tables="b200_sxm", memory_bytes=178.4 * GIB, bytes_per_s=7.7e12),
+        Gpu(name="l40s", tables="l40s", memory_bytes=44.4 * GIB, bytes_per_s=0.864e12),
+    )
+}
+
+
+def gpu_named(name: str) -> Gpu:
+    """Return the GPU of that name.
+
+    Parameters
+    ----------
+    name : str
+        Name, in any case.
+
+    Returns
+    -------
+    Gpu
+        Its memory and tables.
+
+    Raises
+    ------
+    InputError
+        When the GPU is not known.
+    """
+    try:
+        return GPUS[name.lower()]
+    except KeyError:
+        raise InputError("GPU", repr(name), f"one of {', '.join(GPUS)}") from None
