@@ -178,9 +178,9 @@ class AiconfiguratorTables:
 
     def elementwise(self, role: str, kernels: int, bytes_per_token: float) -> Curve:
         """Return the time of memory-bound kernels (norms, activations) against tokens; modelled, not in the tables."""
-        tokens = 2.0 ** np.arange(17)
+        tokens = np.asarray(2.0 ** np.arange(17), dtype=np.float64)
         rate = ELEMENTWISE_EFFICIENCY * self.gpu.bytes_per_s
-        y = kernels * ELEMENTWISE_LAUNCH_S + bytes_per_token * tokens / rate
+        y = np.asarray(kernels * ELEMENTWISE_LAUNCH_S + bytes_per_token * tokens / rate, dtype=np.float64)
         return Curve(x=tokens, y_s=y, noise=np.zeros(len(tokens)), label=role, tail_slope=1.0)
 
     def _latent_context(self, model: ModelShape, tp: int) -> Curve:

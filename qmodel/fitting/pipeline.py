@@ -82,7 +82,8 @@ def calibrate_model(model: ModelShape, source: KernelSource, gpu: Gpu, tp: int) 
 def _weights(samples: StepSamples) -> np.ndarray:
     """Weigh steps with and without a chunk alike: engines run far more of the latter."""
     plain = samples.chunk == 0
-    return np.where(plain, 0.5 / plain.sum(), 0.5 / (~plain).sum()) * len(samples)
+    shares = np.where(plain, 0.5 / plain.sum(), 0.5 / (~plain).sum())
+    return np.asarray(shares * len(samples))
 
 
 def _step_law(composition: StepComposition, capacity: int, *, moe: bool) -> tuple[Law, str, dict[str, float]]:

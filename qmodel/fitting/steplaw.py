@@ -149,7 +149,7 @@ class _Projection:
         high = np.maximum(memory, self.log_tokens)
         gap = np.abs(memory - self.log_tokens)
         base = np.exp(high) * (1.0 + np.exp(-p * gap)) ** (1.0 / p)
-        return base * self.root
+        return np.asarray(base * self.root)
 
     def solve(self, theta: Array) -> tuple[Array, float]:
         base = self.basis(theta)

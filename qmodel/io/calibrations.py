@@ -80,7 +80,7 @@ class PNormFile(_Strict):
             "floor_ms_per_request": law.floor_per_request_s / MS,
             "gain": law.gain,
         }
-        return cls(**{k: _rounded(v) for k, v in values.items()})
+        return cls.model_validate({k: _rounded(v) for k, v in values.items()})
 
 
 class LinearFile(_Strict):
@@ -113,7 +113,7 @@ class LinearFile(_Strict):
             "prompt_ms_per_token": law.prompt_s,
             "attention_ms_per_token2": law.attention_s,
         }
-        return cls(**{k: _rounded(v / MS) for k, v in values.items()})
+        return cls.model_validate({k: _rounded(v / MS) for k, v in values.items()})
 
 
 class RangeFile(_Strict):

@@ -84,7 +84,7 @@ class PNormLaw:
     --------
     >>> law = PNormLaw(t0_s=0.0, w_s=6.113e-3, a=0.3012, c_s=3.761e-5, p=5.93, context_s=4.736e-8)
     >>> round(law.step_time_s(40, 60_000), 6)
-    0.021414
+    0.021411
     """
 
     t0_s: float
