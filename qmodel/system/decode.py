@@ -1,0 +1,206 @@
+"""Decode pool in steady state: residents by the product form, and the laws of its step times."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from qmodel.errors import UnstableError
+from qmodel.scenario import Cluster
+from qmodel.system.tables import tabulate
+
+__all__ = ["DecodePool", "decode_pool"]
+
+FloatArray = npt.NDArray[np.float64]
+_TAIL = 1e-9
+_MAX_WAITING = 20_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DecodePool:
+    """Steady state of d equal decode instances with balanced residents.
+
+    Parameters
+    ----------
+    instances : int
+        d.
+    residents_cdf : ndarray, shape (n,)
+        P(residents and waiting of the pool <= i).
+    cap : int
+        Largest batch N of one instance, by `max_num_seqs` or KV memory.
+    batch : ndarray, shape (N,)
+        Batches 1..N of one instance.
+    step_s, step_sd_s : ndarray, shape (N,)
+        Mean and standard deviation of the step time at each batch [s]; it varies with the residents' contexts.
+    token_weight : ndarray, shape (N,)
+        Share of tokens made at each batch.
+    context_per_request : float
+        Mean context of a resident [tokens].
+    context_s : float
+        Time per token of context [s].
+    completions_per_s : float
+        Steps the pool makes per second at its cap, summed over residents [1/s].
+    mean_steps : float
+        Mean decode steps of a request.
+    utilisation : float
+        Needed steps per second over that capacity.
+    """
+
+    instances: int
+    residents_cdf: FloatArray
+    cap: int
+    batch: FloatArray
+    step_s: FloatArray
+    step_sd_s: FloatArray
+    token_weight: FloatArray
+    context_per_request: float
+    context_s: float
+    completions_per_s: float
+    mean_steps: float
+    utilisation: float
+
+    def first_token(
+        self, prompt_tokens: FloatArray, uniform: FloatArray, phase: FloatArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return (admission, first step) [s] of requests that find a state drawn by `uniform`; *approximation*.
+
+        A request joins at the next step boundary of the instance with the fewest residents (at once when idle),
+        and its first step carries one more request and its own context.
+
+        Parameters
+        ----------
+        prompt_tokens : ndarray
+            Prompt lengths [tokens].
+        uniform, phase : ndarray
+            In [0, 1): which state is met, and how far its step in progress has come.
+        """
+        found = np.searchsorted(self.residents_cdf, uniform)
+        beside = np.minimum(found // self.instances, self.cap - 1).astype(np.int64)
+        waiting = np.maximum(found - self.instances * self.cap + 1, 0)
+        now = np.where(beside > 0, self.step_s[np.maximum(beside - 1, 0)], 0.0)
+        admission = phase * now + waiting * self.mean_steps / self.completions_per_s
+        own = self.context_s * (prompt_tokens - self.context_per_request)
+        return admission, self.step_s[beside] + own
+
+    def tbt_cdf(self, time_s: FloatArray) -> FloatArray:
+        """Return the share of tokens whose time since the one before is <= `time_s` [s]."""
+        from scipy.special import ndtr
+
+        sd = np.maximum(self.step_sd_s, 1e-9)
+        return np.asarray(ndtr((np.asarray(time_s)[..., None] - self.step_s) / sd) @ self.token_weight)
+
+    def violation_probability(self, steps: FloatArray, limit_s: float, arrival_rate_per_s: float) -> FloatArray:
+        """Return P(some step of a request's life exceeds `limit_s`) by its decode steps; *approximation*.
+
+        Up-crossings of the first batch that is too slow are taken as a Poisson stream, of rate
+        arrival rate * P(one resident below it), beside the chance of meeting such a batch on arrival.
+        """
+        slow = np.flatnonzero(self.step_s + 2.0 * self.step_sd_s > limit_s)
+        if not len(slow):
+            return np.zeros(np.shape(steps))
+        level = self.instances * int(slow[0])
+        cdf = self.residents_cdf
+        if level == 0:
+            return np.ones(np.shape(steps))
+        if level >= len(cdf):
+            return np.zeros(np.shape(steps))
+        below = cdf[level - 1]
+        mass = below - (cdf[level - 2] if level > 1 else 0.0)
+        mean_step = float(self.step_s @ self.token_weight)
+        crossings = arrival_rate_per_s * mass / max(below, 1e-12) * steps * mean_step
+        return 1.0 - below * np.exp(-crossings)
+
+
+def decode_pool(
+    cluster: Cluster,
+    arrival_rate_per_s: float,
+    prompt_tokens: npt.ArrayLike,
+    output_tokens: npt.ArrayLike,
+    weights: npt.ArrayLike,
+) -> DecodePool:
+    """Return the decode pool's steady state under Poisson arrivals; *exact* for exponential step counts.
+
+    pi(n) ~ prod_{j<=n} lam*E[steps] / sum_i b_i/T(b_i), the sum over instances that share j residents evenly
+    (Cohen, Acta Informatica 12, 1979: insensitive to the law of the steps below the cap).
+
+    Parameters
+    ----------
+    cluster : Cluster
+        Its decode instances; unequal ones are averaged.
+    arrival_rate_per_s : float
+        Requests that reach the pool [1/s].
+    prompt_tokens, output_tokens, weights : array_like
+        Joint law of lengths [tokens]; weights sum to 1.
+
+    Returns
+    -------
+    DecodePool
+        Residents, step-time laws and utilisation.
+
+    Raises
+    ------
+    UnstableError
+        When the pool cannot make tokens as fast as they are asked for.
+    """
+    lam, d = arrival_rate_per_s, cluster.decode_count
+    L = np.asarray(prompt_tokens, dtype=float)
+    w = np.asarray(weights, dtype=float)
+    steps = np.maximum(np.asarray(output_tokens, dtype=float) - 1.0, 1.0)
+    E = float(w @ steps)
+    context = float(w @ (steps * (L + steps / 2))) / E
+    square = float(w @ (steps * (L * L + L * steps + steps * steps / 3))) / E
+    capacity = min(c.kv_capacity_tokens for c in cluster.decode_calibrations)
+    cap = max(1, min(cluster.max_num_seqs, int(capacity / context)))
+    batch = np.arange(1, cap + 1, dtype=float)
+    step, per_context = _mean_step(cluster, cap, context)
+    rate = batch / step
+    asked = lam * E
+    limit = d * float(np.max(rate))
+    if asked >= limit:
+        raise UnstableError(
+            "decode load", asked / limit, "below 1 for a steady state", "add decode instances or lower the rate"
+        )
+    n = np.arange(1, d * cap + 1)
+    low, more = n // d, n % d
+    padded = np.concatenate([[0.0], rate, [0.0]])
+    pool_rate = more * padded[low + 1] + (d - more) * padded[low]
+    log_pi = np.concatenate([[0.0], np.cumsum(np.log(asked / pool_rate))])
+    ratio = asked / pool_rate[-1]
+    tail = min(_MAX_WAITING, int(np.log(_TAIL) / np.log(ratio)) + 1) if ratio < 1 else _MAX_WAITING
+    log_pi = np.concatenate([log_pi, log_pi[-1] + np.log(ratio) * np.arange(1, tail + 1)])
+    pi = np.exp(log_pi - np.max(log_pi))
+    pi /= pi.sum()
+    made = np.zeros(cap + 2)
+    served = pi[1 : len(n) + 1].copy()
+    served[-1] += pi[len(n) + 1 :].sum()
+    np.add.at(made, low + 1, served * more * padded[low + 1])
+    np.add.at(made, low, served * (d - more) * padded[low])
+    tokens = made[1 : cap + 1]
+    return DecodePool(
+        instances=d,
+        residents_cdf=np.cumsum(pi),
+        cap=cap,
+        batch=batch,
+        step_s=step,
+        step_sd_s=per_context * np.sqrt(batch * max(square - context**2, 0.0)),
+        token_weight=tokens / tokens.sum(),
+        context_per_request=context,
+        context_s=per_context,
+        completions_per_s=float(pool_rate[-1]),
+        mean_steps=E,
+        utilisation=asked / limit,
+    )
+
+
+def _mean_step(cluster: Cluster, cap: int, context: float) -> tuple[FloatArray, float]:
+    """Return T(b, b*context) for b = 1..cap and the time per context token, averaged over unequal instances."""
+    batch = np.arange(1, cap + 1, dtype=float)
+    total, slope = np.zeros(cap), 0.0
+    for cal in cluster.decode_calibrations:
+        base, coef = tabulate(cal.step, cap)
+        kernels = base[1:] + coef[5] * batch + coef[0] * batch * context
+        total += np.maximum(kernels, coef[3] + coef[4] * batch)
+        slope += float(coef[0])
+    return total / cluster.decode_count, slope / cluster.decode_count

@@ -1,0 +1,187 @@
+"""Poisson arrivals in steady state, no deflection: an exact wait law, corrected for packing by a coupled path.
+
+The wait in *work* is that of M/G/k with saturated work (below), whose law is known. What packing adds to it (the
+step in progress, shared steps, small steps that cost more than their share) depends on that wait only weakly, so a
+short path of exact packed steps, run beside the plain FCFS recursion on the same requests, measures it well: each
+request of the path keeps its excess over the plain wait, and its plain wait is replaced by the quantile of the
+exact law at the same rank. docs/decisions/0060 has the measurements.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from qmodel.errors import UnstableError
+from qmodel.scenario import SLO, Cluster, Workload
+from qmodel.system.decode import decode_pool
+from qmodel.system.errors import stationary_errors
+from qmodel.system.prediction import Prediction
+from qmodel.system.prefill import IntArray, prefill_inputs, prefill_path
+
+__all__ = ["predict_stationary", "saturated_work_s"]
+
+FloatArray = npt.NDArray[np.float64]
+_SEED = 20260702
+_WARMUP = 0.1
+_QUANTILES = 2048
+
+
+def saturated_work_s(cluster: Cluster, prompt_tokens: npt.ArrayLike, cached_tokens: npt.ArrayLike) -> FloatArray:
+    """Return the work of a prompt whose steps are all full, its own place in them uniform [s]; *exact* there.
+
+    W_sat(L) = L*step(b)/b + ca*L^2/2 + cx*L^2/(2b): like W(L), but a prompt in a packed stream meets step ends at
+    uniform offsets, so the tokens it reloads average L^2/(2b) (points at distance b, uniformly placed on [0, L]).
+
+    Parameters
+    ----------
+    cluster : Cluster
+        Its prefill instances; unequal ones give the harmonic mean, which keeps the pool's capacity.
+    prompt_tokens, cached_tokens : array_like
+        Lengths and cached prefixes [tokens].
+
+    Returns
+    -------
+    ndarray
+        Work [s].
+    """
+    h = np.asarray(cached_tokens, dtype=float)
+    n = np.asarray(prompt_tokens, dtype=float) - h
+    b = float(cluster.max_num_batched_tokens)
+    speed = np.zeros(np.shape(n))
+    works: dict[int, FloatArray] = {}
+    for cal in cluster.prefill_calibrations:
+        if id(cal) not in works:
+            law = cal.prefill
+            if cluster.packing:
+                full = float(np.asarray(law.step_time_s(0.0, 0.0, b, 0.0, 0.0)))
+                one = float(np.asarray(law.step_time_s(0.0, 0.0, b, 1.0, 0.0))) - full
+                again = float(np.asarray(law.step_time_s(0.0, 0.0, b, 0.0, 1.0))) - full
+                reloads = n * n / (2 * b) + h * (n / b + 1.0)
+                works[id(cal)] = n * full / b + one * n * (h + n / 2) + again * reloads
+            else:
+                works[id(cal)] = np.asarray(cal.lone_prefill_s(n + h, h))
+        speed = speed + 1.0 / works[id(cal)]
+    return cluster.prefill_count / speed
+
+
+@lru_cache(maxsize=8)
+def _stream(count: int) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+    """Return unit gaps, ranks of lengths, and two uniforms for decode, each spread evenly and shuffled."""
+    rng = np.random.default_rng(_SEED)
+    even = (np.arange(count) + 0.5) / count
+    shuffled = [rng.permutation(even) for _ in range(4)]
+    gaps = -np.log1p(-shuffled[0])
+    return gaps / gaps.mean(), shuffled[1], shuffled[2], shuffled[3]
+
+
+def _sorted_lengths(workload: Workload) -> tuple[IntArray, IntArray, IntArray, FloatArray]:
+    """Return prompt, output and cached tokens and cumulative weights, by increasing prompt length."""
+    prompt, output, cached, weights = workload.lengths()
+    order = np.argsort(prompt, kind="stable")
+    total = np.cumsum(weights[order])
+    return prompt[order], output[order], cached[order], total / total[-1]
+
+
+def _wait_quantiles(
+    rate_per_s: float, servers: int, work_s: FloatArray, weights: FloatArray, ranks: FloatArray
+) -> FloatArray:
+    from qmodel._kernels.system import fcfs_waits
+
+    gaps, picks, _, _ = _stream(400_000)
+    path = work_s[np.minimum(np.searchsorted(np.cumsum(weights), picks), len(work_s) - 1)]
+    waits = fcfs_waits(np.cumsum(gaps) / rate_per_s, path, servers)
+    return np.asarray(np.quantile(waits[len(waits) // 10 :], ranks))
+
+
+def predict_stationary(cluster: Cluster, workload: Workload, slo: SLO, requests: int) -> Prediction:
+    """Return the steady state under Poisson arrivals without deflection; see the module docstring.
+
+    Parameters
+    ----------
+    cluster : Cluster
+        Pools and network.
+    workload : Workload
+        Rate and lengths; its arrivals are taken as Poisson.
+    slo : SLO
+        Limits for attainment.
+    requests : int
+        Length of the coupled path.
+
+    Returns
+    -------
+    Prediction
+        Laws of TTFT and TBT.
+
+    Raises
+    ------
+    UnstableError
+        When a pool is asked for more than it can do.
+    """
+    rate = workload.rate_per_s
+    prompt_of, output_of, cached_of, cumulative = _sorted_lengths(workload)
+    weights = np.diff(cumulative, prepend=0.0)
+    work_of = saturated_work_s(cluster, prompt_of, cached_of)
+    load = rate * float(weights @ work_of) / cluster.prefill_count
+    if load >= 1:
+        raise UnstableError(
+            "prefill load", load, "below 1 for a steady state", "add prefill instances, lower the rate, or deflect"
+        )
+    gaps, ranks, state, phase = _stream(requests)
+    picks = np.minimum(np.searchsorted(cumulative, np.sort(ranks)), len(prompt_of) - 1)
+    picks = picks[(ranks * requests).astype(np.int64)]
+    arrival = np.cumsum(gaps) / rate
+    prompt, cached = prompt_of[picks], cached_of[picks]
+    path = prefill_path(cluster, arrival, prompt, cached, prefill_inputs(cluster, prompt, cached))
+    kept = slice(int(_WARMUP * requests), None)
+    shift = _exact_minus_path(rate, cluster.prefill_count, work_of, weights, arrival, work_of[picks], kept)
+    pool = decode_pool(cluster, rate, prompt_of, output_of, weights)
+    admission, first = pool.first_token(prompt.astype(float), state, phase)
+    if cluster.first_token == "prefill":
+        admission, first = np.zeros(requests), np.zeros(requests)
+    parts = np.stack(
+        [path.start_s - arrival, path.finish_s - path.start_s, path.placed_s - path.finish_s, admission, first]
+    )[:, kept]
+    parts[0] = np.maximum(parts[0] + shift, 0.0)
+    steps = np.maximum(output_of[picks][kept].astype(float) - 1.0, 1.0)
+    grid = np.linspace(
+        float(pool.step_s[0] - 4 * pool.step_sd_s[0]), float(pool.step_s[-1] + 5 * pool.step_sd_s[-1]), 512
+    )
+    missed = pool.violation_probability(steps, slo.tbt_s, rate)
+    return Prediction(
+        method=f"stationary: M/G/{cluster.prefill_count} in work, packed steps by a coupled path, decode product form",
+        slo=slo,
+        parts_s=parts,
+        prompt_tokens=prompt[kept],
+        deflected=np.zeros(parts.shape[1], dtype=bool),
+        tbt_met=1.0 - np.where(output_of[picks][kept] > 2, missed, 0.0),
+        tbt_grid_s=grid,
+        tbt_cdf=pool.tbt_cdf(grid),
+        worst_tbt_s=np.zeros(parts.shape[1]),
+        utilisation={"prefill": load, "decode": pool.utilisation},
+        error_estimate=stationary_errors(load, float(np.mean(work_of**2)), requests),
+        warnings=(),
+    )
+
+
+def _exact_minus_path(
+    rate: float,
+    servers: int,
+    work_of: FloatArray,
+    weights: FloatArray,
+    arrival: FloatArray,
+    work: FloatArray,
+    kept: slice,
+) -> FloatArray:
+    """Return, for each request kept, the exact wait at its rank minus its wait on the path [s]."""
+    from qmodel._kernels.system import fcfs_waits
+
+    plain = fcfs_waits(arrival, work, servers)[kept]
+    ranks = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
+    exact = _wait_quantiles(rate, servers, work_of, weights, ranks)
+    order = np.argsort(plain, kind="stable")
+    shift = np.empty(len(plain))
+    shift[order] = np.interp((np.arange(len(plain)) + 0.5) / len(plain), ranks, exact) - plain[order]
+    return shift
