@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -171,7 +172,7 @@ class Prediction:
         total = self.parts_s.sum(axis=0)
         level = float(_levels(q))
         rows = []
-        for low, high in zip(edges[:-1], edges[1:], strict=True):
+        for low, high in pairwise(edges):
             inside = (self.prompt_tokens > low) & (self.prompt_tokens <= high)
             if not np.any(inside):
                 continue

@@ -1,0 +1,98 @@
+"""Steady-state predictions against long paths of the exact prefill recursion, and against special cases."""
+
+import numpy as np
+import pytest
+
+from qmodel.errors import InputError, UnstableError
+from qmodel.scenario import SLO, Cluster, Workload
+from qmodel.system import predict
+from qmodel.system.decode import decode_pool
+from qmodel.system.prefill import prefill_inputs, prefill_path
+from qmodel.system.stationary import saturated_work_s
+
+QUANTILES = [0.5, 0.95, 0.99]
+
+
+@pytest.mark.parametrize(("cluster_name", "load"), [("1P1D", 0.7), ("2P2D", 0.5), ("2P2D", 0.85), ("8P8D", 0.7)])
+def test_time_to_placement_is_within_five_percent_of_a_long_exact_path(calibration, chat_lengths, cluster_name, load):
+    cluster = Cluster.parse(cluster_name, calibration)
+    workload = Workload.poisson(1.0, chat_lengths, 30).at_load(load, cluster)
+    prediction = predict(cluster, workload, SLO())
+    rng = np.random.default_rng(11)
+    prompt = rng.choice(chat_lengths[0], 2_000_000, p=chat_lengths[1])
+    arrival = np.cumsum(rng.exponential(1 / workload.rate_per_s, len(prompt)))
+    cached = np.zeros(len(prompt), np.int64)
+    path = prefill_path(cluster, arrival, prompt, cached, prefill_inputs(cluster, prompt, cached))
+    truth = np.quantile((path.placed_s - arrival)[30_000:], QUANTILES)
+    assert np.allclose(np.quantile(prediction.parts_s[:3].sum(axis=0), QUANTILES), truth, rtol=0.05)
+
+
+def test_without_packing_the_queue_part_is_the_exact_m_d_k_wait(calibration):
+    from qmodel.queueing import ServiceTime, mgk
+
+    cluster = Cluster(prefill=2, decode=2, calibration=calibration, packing=False)
+    workload = Workload.poisson(1.0, 2000, 30).at_load(0.8, cluster)
+    prediction = predict(cluster, workload, SLO(), fidelity="exact")
+    service = ServiceTime.deterministic(float(calibration.lone_prefill_s(2000.0)))
+    exact = mgk(workload.rate_per_s, 2, service)
+    for q in (0.7, 0.95):
+        assert np.quantile(prediction.parts_s[0], q) == pytest.approx(exact.wait_quantile_s(q), rel=0.02)
+
+
+def test_saturated_work_is_the_mean_over_all_offsets_in_a_stream_of_full_steps(calibration):
+    cluster = Cluster(prefill=1, decode=1, calibration=calibration)
+    law, budget, length = calibration.prefill, 2048, 5000
+    total = 0.0
+    for offset in range(budget):
+        done, room = 0, budget - offset
+        while done < length:
+            total += law.reload_s * done
+            done += min(room, length - done)
+            room = budget
+    expected = length * law.base_s(2048.0) / budget + law.attention_s * length**2 / 2 + total / budget
+    assert saturated_work_s(cluster, [length], [0])[0] == pytest.approx(expected, rel=1e-3)
+
+
+def test_decode_pool_of_one_instance_is_the_product_form_of_the_queueing_library(calibration):
+    from qmodel.queueing import decode_batch
+
+    cluster = Cluster(prefill=1, decode=1, calibration=calibration)
+    pool = decode_pool(cluster, 5.0, [1000], [201], [1.0])
+    reference = decode_batch(5.0, 200.0, pool.step_s, cluster.max_num_seqs)
+    assert np.allclose(np.diff(pool.residents_cdf[:60]), reference.time_law[1:60], atol=1e-9)
+    assert np.allclose(pool.token_weight, reference.law("token")[1:], atol=1e-9)
+
+
+def test_overload_of_either_pool_is_an_error_and_not_a_number(calibration):
+    cluster = Cluster(prefill=1, decode=1, calibration=calibration)
+    with pytest.raises(UnstableError, match="prefill load"):
+        predict(cluster, Workload.poisson(1.0, 1000, 10).at_load(1.02, cluster), SLO())
+    with pytest.raises(UnstableError, match="decode load"):
+        predict(cluster, Workload.poisson(1.0, 1000, 10_000).at_load(0.9, cluster), SLO())
+
+
+def test_unknown_choices_are_refused(calibration):
+    cluster = Cluster(prefill=1, decode=1, calibration=calibration)
+    workload = Workload.poisson(1.0, 1000, 10)
+    with pytest.raises(InputError, match="fidelity"):
+        predict(cluster, workload, SLO(), fidelity="high")
+    with pytest.raises(InputError, match="method"):
+        predict(cluster, workload, SLO(), method="magic")
+    with pytest.raises(InputError, match="quantile"):
+        predict(cluster, workload, SLO()).ttft_s(1.5)
+
+
+def test_parts_add_up_and_numbers_are_plain(calibration, chat_lengths):
+    import json
+
+    cluster = Cluster(prefill=2, decode=2, calibration=calibration)
+    workload = Workload.poisson(1.0, chat_lengths, 150).at_load(0.7, cluster)
+    prediction = predict(cluster, workload, SLO(ttft_s=0.4))
+    assert sum(prediction.breakdown().values()) == pytest.approx(prediction.parts_s.sum(axis=0).mean())
+    assert sum(prediction.breakdown(0.95).values()) == pytest.approx(prediction.ttft_s(0.95), rel=0.05)
+    assert 0 < prediction.slo_attainment <= prediction.ttft_attainment < 1
+    assert prediction.deflected_share == 0
+    assert json.loads(json.dumps(prediction.to_dict()))["ttft_s"]["p95"] == prediction.ttft_s(0.95)
+    shares = prediction.by_length([500, 2000])
+    assert sum(row["share"] for row in shares) == pytest.approx(1.0)
+    assert shares[0]["ttft_s"] < shares[-1]["ttft_s"]
