@@ -110,7 +110,7 @@ class DecodePool:
         mass = below - (cdf[level - 2] if level > 1 else 0.0)
         mean_step = float(self.step_s @ self.token_weight)
         crossings = arrival_rate_per_s * mass / max(below, 1e-12) * steps * mean_step
-        return 1.0 - below * np.exp(-crossings)
+        return np.asarray(1.0 - below * np.exp(-crossings))
 
 
 def decode_pool(

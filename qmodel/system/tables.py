@@ -16,7 +16,6 @@ FloatArray = npt.NDArray[np.float64]
 LawTable = tuple[FloatArray, FloatArray]
 
 
-@lru_cache(maxsize=64)
 def tabulate(law: StepLaw, tokens: int) -> LawTable:
     """Return (base, coef) of a law for steps of up to `tokens` tokens, as `_kernels.system.step_time` reads them.
 
@@ -38,12 +37,17 @@ def tabulate(law: StepLaw, tokens: int) -> LawTable:
     InputError
         For a law of any other form.
     """
+    if not isinstance(law, (PNormLaw, LinearLaw)):
+        raise InputError("step law of predict", type(law).__name__, "a PNormLaw or LinearLaw", "simulate it instead")
+    return _tabulate(law, tokens)
+
+
+@lru_cache(maxsize=64)
+def _tabulate(law: PNormLaw | LinearLaw, tokens: int) -> LawTable:
     m = np.arange(tokens + 1, dtype=float)
     if isinstance(law, PNormLaw):
         g = law.gain
         terms = (g * law.context_s, g * law.attention_s, g * law.reload_s, law.floor_s, law.floor_per_request_s, 0.0)
         return g * np.asarray(law.base_s(m)), np.array(terms)
-    if isinstance(law, LinearLaw):
-        terms = (law.context_s, law.attention_s, 0.0, 0.0, 0.0, law.batch_s - law.prompt_s)
-        return law.alpha_s + law.prompt_s * m, np.array(terms)
-    raise InputError("step law of predict", type(law).__name__, "a PNormLaw or LinearLaw", "simulate it instead")
+    terms = (law.context_s, law.attention_s, 0.0, 0.0, 0.0, law.batch_s - law.prompt_s)
+    return law.alpha_s + law.prompt_s * m, np.array(terms)
