@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qmodel.scenario.requests import Requests
+from qmodel.scenario.window_fit import PARTS, WINDOW_S, fit_windows
 from qmodel.scenario.windowed import WindowedSource
 from qmodel.scenario.workload import Workload
 
@@ -88,7 +89,7 @@ def workload_statistics(requests: Requests, span_s: float) -> dict[str, float]:
 
 
 def fit_workload(
-    trace: Workload, window_s: float = 10.0, drift_window_s: float = 60.0, seeds: Iterable[int] = range(20)
+    trace: Workload, window_s: float = WINDOW_S, parts: int = PARTS, seeds: Iterable[int] = range(20)
 ) -> dict[str, Any]:
     """Return a compact model of a trace with its measured errors; *empirical*.
 
@@ -96,8 +97,10 @@ def fit_workload(
     ----------
     trace : Workload
         Of kind "trace", at its own rate.
-    window_s, drift_window_s : float
-        Wished widths of arrival and drift windows [s].
+    window_s : float
+        Wished width of drift windows [s].
+    parts : int
+        Arrival windows in each drift window.
     seeds : iterable of int
         Draws of the trace's own length that are compared with it.
 
@@ -108,7 +111,7 @@ def fit_workload(
         their standard deviation.
     """
     recorded = trace.requests(seed=0)
-    source = WindowedSource.fitted(recorded, window_s, drift_window_s)
+    source = fit_windows(recorded, window_s, parts)
     model = Workload(name=trace.name, source=source).model()
     drawn = [workload_statistics(_one_span(source, seed), source.span_s) for seed in seeds]
     fit = {}

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from qmodel.errors import InputError
 from qmodel.scenario.requests import Requests
 
-__all__ = ["JointLengths", "LengthLaw", "PoissonSource", "Source", "TraceSource", "WorkOf", "window_means"]
+__all__ = ["JointLengths", "LengthLaw", "PoissonSource", "Source", "TraceSource", "WorkOf", "window_starts"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -73,7 +73,7 @@ class Source(Protocol):
         ...
 
 
-def window_means(span_s: float, width_s: float) -> FloatArray:
+def window_starts(span_s: float, width_s: float) -> FloatArray:
     """Return the starts of equal windows that cover a span exactly.
 
     Parameters
@@ -156,7 +156,7 @@ class TraceSource:
     def windows(self, work_of: WorkOf, width_s: float) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return arrivals and work counted in equal windows over the trace."""
         r, span = self.requests, self.span_s
-        start = window_means(span, width_s)
+        start = window_starts(span, width_s)
         width = span / len(start)
         cell = np.minimum(((r.arrival_s - r.arrival_s[0]) / width).astype(np.int64), len(start) - 1)
         work = work_of(r.prompt_tokens.astype(float), r.cached_tokens.astype(float))
@@ -165,9 +165,9 @@ class TraceSource:
 
     def model(self) -> dict[str, Any]:
         """Return a windowed model fitted to the trace."""
-        from qmodel.scenario.windowed import WindowedSource
+        from qmodel.scenario.window_fit import fit_windows
 
-        return WindowedSource.fitted(self.requests).model()
+        return fit_windows(self.requests).model()
 
     def digest(self) -> str:
         """Return a sha256 of every column."""
@@ -316,7 +316,7 @@ class PoissonSource:
 
     def windows(self, work_of: WorkOf, width_s: float) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return equal windows of constant arrivals and work."""
-        start = window_means(self.span_s, width_s)
+        start = window_starts(self.span_s, width_s)
         work = work_of(self.prompt.values.astype(float), np.zeros(len(self.prompt.values)))
         mean = float(np.dot(self.prompt.weights, work))
         return start, np.full(len(start), self.rate_per_s), np.full(len(start), self.rate_per_s * mean)

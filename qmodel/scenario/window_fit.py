@@ -2,62 +2,65 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
 from qmodel.scenario.requests import Requests
-from qmodel.scenario.sources import TraceSource, window_means
-from qmodel.scenario.windowed import (
-    KAPPA_LIMIT,
-    MODEL_DIGITS,
-    OUTPUT_CLASSES,
-    OUTPUT_LEVELS,
-    PROMPT_LEVELS,
-)
+from qmodel.scenario.sources import TraceSource, window_starts
+from qmodel.scenario.windowed import WindowedSource
 
 __all__ = ["fit_windows"]
 
 FloatArray = npt.NDArray[np.float64]
 
+WINDOW_S = 60.0  # drift over minutes
+PARTS = 6  # arrival windows of 10 s inside it: bursts and gaps of tens of seconds
 CELL_S = 1.0  # bursts of real services last seconds
-DRIFT_ROUNDS = 30
+BANDS = 12
+OUTPUT_CLASSES = 10
+MODEL_DIGITS = 5  # significant digits kept: far below the fit error
+# Levels of quantile tables: every 2 %, then finer towards the longest prompts, which carry the work.
+PROMPT_LEVELS = np.r_[0.0, 0.01, np.arange(1, 49) / 50, 0.97, 0.98, 0.985, 0.99, 0.995, 0.998, 0.999, 1.0]
+OUTPUT_LEVELS = np.r_[0.0, np.arange(1, 20) / 20, 0.97, 0.98, 0.99, 0.995, 1.0]
 
 
-def fit_windows(requests: Requests, window_s: float, drift_window_s: float) -> dict[str, Any]:
-    """Return the plain values of a `WindowedSource` fitted to `requests`; *empirical*.
+def fit_windows(requests: Requests, window_s: float = WINDOW_S, parts: int = PARTS) -> WindowedSource:
+    """Return the windowed model of recorded requests; *empirical*, by moments.
 
     Parameters
     ----------
     requests : Requests
         A trace with two or more arrival times.
-    window_s, drift_window_s : float
-        Wished widths of arrival and drift windows [s].
+    window_s : float
+        Wished width of drift windows [s].
+    parts : int
+        Arrival windows in each drift window.
 
     Returns
     -------
-    dict
-        As `WindowedSource.model` gives.
+    WindowedSource
+        Its draws have the trace's variance of counts in both kinds of windows (rates are drawn to their mean by what
+        is Poisson noise), inside them by cells of a second, and its mix of prompt lengths in drift windows.
     """
     span = TraceSource(requests=requests).span_s
     at = requests.arrival_s - requests.arrival_s[0]
-    n, m = len(window_means(span, window_s)), len(window_means(span, drift_window_s))
+    m = len(window_starts(span, window_s))
+    n = m * parts
     cells = max(1, round(span / n / CELL_S))
-    rates = _shrunk_rates(_counts(at, span, n)) / (span / n)
-    drift = _drift(at, requests.prompt_tokens.astype(float), span, m)
-    return {
-        "kind": "windows",
-        "span_s": _rounded(span),
-        "arrivals_per_s": _rounded(rates * (len(at) / span / np.mean(rates))),
-        "cells_per_window": cells,
-        "burst_scv": _rounded(_burst_scv(_counts(at, span, n * cells).reshape(n, cells))),
-        "drift": _rounded(drift),
-        "prompt_levels": PROMPT_LEVELS.tolist(),
-        "prompt_tokens": _rounded(np.quantile(requests.prompt_tokens, PROMPT_LEVELS)),
-        "output_levels": OUTPUT_LEVELS.tolist(),
-        "output_tokens": _rounded(_output_quantiles(requests)),
-    }
+    order = _order(requests.prompt_tokens)
+    edges, shares = _bands(at, requests.prompt_tokens.astype(float), order, span, m)
+    return WindowedSource(
+        span_s=float(_rounded(span)),
+        arrivals_per_s=_rounded(_rates(_counts(at, span, n).reshape(m, parts)).reshape(-1) / (span / n)),
+        cells_per_window=cells,
+        burst_scv=float(_rounded(_burst_scv(_counts(at, span, n * cells).reshape(n, cells)))),
+        band_edges=edges,
+        band_shares=shares,
+        prompt_levels=PROMPT_LEVELS,
+        prompt_tokens=_rounded(_cell_quantiles(requests.prompt_tokens.astype(float), PROMPT_LEVELS)),
+        output_levels=OUTPUT_LEVELS,
+        output_tokens=_rounded(_output_quantiles(requests, order)),
+    )
 
 
 def _counts(at: FloatArray, span: float, n: int) -> FloatArray:
@@ -65,11 +68,31 @@ def _counts(at: FloatArray, span: float, n: int) -> FloatArray:
     return np.bincount(cell, minlength=n).astype(float)
 
 
-def _shrunk_rates(counts: FloatArray) -> FloatArray:
-    """Return window counts drawn to their mean by the share of their variance that is Poisson noise."""
-    mean, variance = float(np.mean(counts)), float(np.var(counts))
-    signal = max(0.0, 1.0 - mean / variance) if variance > 0 else 0.0
-    return mean + signal * (counts - mean)
+def _rates(counts: FloatArray) -> FloatArray:
+    """Return expected counts whose Poisson draws vary as `counts` do, between rows and inside them.
+
+    Deviations are multiplied by the root of the share of their variance that is not Poisson noise (constrained
+    empirical Bayes, Louis, JASA 79, 1984). A window without arrivals stays empty where the gamma law of rates that
+    the counts suggest has its mode at 0.
+    """
+    parts = counts.shape[1]
+    rows = np.sum(counts, axis=1)
+    mean = float(np.mean(rows))
+    slow = mean + _signal(float(np.var(rows)), mean) * (rows - mean)
+    inside = counts - rows[:, None] / parts
+    noise = mean / parts * (1 - 1 / parts)
+    spread = float(np.mean(inside**2))
+    fast = _signal(spread, noise) * inside / np.maximum(rows[:, None] / parts, 1e-300)
+    expected = np.maximum(slow[:, None] / parts * (1 + fast), 0.0)
+    overall = float(np.mean(counts))
+    gamma_shape = overall**2 / max(float(np.var(counts)) - overall, 1e-300)
+    expected[(counts == 0) & (gamma_shape < 1)] = 0.0
+    total = float(np.sum(counts)) / float(np.sum(expected))
+    return np.asarray(expected * total)
+
+
+def _signal(variance: float, noise: float) -> float:
+    return float(np.sqrt(max(0.0, 1.0 - noise / variance))) if variance > 0 else 0.0
 
 
 def _burst_scv(counts: FloatArray) -> float:
@@ -86,43 +109,51 @@ def _burst_scv(counts: FloatArray) -> float:
     return max(0.0, float(np.sum(excess) / np.sum(square))) if np.sum(square) > 0 else 0.0
 
 
-def _drift(at: FloatArray, prompt: FloatArray, span: float, m: int) -> FloatArray:
-    """Return kappa of each drift window from the mean rank of its prompts, shrunk by sampling noise."""
-    n = len(prompt)
-    order = np.argsort(prompt, kind="stable")
-    _, first, inverse, size = np.unique(prompt[order], return_index=True, return_inverse=True, return_counts=True)
-    rank = np.empty(n)
-    rank[order] = (first[inverse] + size[inverse] / 2) / n  # mid-ranks: ties share one
-    cell = np.minimum((at / span * m).astype(np.int64), m - 1)
-    count = np.bincount(cell, minlength=m)
-    mean = np.bincount(cell, weights=rank, minlength=m) / np.maximum(count, 1)
-    noise = float(np.var(rank)) / np.maximum(count, 1)
-    between = max(0.0, float(np.sum(count * ((mean - 0.5) ** 2 - noise)) / n))
-    goal = 0.5 + between / (between + noise) * (mean - 0.5) if between > 0 else np.full(m, 0.5)
-    return _kappa_for(np.where(count > 0, goal, 0.5), count / n)
+def _order(tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the order by tokens, equal ones mixed, so that their ranks say nothing about time."""
+    return np.lexsort((np.random.default_rng(0).permutation(len(tokens)), tokens))
 
 
-def _kappa_for(goal: FloatArray, p: FloatArray) -> FloatArray:
-    """Return kappa with mean rank `goal` in each window, G being the mixture by window shares `p`.
+def _bands(
+    at: FloatArray, prompt: FloatArray, order: npt.NDArray[np.int64], span: float, m: int
+) -> tuple[FloatArray, FloatArray]:
+    """Return rank edges of bands of equal (requests + tokens)/2, and each drift window's shares of them.
 
-    The mean of G(U^(1/kappa_i)) is sum_j p_j * kappa_i/(kappa_i + kappa_j); solved by damped fixed point.
+    Shares are pulled to the overall ones by the number of pseudo-requests that leaves their observed spread.
     """
-    kappa = np.clip(goal / (1 - goal), 1 / KAPPA_LIMIT, KAPPA_LIMIT)
-    for _ in range(DRIFT_ROUNDS):
-        got = (kappa[:, None] / (kappa[:, None] + kappa[None, :])) @ p
-        kappa = kappa * (goal / (1 - goal)) / (got / (1 - got))
-        kappa = np.clip(kappa / np.exp(p @ np.log(kappa)), 1 / KAPPA_LIMIT, KAPPA_LIMIT)
-    return kappa
+    n = len(prompt)
+    sorted_work = np.cumsum(prompt[order])
+    measure = (np.arange(1, n + 1) / n + sorted_work / sorted_work[-1]) / 2
+    cut = np.unique(np.searchsorted(measure, np.arange(1, BANDS) / BANDS))
+    cut = cut[(cut > 0) & (cut < n)]
+    edges = np.array([0.0, *cut / n, 1.0])
+    rank = np.empty(n)
+    rank[order] = (np.arange(n) + 0.5) / n
+    band = np.searchsorted(cut, np.rint(rank * n - 0.5), side="right")
+    window = np.minimum((at / span * m).astype(np.int64), m - 1)
+    table = np.zeros((m, len(edges) - 1))
+    np.add.at(table, (window, band), 1.0)
+    rows, overall = np.sum(table, axis=1, keepdims=True), np.diff(edges)
+    expected = rows * overall
+    chi2 = float(np.sum((table - expected) ** 2 / np.maximum(expected, 1e-300)))
+    degrees = max(1, (m - 1) * (len(overall) - 1))
+    keep = _signal(chi2 / degrees, 1.0)
+    shares = overall + keep * (np.where(rows > 0, table / np.maximum(rows, 1.0), overall) - overall)
+    return edges, np.asarray(np.round(np.maximum(shares, 0.0), MODEL_DIGITS), dtype=np.float64)
 
 
-def _output_quantiles(requests: Requests) -> FloatArray:
+def _cell_quantiles(values: FloatArray, levels: FloatArray) -> FloatArray:
+    """Return quantiles at `levels` of the sample."""
+    return np.asarray(np.quantile(values, levels))
+
+
+def _output_quantiles(requests: Requests, order: npt.NDArray[np.int64]) -> FloatArray:
     """Return output quantiles in equal classes of the prompt's rank."""
-    order = np.argsort(requests.prompt_tokens, kind="stable")
     classes = min(OUTPUT_CLASSES, max(1, len(order) // 50))
-    parts = np.array_split(requests.output_tokens[order], classes)
-    return np.array([np.quantile(part, OUTPUT_LEVELS) for part in parts])
+    parts = np.array_split(requests.output_tokens[order].astype(float), classes)
+    return np.array([_cell_quantiles(part, OUTPUT_LEVELS) for part in parts])
 
 
-def _rounded(values: FloatArray | float) -> Any:
+def _rounded(values: FloatArray | float) -> FloatArray:
     text = np.array([float(f"{v:.{MODEL_DIGITS}g}") for v in np.ravel(values)])
-    return text.reshape(np.shape(values)).tolist() if np.ndim(values) else float(text[0])
+    return text.reshape(np.shape(values))

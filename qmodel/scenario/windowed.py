@@ -1,10 +1,10 @@
 """Compact model of real traffic: arrivals that change from window to window, bursts inside, lengths that drift.
 
-Time runs through windows with their own arrival rate. Inside a window each cell of about a second has that rate times
-an independent gamma factor of mean 1, and arrivals are Poisson given it. Prompt lengths come from one quantile
-function Q by a rank that drifts: in drift window i the rank is G(U^(1/kappa_i)), where G(x) = sum_i p_i x^kappa_i
-makes ranks uniform over the whole span, so that Q stays the overall law while its windows have their own means.
-Outputs come from quantiles given the class of the prompt's rank. The span repeats, redrawn, when more is asked.
+Time runs through equal windows, each with its own arrival rate. Inside a window each cell of about a second has that
+rate times an independent gamma factor of mean 1, and arrivals are Poisson given it. Prompt lengths come from one
+quantile function by a rank; ranks are cut into bands, and each drift window has its own share of requests in each
+band, so that the mix of short and long prompts drifts while the overall law stays. Outputs come from quantiles given
+the class of the prompt's rank. The span repeats, redrawn, when more is asked.
 """
 
 from __future__ import annotations
@@ -20,20 +20,24 @@ import numpy.typing as npt
 
 from qmodel.errors import InputError
 from qmodel.scenario.requests import Requests
-from qmodel.scenario.sources import DEFAULT_COUNT, JointLengths, WorkOf, window_means
+from qmodel.scenario.sources import DEFAULT_COUNT, JointLengths, WorkOf, window_starts
 
 __all__ = ["WindowedSource"]
 
 FloatArray = npt.NDArray[np.float64]
 
-KAPPA_LIMIT = 8.0  # a window's mean rank stays within 1/9 and 8/9
-MODEL_DIGITS = 5  # significant digits kept: far below the fit error
 GRID_RANKS = 200  # cells of the joint law that `lengths` returns, times the output levels
-_RANK = np.linspace(0.0, 1.0, 2049)
-# Levels of quantile tables: every 2 %, then finer towards the longest prompts, which carry the work.
-PROMPT_LEVELS = np.r_[0.0, 0.01, np.arange(1, 49) / 50, 0.97, 0.98, 0.985, 0.99, 0.995, 0.998, 0.999, 1.0]
-OUTPUT_LEVELS = np.r_[0.0, np.arange(1, 20) / 20, 0.97, 0.98, 0.99, 0.995, 1.0]
-OUTPUT_CLASSES = 10
+SHARE_TOLERANCE = 1e-3  # shares are stored rounded
+MAX_CELLS = 10_000_000
+_ARRAYS = (
+    "arrivals_per_s",
+    "band_edges",
+    "band_shares",
+    "prompt_levels",
+    "prompt_tokens",
+    "output_levels",
+    "output_tokens",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,8 +54,10 @@ class WindowedSource:
         Cells of a window, each with its own burst factor.
     burst_scv : float
         Squared coefficient of variation of the burst factor; 0 is Poisson inside a window.
-    drift : ndarray, shape (m,)
-        kappa of each of m equal drift windows: 1 is the overall law, more means longer prompts.
+    band_edges : ndarray, shape (b + 1,)
+        Ranks that bound the bands of prompt length, from 0 to 1.
+    band_shares : ndarray, shape (m, b)
+        Share of requests in each band, in each of m equal drift windows.
     prompt_levels, prompt_tokens : ndarray
         Quantile function of prompt lengths: levels from 0 to 1 and tokens.
     output_levels : ndarray
@@ -64,7 +70,8 @@ class WindowedSource:
     arrivals_per_s: FloatArray
     cells_per_window: int
     burst_scv: float
-    drift: FloatArray
+    band_edges: FloatArray
+    band_shares: FloatArray
     prompt_levels: FloatArray
     prompt_tokens: FloatArray
     output_levels: FloatArray
@@ -76,11 +83,17 @@ class WindowedSource:
         rates = self.arrivals_per_s
         if rates.ndim != 1 or not np.all(np.isfinite(rates)) or np.any(rates < 0) or not np.sum(rates) > 0:
             raise InputError("arrivals of a workload model", "negative, not finite or all zero", ">= 0, some > 0 [1/s]")
-        if self.cells_per_window < 1 or not (np.isfinite(self.burst_scv) and self.burst_scv >= 0):
-            raise InputError("bursts of a workload model", self.burst_scv, "SCV >= 0 in >= 1 cells")
-        if self.drift.ndim != 1 or len(self.drift) == 0 or not np.all((self.drift >= 0.01) & (self.drift <= 100)):
-            raise InputError("drift of a workload model", "outside its range", "in [0.01, 100]")
-        _check_quantiles("prompt", self.prompt_levels, self.prompt_tokens[None, :])
+        if not (np.isfinite(self.burst_scv) and self.burst_scv >= 0):
+            raise InputError("burst SCV of a workload model", self.burst_scv, "finite and >= 0")
+        if not 1 <= self.cells_per_window * len(rates) <= MAX_CELLS or self.cells_per_window < 1:
+            raise InputError("cells of a workload model", self.cells_per_window, f">= 1, {MAX_CELLS:,} together")
+        _check_levels("band edges", self.band_edges)
+        shares = self.band_shares
+        if shares.ndim != 2 or len(shares) < 1 or shares.shape[1] != len(self.band_edges) - 1:
+            raise InputError("band shares of a workload model", f"of shape {shares.shape}", "one per band and window")
+        if not np.all(shares >= 0) or not np.all(np.abs(np.sum(shares, axis=1) - 1) <= SHARE_TOLERANCE):
+            raise InputError("band shares of a workload model", "negative or not summing to 1", "shares of each window")
+        _check_quantiles("prompt", self.prompt_levels, np.atleast_2d(self.prompt_tokens))
         _check_quantiles("output", self.output_levels, self.output_tokens)
 
     @property
@@ -100,17 +113,16 @@ class WindowedSource:
 
     def draw(self, count: int, phase: float, rng: np.random.Generator) -> Requests:
         """Return `count` requests from the window at `phase` on; the first of more requests are the same."""
-        n, cells = len(self.arrivals_per_s), self.cells_per_window
+        n, cells, v = len(self.arrivals_per_s), self.cells_per_window, self.burst_scv
         first = int(phase * n) % n
         mean = np.repeat(np.roll(self.arrivals_per_s, -first), cells) * (self.span_s / (n * cells))
         times: list[FloatArray] = []
         have, turn = 0, 0
         while have < count:
-            factor = rng.standard_gamma(1 / self.burst_scv, len(mean)) * self.burst_scv if self.burst_scv > 0 else 1.0
+            factor = rng.standard_gamma(1 / v, len(mean)) * v if v > 0 else 1.0
             cell = np.repeat(np.arange(len(mean)), rng.poisson(mean * factor))
-            inside = np.sort(cell + rng.random(len(cell))) + turn * len(mean)
-            times.append(inside)
-            have, turn = have + len(inside), turn + 1
+            times.append(np.sort(cell + rng.random(len(cell))) + turn * len(mean))
+            have, turn = have + len(cell), turn + 1
         arrival = np.concatenate(times)[:count] * (self.span_s / (n * cells))
         share = (arrival / self.span_s + first / n) % 1.0
         # lengths have their own stream, so that they do not depend on how many turns were drawn
@@ -119,17 +131,16 @@ class WindowedSource:
         return Requests.from_arrays(arrival, prompt, output)
 
     def _ranks(self, share: FloatArray, u: FloatArray) -> FloatArray:
-        """Return ranks in [0, 1) of prompts that arrive at `share` of the span."""
-        m = len(self.drift)
-        kappa = self.drift[np.minimum((share * m).astype(np.int64), m - 1)]
-        return np.interp(u ** (1 / kappa), _RANK, self._mixture())
-
-    def _mixture(self) -> FloatArray:
-        """Return G on the grid of ranks."""
-        m, n = len(self.drift), len(self.arrivals_per_s)
-        fine = np.repeat(self.arrivals_per_s, m)  # windows cut at both grids: n*m equal parts
-        p = fine.reshape(m, n).sum(axis=1)
-        return np.asarray((p / p.sum()) @ _RANK ** self.drift[:, None])
+        """Return ranks in [0, 1] of prompts that arrive at `share` of the span."""
+        windows, bands = self.band_shares.shape
+        normal = self.band_shares / np.sum(self.band_shares, axis=1, keepdims=True)
+        ends = np.cumsum(normal, axis=1)
+        row = np.minimum((share * windows).astype(np.int64), windows - 1)
+        band = np.minimum(np.sum(u[:, None] >= ends[row], axis=1), bands - 1)
+        # a band of share 0 is met only by rounding at the end of the last one: take its edge
+        within = normal[row, band]
+        inside = np.divide(u - ends[row, band], within, out=np.zeros_like(u), where=within > 0) + 1
+        return np.asarray(self.band_edges[band] + np.clip(inside, 0.0, 1.0) * np.diff(self.band_edges)[band])
 
     def _lengths_at(self, rank: FloatArray, u: FloatArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         prompt = np.interp(rank, self.prompt_levels, self.prompt_tokens)
@@ -141,28 +152,36 @@ class WindowedSource:
         output = (1 - f) * self.output_tokens[of, j] + f * self.output_tokens[of, j + 1]
         return _whole(prompt), _whole(output)
 
-    def _rank_edges(self) -> FloatArray:
-        """Return ranks between which prompt quantiles are linear and the output class is one."""
+    def _cells(self) -> tuple[FloatArray, FloatArray]:
+        """Return the middle ranks of cells where all laws are linear, and each drift window's shares of them."""
         classes = np.arange(len(self.output_tokens)) / len(self.output_tokens)
-        return np.unique(np.r_[np.linspace(0.0, 1.0, GRID_RANKS + 1), self.prompt_levels, classes])
+        even = np.linspace(0.0, 1.0, GRID_RANKS + 1)
+        edge = np.unique(np.r_[even, self.prompt_levels, classes, self.band_edges])
+        middle, width = (edge[1:] + edge[:-1]) / 2, np.diff(edge)
+        band = np.searchsorted(self.band_edges, middle, side="right") - 1
+        share = self.band_shares[:, band] * (width / np.diff(self.band_edges)[band])
+        return middle, share / np.sum(share, axis=1, keepdims=True)
 
     def lengths(self) -> JointLengths:
         """Return the overall joint law on cells between quantile levels, each at its middle."""
-        edge, level = self._rank_edges(), self.output_levels
-        rank, u = (edge[1:] + edge[:-1]) / 2, (level[1:] + level[:-1]) / 2
+        rank, share = self._cells()
+        m, n = len(share), len(self.arrivals_per_s)
+        arrivals = np.repeat(self.arrivals_per_s, m).reshape(m, n).sum(axis=1)
+        weights = (arrivals / np.sum(arrivals)) @ share
+        u = (self.output_levels[1:] + self.output_levels[:-1]) / 2
         prompt, output = self._lengths_at(np.repeat(rank, len(u)), np.tile(u, len(rank)))
-        return prompt, output, np.zeros_like(prompt), np.outer(np.diff(edge), np.diff(level)).reshape(-1)
+        joint = np.outer(weights, np.diff(self.output_levels)).reshape(-1)
+        return prompt, output, np.zeros_like(prompt), joint
 
     def windows(self, work_of: WorkOf, width_s: float) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Return expected arrivals and work of equal windows."""
-        start = window_means(self.span_s, width_s)
-        n, m, k = len(self.arrivals_per_s), len(self.drift), len(start)
+        start = window_starts(self.span_s, width_s)
+        rank, share = self._cells()
+        prompt = _whole(np.interp(rank, self.prompt_levels, self.prompt_tokens)).astype(float)
+        work = share @ work_of(prompt, np.zeros(len(prompt)))
+        n, m, k = len(self.arrivals_per_s), len(share), len(start)
         cut = np.unique(np.r_[np.arange(n) / n, np.arange(m) / m, np.arange(k) / k])
         middle, part = (cut + np.r_[cut[1:], 1.0]) / 2, np.diff(np.r_[cut, 1.0])
-        edge = self._rank_edges()
-        prompt = np.rint(np.interp((edge[1:] + edge[:-1]) / 2, self.prompt_levels, self.prompt_tokens))
-        share = np.diff(np.interp(edge, self._mixture(), _RANK) ** self.drift[:, None], axis=1)
-        work = share @ work_of(prompt, np.zeros(len(prompt)))
         rate = self.arrivals_per_s[(middle * n).astype(np.int64)] * part * k
         offered = rate * work[(middle * m).astype(np.int64)]
         cell = (middle * k).astype(np.int64)
@@ -174,14 +193,9 @@ class WindowedSource:
         return {
             "kind": self.kind,
             "span_s": float(self.span_s),
-            "arrivals_per_s": self.arrivals_per_s.tolist(),
             "cells_per_window": int(self.cells_per_window),
             "burst_scv": float(self.burst_scv),
-            "drift": self.drift.tolist(),
-            "prompt_levels": self.prompt_levels.tolist(),
-            "prompt_tokens": self.prompt_tokens.tolist(),
-            "output_levels": self.output_levels.tolist(),
-            "output_tokens": self.output_tokens.tolist(),
+            **{name: getattr(self, name).tolist() for name in _ARRAYS},
         }
 
     def digest(self) -> str:
@@ -191,49 +205,24 @@ class WindowedSource:
     @classmethod
     def from_model(cls, model: Mapping[str, Any]) -> WindowedSource:
         """Return the source that `model()` described."""
-        arrays = (
-            "arrivals_per_s",
-            "drift",
-            "prompt_levels",
-            "prompt_tokens",
-            "output_levels",
-            "output_tokens",
-        )
         return cls(
             span_s=float(model["span_s"]),
             cells_per_window=int(model["cells_per_window"]),
             burst_scv=float(model["burst_scv"]),
-            **{name: np.array(model[name], dtype=float) for name in arrays},
+            **{name: np.array(model[name], dtype=float) for name in _ARRAYS},
         )
 
-    @classmethod
-    def fitted(cls, requests: Requests, window_s: float = 10.0, drift_window_s: float = 60.0) -> WindowedSource:
-        """Return the model of recorded requests; *empirical*, by moments.
 
-        Parameters
-        ----------
-        requests : Requests
-            A trace with two or more arrival times.
-        window_s, drift_window_s : float
-            Wished widths of arrival and drift windows [s].
-
-        Returns
-        -------
-        WindowedSource
-            Rates shrunk by their sampling noise, bursts from the variance of counts inside windows, drift from the
-            mean rank of prompts in each drift window.
-        """
-        from qmodel.scenario.window_fit import fit_windows
-
-        return cls.from_model(fit_windows(requests, window_s, drift_window_s))
+def _check_levels(name: str, levels: FloatArray) -> None:
+    if levels.ndim != 1 or len(levels) < 2 or levels[0] != 0 or levels[-1] != 1 or not np.all(np.diff(levels) > 0):
+        raise InputError(f"{name} of a workload model", "not a grid", "increasing from 0 to 1")
 
 
 def _check_quantiles(name: str, levels: FloatArray, tokens: FloatArray) -> None:
-    if levels.ndim != 1 or len(levels) < 2 or levels[0] != 0 or levels[-1] != 1 or np.any(np.diff(levels) <= 0):
-        raise InputError(f"{name} levels of a workload model", "not a grid", "increasing from 0 to 1")
+    _check_levels(f"{name} levels", levels)
     if tokens.ndim != 2 or len(tokens) < 1 or tokens.shape[1] != len(levels):
         raise InputError(f"{name} quantiles of a workload model", f"of shape {tokens.shape}", "one per level")
-    if not np.all(np.isfinite(tokens)) or np.any(tokens < 1) or np.any(np.diff(tokens, axis=1) < 0):
+    if not np.all((tokens >= 1) & (tokens <= 2**53)) or np.any(np.diff(tokens, axis=1) < 0):
         raise InputError(f"{name} quantiles of a workload model", "below 1 or decreasing", "increasing, >= 1 token")
 
 

@@ -27,6 +27,7 @@ WorkloadKind = Literal["trace", "windows", "poisson"]
 GOLDEN = 0.6180339887498949  # fractional parts of n*GOLDEN spread evenly for every number of seeds
 MAX_COUNT = 50_000_000
 MODEL_VERSION = 1
+_KINDS = {"trace": "trace", "windows": "windowed model", "poisson": "Poisson"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -377,6 +378,29 @@ class Workload:
 
         start, arrivals, work = self.source.windows(work_of, width_s / self.time_scale)
         return start * self.time_scale, arrivals / self.time_scale, work / self.time_scale
+
+    def describe(self, cluster: Cluster) -> str:
+        """Return the workload in a line, for people.
+
+        Parameters
+        ----------
+        cluster : Cluster
+            Gives W and k for load and peak.
+
+        Returns
+        -------
+        str
+            Name, rate, load and its busiest minute, prompt and output lengths.
+        """
+        prompt, output, _, weights = self.lengths()
+        order = np.argsort(prompt)
+        p99 = int(prompt[order][np.searchsorted(np.cumsum(weights[order]), 0.99)])
+        means = [float(np.dot(weights, tokens)) for tokens in (prompt, output)]
+        peak = float(np.max(self.windows(cluster)[2])) / cluster.prefill_count
+        return (
+            f"{self.name} ({_KINDS[self.kind]}): {self.rate_per_s:.3g} requests/s, load {self.load(cluster):.3g}"
+            f" (busiest minute {peak:.3g}), prompts of {means[0]:,.0f} tokens (P99 {p99:,}), outputs of {means[1]:,.0f}"
+        )
 
     def model(self) -> dict[str, Any]:
         """Return a compact model as plain JSON values, for plan files; a trace is fitted to windows.

@@ -74,8 +74,7 @@ def test_windows_carry_the_whole_rate_and_work(workload, cluster):
         assert np.all(np.diff(start) > 0)
         assert start[0] == 0
         assert np.mean(arrivals) == pytest.approx(scaled.rate_per_s, rel=1e-9)
-        # the model's drift mixture is tabulated on 2,049 ranks
-        assert np.mean(work) == pytest.approx(0.8 * cluster.prefill_count, rel=1e-3)
+        assert np.mean(work) == pytest.approx(0.8 * cluster.prefill_count, rel=1e-9)
     assert np.allclose(np.diff(scaled.windows(cluster, 7.0)[0], n=2), 0)
 
 
@@ -109,8 +108,7 @@ def test_trace_is_replayed_then_turned():
     original = workload.source.requests
     assert same(workload.requests(), original)
     turned = workload.requests(seed=1)
-    j = int(np.flatnonzero(np.all(
-        np.stack([np.roll(original.prompt_tokens, -k) for k in range(500)]) == turned.prompt_tokens, axis=1))[0])  # fmt: skip
+    j = next(k for k in range(500) if np.array_equal(np.roll(original.prompt_tokens, -k), turned.prompt_tokens))
     assert 0 < j < 500
     assert np.allclose(np.diff(turned.arrival_s)[: 499 - j], np.diff(original.arrival_s)[j:])
     assert turned.arrival_s[-1] < workload.span_s
@@ -168,7 +166,7 @@ def test_unknown_builtin_names_the_known_ones():
         Workload.builtin("azure-chat")
 
 
-@pytest.mark.parametrize("key", ["kind", "span_s", "arrivals_per_s", "drift", "prompt_tokens", "output_levels"])
+@pytest.mark.parametrize("key", ["kind", "span_s", "arrivals_per_s", "band_shares", "prompt_tokens", "output_levels"])
 @pytest.mark.parametrize("value", [None, -1, "x", [], [[1, 2], [3]], {"values": 3}, float("nan")])
 def test_broken_models_are_refused(key, value):
     model = Workload.builtin("azure-conv").model()
@@ -176,3 +174,10 @@ def test_broken_models_are_refused(key, value):
         Workload.from_model({**model, key: value})
     with pytest.raises(QModelError):
         Workload.from_model({k: v for k, v in model.items() if k != key})
+
+
+def test_description_names_load_and_lengths(cluster):
+    line = Workload.builtin("azure-conv").at_load(0.9, cluster).describe(cluster)
+    assert "\n" not in line
+    assert "load 0.9 " in line
+    assert "azure-conv" in line
