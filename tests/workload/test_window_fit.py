@@ -46,14 +46,18 @@ def test_fit_recovers_synthetic_parameters(burst_scv):
     truth = synthetic(burst_scv)
     found = fit_windows(one_span(truth, 5))
     assert found.rate_per_s == pytest.approx(truth.rate_per_s, rel=0.04)
-    assert found.burst_scv == pytest.approx(burst_scv, abs=0.03)
+    bursts = [fit_windows(one_span(truth, seed)).burst_scv for seed in range(8)]
+    assert np.mean(bursts) == pytest.approx(burst_scv, abs=0.03)
     slow = found.arrivals_per_s.reshape(40, 6).mean(axis=1)
     # a window of 60 cells has a noise of 8 % with bursts; 900 arrivals and more one of 3 % without
     np.testing.assert_allclose(slow, truth.arrivals_per_s[::6], rtol=0.3 if burst_scv else 0.1)
     bound = np.searchsorted(found.band_edges, 0.5)
     low = found.band_shares[:, :bound].sum(axis=1)
     assert low[:19].mean() - low[21:].mean() == pytest.approx(0.4, abs=0.1)
-    np.testing.assert_allclose(np.interp(0.3, found.prompt_levels, found.prompt_tokens), 700, rtol=0.02)
+    # the busier half has more of the short prompts, so the lower band holds this share of all
+    weight = np.repeat([0.7, 0.3], 20) @ truth.arrivals_per_s[::6] / np.sum(truth.arrivals_per_s[::6])
+    quantile = np.interp(0.3, found.prompt_levels, found.prompt_tokens)
+    assert quantile == pytest.approx(100 + 2000 * 0.3 * 0.5 / weight, rel=0.02)
     assert found.output_tokens[0, -1] <= 20
     assert found.output_tokens[-1, 0] >= 500
 
