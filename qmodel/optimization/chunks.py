@@ -1,0 +1,168 @@
+"""Chunk schedules of a deflected prompt: host time, harm to residents, and the TBT-safe chunk table."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from qmodel.laws import Calibration
+
+__all__ = ["CHUNKS", "NO_SCHEDULE_S", "Schedule", "chunk_schedule", "safe_chunks"]
+
+FloatArray = npt.NDArray[np.float64]
+
+# Candidate chunk sizes of the paper's evaluation [tokens], largest first.
+CHUNKS = (2048, 1024, 512, 256, 128)
+# Host time where some step has no TBT-safe chunk [s]: so long that no price makes deflection worth it, yet finite.
+NO_SCHEDULE_S = 1e6
+
+
+class Schedule(NamedTuple):
+    """Host time, harm and number of steps of whole chunk schedules; arrays of one shape."""
+
+    host_s: FloatArray
+    harm_s: FloatArray
+    steps: FloatArray
+
+
+def _step_s(cal: Calibration, B: FloatArray, K: FloatArray, chi: FloatArray, done: FloatArray) -> FloatArray:
+    return np.asarray(cal.step.step_time_s(B, K, chi, chi * (done + chi / 2), np.where(chi > 0, done, 0.0)))
+
+
+def _choose(
+    cal: Calibration,
+    B: FloatArray,
+    K: FloatArray,
+    left: FloatArray,
+    done: FloatArray,
+    chunks: tuple[int, ...],
+    limit_s: float,
+) -> tuple[FloatArray, FloatArray]:
+    """Return the largest candidate (cut to `left`) whose step keeps the limit, 0 where none does, and its step time."""
+    chosen, time = np.zeros_like(done), np.zeros_like(done)
+    open_ = np.arange(len(done))
+    for candidate in chunks:
+        chi = np.minimum(candidate, left[open_])
+        t = _step_s(cal, B[open_], K[open_], chi, done[open_])
+        safe = t <= limit_s
+        chosen[open_[safe]], time[open_[safe]] = chi[safe], t[safe]
+        open_ = open_[~safe]
+        if not len(open_):
+            break
+    return chosen, time
+
+
+def safe_chunks(
+    calibration: Calibration,
+    batch: npt.ArrayLike,
+    context_tokens: npt.ArrayLike,
+    done: npt.ArrayLike,
+    limit_s: float,
+    chunks: tuple[int, ...] = CHUNKS,
+) -> npt.NDArray[np.int64]:
+    """Return chi*(B, K, done), the largest candidate chunk whose step keeps the TBT limit; *exact* under the law.
+
+    Parameters
+    ----------
+    calibration : Calibration
+        Laws of the decode instance.
+    batch, context_tokens, done : array_like
+        Residents, their context [tokens] and tokens of the prompt already processed; they broadcast.
+    limit_s : float
+        Longest step allowed [s].
+    chunks : tuple of int
+        Candidates [tokens], largest first.
+
+    Returns
+    -------
+    ndarray of int
+        Chunk [tokens]; 0 where no candidate is safe.
+    """
+    shape = np.broadcast_shapes(np.shape(batch), np.shape(context_tokens), np.shape(done))
+    B, K, d = (np.broadcast_to(np.asarray(x, dtype=float), shape).ravel() for x in (batch, context_tokens, done))
+    chosen, _ = _choose(calibration, B, K, np.full(B.shape, float(chunks[0])), d, chunks, limit_s)
+    return chosen.astype(np.int64).reshape(shape)
+
+
+def _long_path(
+    cal: Calibration, B: FloatArray, K: FloatArray, until: float, chunks: tuple[int, ...], limit_s: float
+) -> tuple[FloatArray, FloatArray]:
+    """Return done and time after each step of an endless prompt, shape (steps, states); time is NaN once stuck."""
+    done, time = [np.zeros(len(B))], [np.zeros(len(B))]
+    plenty = np.full(len(B), float(chunks[0]))
+    while True:
+        going = np.flatnonzero((done[-1] < until) & np.isfinite(time[-1]))
+        if not len(going):
+            return np.array(done), np.array(time)
+        chi, t = _choose(cal, B[going], K[going], plenty[going], done[-1][going], chunks, limit_s)
+        next_done, next_time = done[-1].copy(), time[-1].copy()
+        next_done[going] += chi
+        next_time[going] = np.where(chi > 0, next_time[going] + t, np.nan)
+        done.append(next_done)
+        time.append(next_time)
+
+
+def chunk_schedule(
+    calibration: Calibration,
+    prompt_tokens: npt.ArrayLike,
+    batch: npt.ArrayLike,
+    context_tokens: npt.ArrayLike,
+    limit_s: float,
+    chunks: tuple[int, ...] = CHUNKS,
+) -> Schedule:
+    """Return host time and harm of whole schedules at frozen decode states; *exact* under the law.
+
+    At each step the largest candidate chunk, the last one cut to what remains, whose step time is within the limit.
+    harm = sum over steps of B*(T(B,K,chi,done) - T(B,K,0,0)).
+
+    Parameters
+    ----------
+    calibration : Calibration
+        Laws of the decode instance.
+    prompt_tokens : array_like, shape (n_L,)
+        Tokens to prefill.
+    batch, context_tokens : array_like, shape (n_S,)
+        Decode states: residents and their context [tokens].
+    limit_s : float
+        Longest step allowed [s].
+    chunks : tuple of int
+        Candidates [tokens], largest first.
+
+    Returns
+    -------
+    Schedule
+        Arrays of shape (n_L, n_S); host time is `NO_SCHEDULE_S` and harm 0 where a step has no safe chunk.
+
+    Notes
+    -----
+    Prompts share the steps of one endless prompt until the largest candidate exceeds what remains; only the last
+    few steps are worked out for each length.
+    """
+    lengths = np.asarray(prompt_tokens, dtype=float)
+    B, K = np.broadcast_arrays(np.asarray(batch, dtype=float), np.asarray(context_tokens, dtype=float))
+    shared = np.maximum(lengths - chunks[0], 0.0)
+    path_done, path_time = _long_path(calibration, B, K, float(shared.max(initial=0.0)), chunks, limit_s)
+    at = np.array([[_first_at_least(path_done[:, j], x) for j in range(len(B))] for x in shared])
+    column = np.arange(len(B))[None, :]
+    done, host, steps = path_done[at, column], path_time[at, column], at.astype(float)
+    B2, K2 = (np.broadcast_to(x, done.shape).ravel() for x in (B, K))
+    done, host, steps = done.ravel().copy(), host.ravel().copy(), steps.ravel().copy()
+    left = np.repeat(lengths, len(B)) - done
+    while len(open_ := np.flatnonzero((left > 0) & np.isfinite(host))):
+        chi, t = _choose(calibration, B2[open_], K2[open_], left[open_], done[open_], chunks, limit_s)
+        host[open_] = np.where(chi > 0, host[open_] + t, np.nan)
+        done[open_] += chi
+        left[open_] -= chi
+        steps[open_] += 1
+    bare = np.where(B2 > 0, _step_s(calibration, B2, K2, 0 * B2, 0 * B2), 0.0)
+    stuck = ~np.isfinite(host)
+    harm = np.where(stuck, 0.0, B2 * np.maximum(np.where(stuck, 0.0, host) - steps * bare, 0.0))
+    shape = (len(lengths), len(B))
+    return Schedule(np.where(stuck, NO_SCHEDULE_S, host).reshape(shape), harm.reshape(shape), steps.reshape(shape))
+
+
+def _first_at_least(done: FloatArray, target: float) -> int:
+    """Return the first step after which `done` reaches `target`, or the last step of a path that got stuck."""
+    return min(int(np.searchsorted(done, target, side="left")), len(done) - 1)

@@ -1,0 +1,251 @@
+"""Derive a plan: static split, thresholds, prices and tables, without simulation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+
+from qmodel.errors import InputError
+from qmodel.laws import Calibration
+from qmodel.optimization.bins import WorkloadLike
+from qmodel.optimization.chunks import safe_chunks
+from qmodel.optimization.shadow import shadow_prices
+from qmodel.optimization.split import StaticSplit, static_split
+from qmodel.optimization.thresholds import threshold_rule, thresholds_s
+from qmodel.policies.rule import Binding, Order, ThresholdRule
+from qmodel.scenario import SLO, Cluster
+from qmodel.scenario.plan import Plan
+
+__all__ = ["Objective", "Plan", "calibration_hash", "derive_plan"]
+
+Objective = Literal["p95", "slo", "mean", "goodput"]
+
+_TABLE_TOKENS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
+_TABLE_BACKLOG_S = (0.0, 0.1, 0.25, 0.5, 1.0)
+_CHUNK_DONE = (0, 2048, 8192, 32768, 131072)
+
+
+def derive_plan(
+    cluster: Cluster,
+    workload: WorkloadLike,
+    slo: SLO,
+    objective: Objective = "p95",
+    binding: Binding | Literal["auto"] = "auto",
+    order: Order | Literal["auto"] = "auto",
+) -> Plan:
+    """Return the plan for a cluster, a workload and an SLO, without simulation.
+
+    Parameters
+    ----------
+    cluster : Cluster
+        Pools and link.
+    workload : Workload
+        Rate and lengths.
+    slo : SLO
+        Objectives.
+    objective : {"p95", "slo", "mean", "goodput"}
+        What to optimise.
+    binding : {"auto", "dispatch", "late"}
+        When requests are bound to an instance.
+    order : {"auto", "fcfs", "spf", "aged"}
+        Order of the prefill queue.
+
+    Returns
+    -------
+    Plan
+        Every plan has a rule for dispatch; one that binds late has the pull rule too.
+
+    Raises
+    ------
+    InfeasibleError
+        When stage 1 has no solution, or an SLO is below what the empty cluster does.
+    InputError
+        When an option is unknown.
+    """
+    _check_choice("objective", objective, ("p95", "slo", "mean", "goodput"))
+    _check_choice("binding", binding, ("auto", "dispatch", "late"))
+    _check_choice("order", order, ("auto", "fcfs", "spf", "aged"))
+    split = static_split(cluster, workload, slo)
+    chosen_binding, chosen_order = _choose(binding, order)
+    dispatch_order: Order = "fcfs" if order == "auto" else order
+    at_dispatch = threshold_rule(cluster, workload, slo, split, "dispatch", dispatch_order)
+    late = replace(at_dispatch, binding="late", order=chosen_order) if chosen_binding == "late" else None
+    return _assemble(cluster, workload, slo, objective, split, at_dispatch, late)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(name, repr(value), f"one of {', '.join(choices)}", f"e.g. {name}={choices[0]!r}")
+
+
+def _choose(binding: str, order: str) -> tuple[Binding, Order]:
+    """Return binding and order where "auto" leaves them open: late, shortest prefill first."""
+    chosen: Binding = "dispatch" if binding == "dispatch" else "late"
+    if order != "auto":
+        return chosen, order  # type: ignore[return-value]  # checked by the caller
+    return chosen, "spf" if chosen == "late" else "fcfs"
+
+
+def _assemble(
+    cluster: Cluster,
+    workload: WorkloadLike,
+    slo: SLO,
+    objective: Objective,
+    split: StaticSplit,
+    at_dispatch: ThresholdRule,
+    late: ThresholdRule | None,
+) -> Plan:
+    from qmodel import __version__
+
+    return Plan(
+        qmodel_version=__version__,
+        objective=objective,
+        slo=slo,
+        cluster=_cluster_summary(cluster),
+        workload=_workload_summary(cluster, workload),
+        split=_split_summary(split),
+        shadow_prices=shadow_prices(cluster, workload, slo, split, at_dispatch.chunks),
+        constants=_constants(split, at_dispatch),
+        dispatch_rule=at_dispatch,
+        late_rule=late,
+        thresholds=_threshold_table(at_dispatch, split),
+        chunk_table=_chunk_table(cluster.decode_calibrations[0], at_dispatch),
+        predicted=_static_prediction(split),
+        warnings=split.notes,
+    )
+
+
+def calibration_hash(calibration: Calibration) -> str:
+    """Return the sha256 of a calibration's laws and sizes, as hexadecimal text."""
+    content = {
+        "name": calibration.name,
+        "step": [repr(float(x)) for x in calibration.step.kernel_params()],
+        "prefill": [repr(float(x)) for x in calibration.prefill.kernel_params()],
+        "layers": int(calibration.layers),
+        "kv_bytes_per_token": repr(float(calibration.kv_bytes_per_token)),
+        "kv_capacity_tokens": int(calibration.kv_capacity_tokens),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _cluster_summary(cluster: Cluster) -> dict[str, Any]:
+    names = (
+        "max_num_batched_tokens", "max_num_seqs", "bandwidth_gb_s", "efficiency", "transfer_fixed_s", "link_sharing",
+        "pipelined_transfer", "packing", "first_token",
+    )  # fmt: skip
+    return {
+        "name": cluster.name,
+        "prefill": cluster.prefill_count,
+        "decode": cluster.decode_count,
+        "model": cluster.calibration.model,
+        "gpu": cluster.calibration.gpu,
+        "tp": int(cluster.calibration.tp),
+        **{name: getattr(cluster, name) for name in names},
+        "calibrations": [
+            {"pool": pool, "name": calibration.name, "sha256": calibration_hash(calibration)}
+            for pool, calibrations in (
+                ("prefill", cluster.prefill_calibrations),
+                ("decode", cluster.decode_calibrations),
+            )
+            for calibration in dict.fromkeys(calibrations)
+        ],
+    }
+
+
+def _workload_summary(cluster: Cluster, workload: WorkloadLike) -> dict[str, Any]:
+    prompt, output, cached, weights = (np.asarray(x, dtype=float) for x in workload.lengths())
+    work = float(np.sum(weights * np.asarray(cluster.work_s(prompt, cached))) / np.sum(weights))
+    return {
+        "name": getattr(workload, "name", "unnamed"),
+        "fingerprint": getattr(workload, "fingerprint", ""),
+        "rate_per_s": float(workload.rate_per_s),
+        "load": workload.rate_per_s * work / cluster.prefill_count,
+        "mean_prompt_tokens": float(np.sum(weights * prompt) / np.sum(weights)),
+        "mean_output_tokens": float(np.sum(weights * output) / np.sum(weights)),
+        "model": workload.model() if hasattr(workload, "model") else {},
+    }
+
+
+def _split_summary(split: StaticSplit) -> dict[str, Any]:
+    law = split.problem.bins
+    columns = {
+        "prompt_tokens": law.upper_tokens,
+        "share_of_requests": law.rate_per_s / np.sum(law.rate_per_s),
+        "kept": split.kept,
+        "prefill_s": law.work_s,
+        "transfer_s": law.transfer_s,
+        "host_s": split.problem.host_s,
+    }
+    rows = [dict(zip(columns, map(float, row), strict=True)) for row in zip(*columns.values(), strict=True)]
+    return {
+        "bins": rows,
+        "deflected_share": split.deflected_share,
+        "load_prefill": split.load_prefill,
+        "load_decode": split.load_decode,
+        "wait_prefill_s": split.wait_prefill_s,
+        "wait_decode_s": split.wait_decode_s,
+        "cost_requests": split.cost,
+        "duals": dict(split.duals),
+        "binding": list(split.binding),
+        "decode_batch": split.problem.state.batch,
+        "decode_context_tokens": split.problem.state.context_tokens,
+        "decode_step_s": split.problem.state.step_s,
+    }
+
+
+def _constants(split: StaticSplit, rule: ThresholdRule) -> dict[str, float]:
+    return {
+        "price_prefill_per_s": rule.price_prefill_per_s,
+        "price_decode_per_s": rule.price_decode_per_s,
+        "rate_prefill_per_s": split.rate_prefill_per_s,
+        "rate_decode_per_s": split.rate_decode_per_s,
+        "load_prefill": split.load_prefill,
+        "load_decode": split.load_decode,
+    }
+
+
+def _threshold_table(rule: ThresholdRule, split: StaticSplit) -> dict[str, Any]:
+    state = split.problem.state
+    tokens = [t for t in _TABLE_TOKENS if t <= rule.lengths[-1]]
+    theta = thresholds_s(
+        rule, np.array(tokens)[:, None], np.array(_TABLE_BACKLOG_S)[None, :], state.batch, state.context_tokens
+    )
+    return {
+        "prompt_tokens": tokens,
+        "decode_backlog_s": list(_TABLE_BACKLOG_S),
+        "batch": state.batch,
+        "context_tokens": state.context_tokens,
+        "threshold_s": theta.tolist(),
+    }
+
+
+def _chunk_table(calibration: Calibration, rule: ThresholdRule) -> dict[str, Any]:
+    done = np.array([d for d in _CHUNK_DONE if d <= rule.lengths[-1]], dtype=float)
+    chunk = safe_chunks(
+        calibration,
+        rule.batches[:, None, None],
+        rule.contexts[None, :, None],
+        done[None, None, :],
+        rule.tbt_limit_s,
+        rule.chunks,
+    )
+    return {
+        "batches": rule.batches.tolist(),
+        "contexts": rule.contexts.tolist(),
+        "done": done.tolist(),
+        "chunk_tokens": chunk.tolist(),
+    }
+
+
+def _static_prediction(split: StaticSplit) -> dict[str, Any]:
+    """Return what stage 1 says of the static split: an upper estimate, since thresholds see the backlog."""
+    rate = float(np.sum(split.problem.bins.rate_per_s))
+    return {
+        "method": "static split, M/G/1 pools",
+        "metrics": {"mean_time_to_prefill_end_s": split.cost / rate, "deflected_share": split.deflected_share},
+        "error_estimate": {},
+    }

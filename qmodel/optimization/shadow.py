@@ -1,0 +1,92 @@
+"""Shadow prices: what one more instance, gigabyte per second or millisecond is worth, from the duals of stage 1."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from qmodel.optimization.bins import WorkloadLike, prompt_bins
+from qmodel.optimization.split import ROW_NAMES, SplitProblem, StaticSplit, outer_search, split_problem
+from qmodel.scenario import SLO, Cluster
+from qmodel.scenario.plan import ShadowPrice
+
+__all__ = ["shadow_prices"]
+
+# Relative step of the one-sided derivatives; the data are smooth in instances and bandwidth.
+_STEP = 1e-3
+_NOTHING_S = 1e-6
+
+
+def shadow_prices(
+    cluster: Cluster, workload: WorkloadLike, slo: SLO, split: StaticSplit, chunks: tuple[int, ...]
+) -> tuple[ShadowPrice, ...]:
+    """Return what more of each resource is worth in mean TTFT; *exact* derivatives by the envelope theorem.
+
+    At the optimum the cost changes with the data as the Lagrangian does at fixed shares, waits and duals:
+    dJ = d( objective + duals @ (rows @ z - limits) ).
+
+    Parameters
+    ----------
+    cluster : Cluster
+        Pools and link.
+    workload : Workload
+        Rate and lengths.
+    slo : SLO
+        Limits.
+    split : StaticSplit
+        Stage 1.
+    chunks : tuple of int
+        Candidate chunks [tokens].
+
+    Returns
+    -------
+    tuple of ShadowPrice
+        Per prefill instance, decode instance, GB/s of bandwidth, and 10 ms of TBT SLO (a finite step: chunk sizes
+        are discrete).
+    """
+    base = split.problem
+    count = float(np.sum(base.bins.rate_per_s))
+
+    def problem(changed: Cluster, limits: SLO = slo, decode: float | None = None) -> SplitProblem:
+        law = prompt_bins(changed, workload, len(base.bins))
+        return split_problem(changed, law, workload, limits, chunks, base.slowdown, decode)
+
+    now = problem(cluster)
+    bandwidth, d = cluster.bandwidth_gb_s, base.decode
+    faster = problem(cluster.with_(bandwidth_gb_s=bandwidth * (1 + _STEP)))
+    wider = problem(cluster, decode=d * (1 + _STEP))
+    more = replace(now, prefill=base.prefill * (1 + _STEP))
+    worth = {
+        ("prefill instance", "instance"): _saved(split, now, more) / (_STEP * base.prefill),
+        ("decode instance", "instance"): _saved(split, now, wider) / (_STEP * d),
+        ("bandwidth", "GB/s"): _saved(split, now, faster) / (_STEP * bandwidth),
+        ("TBT SLO", "10 ms"): _looser(split, problem(cluster, replace(slo, tbt_s=slo.tbt_s + 0.010))),
+    }
+    return tuple(
+        ShadowPrice(resource=name, unit=unit, mean_ttft_s=value / count, sentence=_sentence(name, unit, value / count))
+        for (name, unit), value in worth.items()
+    )
+
+
+def _saved(split: StaticSplit, now: SplitProblem, changed: SplitProblem) -> float:
+    """Return the fall of the Lagrangian between two sets of data at the split's shares, waits and duals."""
+    duals = np.array([split.duals[name] for name in ROW_NAMES])
+    at = split.kept, duals, split.wait_prefill_s, split.wait_decode_s
+    return now.lagrangian(*at) - changed.lagrangian(*at)
+
+
+def _looser(split: StaticSplit, changed: SplitProblem) -> float:
+    """Return the fall of the cost when solved again: chunk sizes are discrete, so there is no derivative."""
+    (wP, wD), solution, _ = outer_search(changed, "CLARABEL", split.kept)
+    program, constant = changed.program(wP, wD)
+    return max(split.cost - constant - float(program.cost @ solution.z), 0.0)
+
+
+def _sentence(name: str, unit: str, seconds: float) -> str:
+    what = {"bandwidth": "One more GB/s of bandwidth per GPU", "TBT SLO": "A TBT SLO 10 ms longer"}
+    subject = what.get(name, f"One more {name}")
+    if abs(seconds) < _NOTHING_S:
+        return f"{subject} would not change the mean TTFT at this load."
+    verb = "save" if seconds > 0 else "cost"
+    return f"{subject} would {verb} about {abs(seconds) * 1e3:.3g} ms of mean TTFT per request, at the margin."

@@ -1,0 +1,305 @@
+"""Stage 2, closed-form thresholds: one step of policy improvement on the static split."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from qmodel.laws import Calibration
+from qmodel.optimization.bins import WorkloadLike, transfer_part_s
+from qmodel.optimization.chunks import CHUNKS, NO_SCHEDULE_S, chunk_schedule
+from qmodel.optimization.split import StaticSplit
+from qmodel.policies.rule import Binding, Order, ThresholdRule
+from qmodel.scenario import SLO, Cluster
+
+__all__ = [
+    "backlog_price_per_s",
+    "host_tables",
+    "table_lengths",
+    "threshold_rule",
+    "threshold_s",
+    "thresholds_s",
+]
+
+FloatArray = npt.NDArray[np.float64]
+
+# Grid of the tables: about a third of an octave in length, and 12 decode batches and contexts.
+_LENGTHS = 40
+_BATCHES = (0, 1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+_CONTEXTS = 12
+# Most deflected prompt tokens that wait at a decode instance under late binding (prototype's value).
+MAX_WAITING_TOKENS = 2000
+AGEING_PER_S = 0.1
+
+
+def backlog_price_per_s(rate_per_s: float, load: float) -> float:
+    """Return g = lam/(2*(1 - rho)), the relative value of backlog squared in M/G/1 FCFS; *exact* for Poisson arrivals.
+
+    v(w) = lam*w^2/(2*(1 - rho)) (Hyytia, Penttinen, Aalto, EJOR 217, 2012), so admitting work s at backlog w costs
+    a(w, s) = w + s + g*((w + s)^2 - w^2).
+
+    Parameters
+    ----------
+    rate_per_s : float
+        lam, arrivals to the instance [1/s].
+    load : float
+        rho of the instance, < 1.
+
+    Returns
+    -------
+    float
+        g [1/s].
+
+    Examples
+    --------
+    >>> backlog_price_per_s(5.0, 0.5)
+    5.0
+    """
+    return rate_per_s / (2.0 * (1.0 - load))
+
+
+def threshold_s(
+    s: npt.ArrayLike,
+    x: npt.ArrayLike,
+    h: npt.ArrayLike,
+    v: npt.ArrayLike,
+    price_prefill_per_s: float,
+    price_decode_per_s: float,
+    harm_s: npt.ArrayLike = 0.0,
+) -> FloatArray:
+    """Return theta, the prefill backlog above which a prompt is deflected; *exact* solution of a_P + x = a_D + harm.
+
+    theta = (v + h + g_D*(2*v*h + h^2) + harm - s - x - g_P*s^2) / (1 + 2*g_P*s)
+
+    Parameters
+    ----------
+    s, x, h : array_like
+        Prefill work, transfer and host time of the prompt [s].
+    v : array_like
+        Deflected work that waits at the decode instance [s].
+    price_prefill_per_s, price_decode_per_s : float
+        g_P and g_D [1/s].
+    harm_s : array_like
+        Weighted delay of the residents [s].
+
+    Returns
+    -------
+    ndarray
+        theta [s]; below 0 the prompt is always deflected.
+
+    Examples
+    --------
+    >>> float(threshold_s(0.1, 0.0, 0.3, 0.0, 0.0, 0.0)).__round__(3)
+    0.2
+    """
+    s, x, h, v = (np.asarray(value, dtype=float) for value in (s, x, h, v))
+    g_P, g_D = price_prefill_per_s, price_decode_per_s
+    decode = v + h + g_D * (2 * v * h + h**2) + np.asarray(harm_s, dtype=float)
+    return np.asarray((decode - s - x - g_P * s**2) / (1 + 2 * g_P * s))
+
+
+def table_lengths(longest_tokens: float, budget: int) -> FloatArray:
+    """Return the prompt lengths of the tables [tokens]: geometric from 16, with the budget among them.
+
+    Parameters
+    ----------
+    longest_tokens : float
+        Longest prompt to cover [tokens].
+    budget : int
+        Token budget of a prefill step, where the laws have a kink.
+
+    Returns
+    -------
+    ndarray
+        Increasing whole numbers.
+    """
+    top = max(float(longest_tokens), 4.0 * budget)
+    grid = np.geomspace(16.0, top, _LENGTHS)
+    return np.unique(np.concatenate([[1.0], np.round(grid), [float(budget)]]))
+
+
+def table_states(calibration: Calibration, max_num_seqs: int) -> tuple[FloatArray, FloatArray]:
+    """Return the decode batches and contexts [tokens] of the tables.
+
+    Parameters
+    ----------
+    calibration : Calibration
+        Gives the KV capacity.
+    max_num_seqs : int
+        Largest batch.
+
+    Returns
+    -------
+    tuple of ndarray
+        Batches and contexts, both from 0.
+    """
+    batches = np.unique([b for b in _BATCHES if b < max_num_seqs] + [max_num_seqs]).astype(float)
+    capacity = float(calibration.kv_capacity_tokens)
+    contexts = np.concatenate([[0.0], np.round(np.geomspace(min(4000.0, capacity / 4), capacity, _CONTEXTS - 1))])
+    return batches, contexts
+
+
+def host_tables(
+    calibration: Calibration,
+    lengths: FloatArray,
+    batches: FloatArray,
+    contexts: FloatArray,
+    slo: SLO,
+    chunks: tuple[int, ...] = CHUNKS,
+) -> tuple[FloatArray, FloatArray]:
+    """Return host time and harm of every prompt length at every decode state; *exact* at the grid points.
+
+    Parameters
+    ----------
+    calibration : Calibration
+        Laws of the decode instance.
+    lengths : ndarray, shape (n_L,)
+        Prompt lengths [tokens].
+    batches, contexts : ndarray, shape (n_B,) and (n_K,)
+        Decode batches and contexts [tokens].
+    slo : SLO
+        `tbt_s` bounds each step.
+    chunks : tuple of int
+        Candidate chunks [tokens], largest first.
+
+    Returns
+    -------
+    tuple of ndarray
+        host_s and harm_s, shape (n_L, n_B, n_K).
+    """
+    B, K = (grid.ravel() for grid in np.meshgrid(batches, contexts, indexing="ij"))
+    schedule = chunk_schedule(calibration, lengths, B, K, slo.tbt_s, chunks)
+    shape = (len(lengths), len(batches), len(contexts))
+    return schedule.host_s.reshape(shape), schedule.harm_s.reshape(shape)
+
+
+def threshold_rule(
+    cluster: Cluster,
+    workload: WorkloadLike,
+    slo: SLO,
+    split: StaticSplit,
+    binding: Binding = "dispatch",
+    order: Order = "fcfs",
+    *,
+    chunks: tuple[int, ...] = CHUNKS,
+    harm_weight: float = 0.0,
+) -> ThresholdRule:
+    """Return the deflection rule that one step of policy improvement on the static split gives.
+
+    Parameters
+    ----------
+    cluster : Cluster
+        Pools and link.
+    workload : Workload
+        Gives the longest prompt.
+    slo : SLO
+        `tbt_s` bounds each hosted step.
+    split : StaticSplit
+        Stage 1.
+    binding : {"dispatch", "late"}
+        When the decision is taken.
+    order : {"fcfs", "spf", "aged"}
+        Order of the prefill queue.
+    chunks : tuple of int
+        Candidate chunks [tokens], largest first.
+    harm_weight : float
+        c_R, what a second of delay of one resident is worth in seconds of TTFT.
+
+    Returns
+    -------
+    ThresholdRule
+        Prices and tables.
+    """
+    calibration = cluster.decode_calibrations[0]
+    longest = float(np.max(np.asarray(workload.lengths()[0], dtype=float)))
+    lengths = table_lengths(longest, cluster.max_num_batched_tokens)
+    batches, contexts = table_states(calibration, cluster.max_num_seqs)
+    host, harm = host_tables(calibration, lengths, batches, contexts, slo, chunks)
+    return ThresholdRule(
+        binding=binding,
+        order=order,
+        price_prefill_per_s=backlog_price_per_s(split.rate_prefill_per_s, split.load_prefill),
+        price_decode_per_s=backlog_price_per_s(split.rate_decode_per_s, split.load_decode),
+        harm_weight=harm_weight,
+        chunks=chunks,
+        tbt_limit_s=slo.tbt_s,
+        max_waiting_tokens=MAX_WAITING_TOKENS,
+        ageing_per_s=AGEING_PER_S,
+        lengths=lengths,
+        batches=batches,
+        contexts=contexts,
+        work_s=np.asarray(cluster.work_s(lengths)),
+        execution_s=np.asarray(cluster.execution_s(lengths)),
+        transfer_s=transfer_part_s(cluster, lengths),
+        host_s=host,
+        harm_s=harm,
+    )
+
+
+def thresholds_s(
+    rule: ThresholdRule,
+    prompt_tokens: npt.ArrayLike,
+    decode_backlog_s: npt.ArrayLike,
+    batch: float,
+    context_tokens: float,
+) -> FloatArray:
+    """Return theta(L, v) at one decode state, from the rule's tables by linear interpolation.
+
+    Parameters
+    ----------
+    rule : ThresholdRule
+        Prices and tables.
+    prompt_tokens : array_like
+        Prompt lengths L [tokens].
+    decode_backlog_s : array_like
+        Deflected work v that waits at the decode instance [s]; broadcasts with `prompt_tokens`.
+    batch, context_tokens : float
+        Decode state B and K [tokens].
+
+    Returns
+    -------
+    ndarray
+        theta [s]: seconds of prefill backlog above which the prompt is deflected; inf where no chunk is TBT-safe.
+    """
+    L, v = np.broadcast_arrays(np.asarray(prompt_tokens, dtype=float), np.asarray(decode_backlog_s, dtype=float))
+    s, x = (_along_lengths(rule, table, L) for table in (rule.work_s, rule.transfer_s))
+    h, harm = (_along_lengths(rule, at_state(rule, t, batch, context_tokens), L) for t in (rule.host_s, rule.harm_s))
+    theta = threshold_s(s, x, h, v, rule.price_prefill_per_s, rule.price_decode_per_s, rule.harm_weight * harm)
+    return np.where(h >= NO_SCHEDULE_S / 2, np.inf, theta)
+
+
+def at_state(rule: ThresholdRule, table: FloatArray, batch: float, context_tokens: float) -> FloatArray:
+    """Return a table's column at one decode state, bilinear and clamped at its edges; shape (n_L,).
+
+    Parameters
+    ----------
+    rule : ThresholdRule
+        Gives the grid.
+    table : ndarray, shape (n_L, n_B, n_K)
+        `host_s` or `harm_s`.
+    batch, context_tokens : float
+        Decode state B and K [tokens].
+
+    Returns
+    -------
+    ndarray
+        One value per prompt length.
+    """
+    i, f = _cell(rule.batches, batch)
+    j, g = _cell(rule.contexts, context_tokens)
+    low = (1 - g) * table[:, i, j] + g * table[:, i, j + 1]
+    high = (1 - g) * table[:, i + 1, j] + g * table[:, i + 1, j + 1]
+    return np.asarray((1 - f) * low + f * high)
+
+
+def _cell(grid: FloatArray, value: float) -> tuple[int, float]:
+    i = int(np.clip(np.searchsorted(grid, value, side="right") - 1, 0, len(grid) - 2))
+    return i, float(np.clip((value - grid[i]) / (grid[i + 1] - grid[i]), 0.0, 1.0))
+
+
+def _along_lengths(rule: ThresholdRule, column: FloatArray, L: FloatArray) -> FloatArray:
+    """Interpolate linearly in length; beyond the last length extrapolate its slope."""
+    grid = rule.lengths
+    i = np.clip(np.searchsorted(grid, L, side="right") - 1, 0, len(grid) - 2)
+    f = (L - grid[i]) / (grid[i + 1] - grid[i])
+    return np.asarray(column[i] + f * (column[i + 1] - column[i]))
