@@ -27,7 +27,7 @@ Column = Annotated[list[NotNegative], Field(min_length=2)]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
 
 class _Slo(_Strict):
@@ -37,7 +37,7 @@ class _Slo(_Strict):
 
 
 class _Cluster(BaseModel):
-    model_config = ConfigDict(extra="allow", allow_inf_nan=False, frozen=True)
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False, frozen=True)
 
     name: str
     prefill: Annotated[int, Field(ge=1)]
@@ -49,7 +49,7 @@ class _Cluster(BaseModel):
 
 
 class _Workload(BaseModel):
-    model_config = ConfigDict(extra="allow", allow_inf_nan=False, frozen=True)
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False, frozen=True)
 
     name: str
     fingerprint: str
@@ -75,7 +75,7 @@ class _Bin(_Strict):
 
 
 class _Split(BaseModel):
-    model_config = ConfigDict(extra="allow", allow_inf_nan=False, frozen=True)
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False, frozen=True)
 
     bins: Annotated[list[_Bin], Field(min_length=1)]
     duals: dict[str, NotNegative]
@@ -213,12 +213,12 @@ def load_plan(path: str | Path) -> Plan:
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise InputError(f"schema version of '{file}'", version, f"<= {SCHEMA_VERSION}", "upgrade qmodel")
     try:
-        checked = _PlanFile.model_validate(data)
+        _PlanFile.model_validate(data)
     except ValidationError as bad:
         first = bad.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the whole file"
         raise InputError(f"plan file '{file}'", f"wrong at {where}", first["msg"], "derive the plan again") from None
-    return _as_plan(checked)
+    return _as_plan(data)
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -235,15 +235,14 @@ def _read(file: Path) -> dict[str, Any]:
     return data
 
 
-def _as_plan(checked: _PlanFile) -> Plan:
-    data = checked.model_dump()
-    shared = {
+def _as_plan(data: dict[str, Any]) -> Plan:
+    shared: dict[str, Any] = {
         name: np.array(value, dtype=np.float64) if isinstance(value, list) else value
         for name, value in data["tables"].items()
     }
     shared["chunks"] = tuple(int(c) for c in data["tables"]["chunks"])
     late = data["late_rule"]
-    table = data["threshold_table"]
+    table = dict(data["threshold_table"])
     table["threshold_s"] = [[np.inf if t is None else t for t in row] for row in table["threshold_s"]]
     return Plan(
         qmodel_version=data["qmodel_version"],
@@ -251,7 +250,7 @@ def _as_plan(checked: _PlanFile) -> Plan:
         slo=SLO(**data["inputs"]["slo"]),
         cluster=data["inputs"]["cluster"],
         workload=data["inputs"]["workload"],
-        options=data["inputs"]["options"],
+        options=data["inputs"].get("options", {}),
         split=data["split"],
         shadow_prices=tuple(ShadowPrice(**price) for price in data["shadow_prices"]),
         constants=data["constants"],
@@ -269,5 +268,3 @@ def _as_plan(checked: _PlanFile) -> Plan:
 def rule_fields() -> set[str]:
     """Return the fields of a rule that plan files carry, for the test that none is forgotten."""
     return set(_Rule.model_fields) | set(_Tables.model_fields)
-
-

@@ -35,6 +35,7 @@ _NO_TARGET_S = 1e4
 _STATE_ROUNDS = 3
 _STATE_TOLERANCE = 0.02
 _DESCENT_ROUNDS = 6
+_FLIP_ROUNDS = 60
 # Share of decode time that hosted chunks may add before the fixed point of the decode state stops following them.
 _MOST_HOSTED = 0.8
 
@@ -325,27 +326,47 @@ def split_problem(
     )
 
 
-def _nested_start(problem: SplitProblem) -> FloatArray:
-    """Return the best split of the nested family that deflects bins in order of s_b/h_b (the knapsack order)."""
-    order = np.argsort(problem.host_s / problem.bins.work_s, kind="stable")
-    order = order[problem.safe[order]]
-    n, parts = len(order), 8
-    z = np.ones((n * parts + 1, len(problem.bins)))
-    for j in range(1, n * parts + 1):
-        full, rest = divmod(j, parts)
-        z[j, order[:full]] = 0.0
-        if rest:
-            z[j, order[full]] = 1 - rest / parts
-    cost = problem.cost(z)
-    if not np.isfinite(cost).any():
-        return np.asarray(z[-1])
-    return np.asarray(z[int(np.argmin(cost))])
+def _local_search(problem: SplitProblem, z: FloatArray) -> FloatArray:
+    """Improve whole shares by flipping one bin, or two at once, while that lowers the cost."""
+    free = np.flatnonzero(problem.safe)
+    one = np.eye(len(problem.bins))[free]
+    left, right = np.triu_indices(len(free), 1)
+    flips = np.concatenate([one, one[left] + one[right]]) > 0
+    best = float(problem.cost(z))
+    for _ in range(_FLIP_ROUNDS):
+        tried = np.where(flips, 1 - z, z)
+        costs = problem.cost(tried)
+        at = int(np.argmin(costs))
+        if not costs[at] < best * (1 - 1e-9):
+            break
+        z, best = tried[at], float(costs[at])
+    return z
+
+
+def _start(problem: SplitProblem) -> FloatArray:
+    """Return a good split in whole bins: nested families in order of s_b/h_b and of length, then local search."""
+    free = np.flatnonzero(problem.safe)
+    if not len(free):
+        return np.ones(len(problem.bins))
+    ratio = problem.host_s[free] / problem.bins.work_s[free]
+    orders = (free[np.argsort(ratio, kind="stable")], free, free[::-1])
+    found = []
+    for order in orders:
+        rank = np.full(len(problem.bins), len(free))
+        rank[order] = np.arange(len(free))
+        family = (rank[None, :] >= np.arange(len(free) + 1)[:, None]).astype(float)
+        costs = problem.cost(family)
+        if np.isfinite(costs).any():
+            found.append(_local_search(problem, family[int(np.argmin(costs))]))
+    if not found:
+        return np.ones(len(problem.bins))
+    return min(found, key=lambda z: float(problem.cost(z)))
 
 
 def outer_search(
     problem: SplitProblem, solver: str, warm: FloatArray | None
 ) -> tuple[tuple[float, float], LinearSolution, int]:
-    """Return the best target waits and the solution there: tightening from the nested start, then a compass search.
+    """Return the best target waits and the solution there: tightening from a good start, then a compass search.
 
     Parameters
     ----------
@@ -354,14 +375,14 @@ def outer_search(
     solver : str
         cvxpy solver tried first.
     warm : ndarray, optional
-        Shares to start from, where they beat the nested family.
+        Shares to start from, where they are better than the search's own start.
 
     Returns
     -------
     tuple
         (w_P, w_D), the solution, and the number of programs solved.
     """
-    start = _nested_start(problem)
+    start = _start(problem)
     if warm is not None and problem.cost(warm) < problem.cost(start):
         start = warm
     wP, wD = (_finite_wait(w) for w in problem.waits_s(start))
@@ -386,7 +407,7 @@ def outer_search(
 
     if not attempt(wP * 1.001, wD * 1.001) and best is None:
         attempt(_NO_TARGET_S, _NO_TARGET_S)
-    factor = 1.5
+    factor = 1.25
     for _ in range(_DESCENT_ROUNDS):
         assert best is not None
         wP, wD = best[1]
