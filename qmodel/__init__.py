@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from qmodel.errors import QModelError
     from qmodel.io.calibrations import list_calibrations, load_calibration
     from qmodel.laws import Calibration
-    from qmodel.optimization.plan import Plan
+    from qmodel.scenario.plan import Plan
     from qmodel.scenario import SLO, Cluster, Workload
     from qmodel.simulation import SimulationResult, simulate
     from qmodel.studies import calibrate, compare, derive_thresholds
@@ -26,7 +26,7 @@ _HOME = {
     "Calibration": "laws",
     "Cluster": "scenario",
     "Comparison": "studies.comparison",
-    "Plan": "optimization.plan",
+    "Plan": "scenario.plan",
     "Prediction": "system",
     "QModelError": "errors",
     "SLO": "scenario",
