@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from qmodel.errors import QModelError
     from qmodel.io.calibrations import list_calibrations, load_calibration
     from qmodel.laws import Calibration
-    from qmodel.scenario.plan import Plan
     from qmodel.scenario import SLO, Cluster, Workload
+    from qmodel.scenario.plan import Plan
     from qmodel.simulation import SimulationResult, simulate
     from qmodel.studies import calibrate, compare, derive_thresholds
     from qmodel.studies.comparison import Comparison
