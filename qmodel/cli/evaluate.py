@@ -47,7 +47,7 @@ def predict(scenario: dict[str, Any], policy: PolicyOption = "none", json: JsonO
     Example: qmodel predict --model deepseek-v2-lite --workload azure-conv --load 0.7
     """
     inputs, chosen = _open(scenario, policy)
-    from qmodel.studies.comparison import measure
+    from qmodel.studies.metrics import measure
     from qmodel.system import predict as run
 
     prediction = run(inputs.cluster, inputs.workload, inputs.slo, chosen)
@@ -86,7 +86,7 @@ def simulate(
         check_table_target(per_request)
     inputs, chosen = _open(scenario, policy)
     from qmodel.simulation import simulate as run
-    from qmodel.studies.comparison import measure
+    from qmodel.studies.metrics import measure
 
     count = requests if requests is not None else _planned_requests(chosen)
     result = run(inputs.cluster, inputs.workload, inputs.slo, chosen, seed=seed, requests=count)

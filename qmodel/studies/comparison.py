@@ -4,76 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qmodel.errors import InputError
 from qmodel.simulation import SimulationResult, simulate
 from qmodel.simulation.statistics import mean_interval
+from qmodel.studies.metrics import measure
 
 if TYPE_CHECKING:
     from qmodel.scenario import SLO, Cluster, Requests, Workload
 
-__all__ = ["METRICS", "PARTS", "Comparison", "compare", "measure"]
-
-METRICS = (
-    "p50_ttft_s",
-    "p95_ttft_s",
-    "p99_ttft_s",
-    "p99_tbt_s",
-    "ttft_attainment",
-    "tbt_attainment",
-    "slo_attainment",
-    "deflected_share",
-)
-PARTS = ("queue", "prefill", "transfer", "admission", "first_step")
+__all__ = ["Comparison", "Progress", "compare"]
 
 Progress = Callable[[str, int, int], None]
-
-
-class Outcome(Protocol):
-    """What predictions and simulations share."""
-
-    def ttft_s(self, q: float) -> float: ...
-    def tbt_s(self, q: float) -> float: ...
-    def breakdown(self, q: float) -> Mapping[str, float]: ...
-    @property
-    def ttft_attainment(self) -> float: ...
-    @property
-    def tbt_attainment(self) -> float: ...
-    @property
-    def slo_attainment(self) -> float: ...
-    @property
-    def deflected_share(self) -> float: ...
-
-
-def measure(outcome: Outcome) -> dict[str, float]:
-    """Return the metrics and the parts of P95 TTFT of a prediction or a simulation.
-
-    Parameters
-    ----------
-    outcome : Prediction or SimulationResult
-        Anything with the shared methods.
-
-    Returns
-    -------
-    dict
-        `METRICS` (times in seconds, shares in [0, 1]) and ``p95_<part>_s`` for each of `PARTS`.
-    """
-    numbers = {
-        "p50_ttft_s": outcome.ttft_s(0.50),
-        "p95_ttft_s": outcome.ttft_s(0.95),
-        "p99_ttft_s": outcome.ttft_s(0.99),
-        "p99_tbt_s": outcome.tbt_s(0.99),
-        "ttft_attainment": outcome.ttft_attainment,
-        "tbt_attainment": outcome.tbt_attainment,
-        "slo_attainment": outcome.slo_attainment,
-        "deflected_share": outcome.deflected_share,
-    }
-    parts = outcome.breakdown(0.95)
-    numbers |= {f"p95_{part}_s": parts[part] for part in PARTS}
-    return {name: float(value) for name, value in numbers.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from qmodel.errors import InputError
 from qmodel.policies.rule import Binding, Order
-from qmodel.studies.comparison import Comparison, Progress, compare, measure
+from qmodel.studies.comparison import Comparison, Progress, compare
+from qmodel.studies.metrics import measure
 
 if TYPE_CHECKING:
     from qmodel.optimization.plan import Plan

@@ -1,0 +1,77 @@
+"""The metrics that every prediction and simulation is reported by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+__all__ = ["METRICS", "PARTS", "Outcome", "measure"]
+
+METRICS = (
+    "p50_ttft_s",
+    "p95_ttft_s",
+    "p99_ttft_s",
+    "p99_tbt_s",
+    "ttft_attainment",
+    "tbt_attainment",
+    "slo_attainment",
+    "deflected_share",
+)
+PARTS = ("queue", "prefill", "transfer", "admission", "first_step")
+
+
+class Outcome(Protocol):
+    """What predictions and simulations share."""
+
+    def ttft_s(self, q: float) -> float:
+        """Return a quantile of TTFT [s]."""
+
+    def tbt_s(self, q: float) -> float:
+        """Return a quantile of TBT by token [s]."""
+
+    def breakdown(self, q: float) -> Mapping[str, float]:
+        """Return the mean of each part of TTFT [s] among the requests near a quantile."""
+
+    @property
+    def ttft_attainment(self) -> float:
+        """Share of requests within the TTFT SLO."""
+
+    @property
+    def tbt_attainment(self) -> float:
+        """Share of requests with every TBT within the SLO."""
+
+    @property
+    def slo_attainment(self) -> float:
+        """Share of requests that meet both."""
+
+    @property
+    def deflected_share(self) -> float:
+        """Share of requests whose prefill ran on a decode instance."""
+
+
+def measure(outcome: Outcome) -> dict[str, float]:
+    """Return the metrics and the parts of P95 TTFT of a prediction or a simulation.
+
+    Parameters
+    ----------
+    outcome : Prediction or SimulationResult
+        Anything with the shared methods.
+
+    Returns
+    -------
+    dict
+        `METRICS` (times in seconds, shares in [0, 1]) and ``p95_<part>_s`` for each of `PARTS`.
+    """
+    numbers = {
+        "p50_ttft_s": outcome.ttft_s(0.50),
+        "p95_ttft_s": outcome.ttft_s(0.95),
+        "p99_ttft_s": outcome.ttft_s(0.99),
+        "p99_tbt_s": outcome.tbt_s(0.99),
+        "ttft_attainment": outcome.ttft_attainment,
+        "tbt_attainment": outcome.tbt_attainment,
+        "slo_attainment": outcome.slo_attainment,
+        "deflected_share": outcome.deflected_share,
+    }
+    parts = outcome.breakdown(0.95)
+    numbers |= {f"p95_{part}_s": parts[part] for part in PARTS}
+    return {name: float(value) for name, value in numbers.items()}
