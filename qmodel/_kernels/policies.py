@@ -1,0 +1,326 @@
+"""Routing decisions of the built-in policies, compiled; `qmodel.policies` holds the same rules in plain Python."""
+
+# ruff: noqa: I001 - columns are imported many to a line
+
+import numpy as np
+from numba import njit
+
+from qmodel._kernels.laws import chunked_time, law_time, schedule_time, span_steps, span_time, work_time
+from qmodel._kernels.sim_state import (
+    I_BATCH, I_HOST_TOKENS, I_HOSTING, I_REQUESTS, I_SPAN, L_COUNT, L_HEAD, R_CLASS, R_DONE, R_NEED,
+    R_NEXT, R_PROMPT, U_CAPACITY, U_CONTEXT, U_END, U_HOST_KV, U_HOST_PART, U_HOST_WAIT, U_LINK_FREE,
+    U_LINK_RATE, U_PART_WORK, U_S, U_SINCE, U_TOKENS, U_WORK, U_X, U_Y, U_Z, X_BUDGET, X_DECODE, X_PREFILL, Y_FIXED,
+    Y_KV_BYTES,
+)  # fmt: skip
+
+NONE, STATIC, KAIROS, EARLIEST, THRESHOLDS, LATE, COLOCATED, EXTERNAL = range(8)
+FCFS, SPF, AGED = range(3)
+
+# Integer parameters of a policy.
+K_KIND, K_ORDER, K_HOST_BUDGET, K_ROUTE_REQUESTS, K_DECODE_EARLY, K_WAIT, K_ROOM, K_STATIC = range(8)
+POLICY_INTS = 8
+
+# Float parameters of a policy.
+(
+    P_PRICE_PREFILL, P_PRICE_DECODE, P_HARM, P_LIMIT, P_ALPHA, P_BETA, P_AGEING, P_TOKENS, P_RATIO, P_PROMPT_TOKENS,
+    P_PREFILL_BUSY, P_DECODE_BUSY,
+) = range(12)  # fmt: skip
+POLICY_FLOATS = 12
+
+# Columns of what a router sees of a unit; the first of a prefill, then of a decode instance.
+OB_WORK, OB_TOKENS, OB_REQUESTS, OB_LINK = range(4)
+OB_HOST, OB_BATCH, OB_CONTEXT, OB_HOSTING, OB_LOAD, OB_REST, OB_STRICTEST, OB_KV = range(8)
+OBSERVED = 8
+
+
+@njit(cache=True)
+def strictest_tbt(j, classes, slo, own):
+    """Return the strictest TBT SLO [s] among an instance's residents, `own` if there are none."""
+    best = np.inf
+    for c in range(classes.shape[1]):
+        if classes[j, c] > 0 and slo[c, 1] < best:
+            best = slo[c, 1]
+    return own if best == np.inf else best
+
+
+@njit(cache=True)
+def observe_prefill(t, k, UF, UI, seen):
+    """Write what a router sees of the prefill instances at time t."""
+    for i in range(k):
+        seen[i, OB_WORK] = (
+            UF[i, U_WORK] + UF[i, U_PART_WORK] + max(0.0, UF[i, U_END] - t if UF[i, U_END] < np.inf else 0.0)
+        )
+        seen[i, OB_TOKENS] = UF[i, U_TOKENS]
+        seen[i, OB_REQUESTS] = UI[i, I_REQUESTS]
+        seen[i, OB_LINK] = UF[i, U_LINK_FREE]
+
+
+@njit(cache=True)
+def observe_decode(t, k, d, UF, UI, classes, slo, seen):
+    """Write what a router sees of the decode instances at time t; K is that of the last finished step."""
+    for j in range(d):
+        u = k + j
+        context, rest, part = UF[u, U_CONTEXT], 0.0, 0.0
+        if UF[u, U_END] < np.inf:
+            rest = UF[u, U_END] - t
+            if UI[u, I_SPAN] > 1:
+                x, s, y, z, m = UF[u, U_X], UF[u, U_S], UF[u, U_Y], UF[u, U_Z], UI[u, I_SPAN]
+                elapsed = t - UF[u, U_SINCE]
+                if elapsed > 0.0:
+                    now = span_steps(x, s, y, z, m, elapsed)
+                    context += (now - 1) * UI[u, I_BATCH]
+                    rest = span_time(x, s, y, z, now) - elapsed
+                else:
+                    rest = span_time(x, s, y, z, 1)
+            if UI[u, I_HOSTING] > 0:
+                part = rest
+        seen[u, OB_HOST] = UF[u, U_HOST_WAIT] + UF[u, U_HOST_PART] + part
+        seen[u, OB_BATCH] = UI[u, I_BATCH]
+        seen[u, OB_CONTEXT] = context
+        seen[u, OB_HOSTING] = 1.0 if UI[u, I_HOST_TOKENS] > 0 else 0.0
+        seen[u, OB_LOAD] = UI[u, I_REQUESTS]
+        seen[u, OB_REST] = rest
+        seen[u, OB_STRICTEST] = strictest_tbt(j, classes, slo, np.inf)
+        seen[u, OB_KV] = (context + UF[u, U_HOST_KV]) / UF[u, U_CAPACITY]
+
+
+@njit(cache=True)
+def bracket(grid, x):
+    """Return (i, f): grid[i] + f*(grid[i+1] - grid[i]) = x; f lies outside [0, 1] beyond the grid."""
+    n = len(grid)
+    if n == 1:
+        return 0, 0.0
+    low, high = 0, n - 1
+    while high - low > 1:
+        mid = (low + high) // 2
+        if grid[mid] <= x:
+            low = mid
+        else:
+            high = mid
+    return low, (x - grid[low]) / (grid[low + 1] - grid[low])
+
+
+@njit(cache=True)
+def at(values, i, f):
+    """Return the linear interpolation of a table at a bracket."""
+    if len(values) == 1:
+        return values[0]
+    return values[i] + f * (values[i + 1] - values[i])
+
+
+@njit(cache=True)
+def collapse(table, batches, contexts, B, K, out):
+    """Write the table over lengths at batch B and context K, both held to the grid."""
+    b, f = bracket(batches, B)
+    c, g = bracket(contexts, K)
+    f, g = min(1.0, max(0.0, f)), min(1.0, max(0.0, g))
+    b1, c1 = min(b + 1, len(batches) - 1), min(c + 1, len(contexts) - 1)
+    for i in range(table.shape[0]):
+        low = table[i, b, c] + f * (table[i, b1, c] - table[i, b, c])
+        high = table[i, b, c1] + f * (table[i, b1, c1] - table[i, b, c1])
+        out[i] = low + g * (high - low)
+
+
+@njit(cache=True)
+def interpolate3(table, i, f, batches, contexts, B, K):
+    """Return the table at a length's bracket (extrapolated), batch B and context K (held to the grid)."""
+    b, g = bracket(batches, B)
+    c, h = bracket(contexts, K)
+    g, h = min(1.0, max(0.0, g)), min(1.0, max(0.0, h))
+    b1, c1 = min(b + 1, len(batches) - 1), min(c + 1, len(contexts) - 1)
+    i1 = min(i + 1, table.shape[0] - 1)
+    low = _corner(table, i, b, b1, c, c1, g, h)
+    return max(0.0, low + f * (_corner(table, i1, b, b1, c, c1, g, h) - low))
+
+
+@njit(cache=True)
+def _corner(table, i, b, b1, c, c1, g, h):
+    low = table[i, b, c] + g * (table[i, b1, c] - table[i, b, c])
+    high = table[i, b, c1] + g * (table[i, b1, c1] - table[i, b, c1])
+    return low + h * (high - low)
+
+
+@njit(cache=True)
+def least(seen, start, stop, column):
+    """Return the unit with the smallest value of a column, ties to the lowest id."""
+    best = start
+    for u in range(start + 1, stop):
+        if seen[u, column] < seen[best, column]:
+            best = u
+    return best
+
+
+@njit(cache=True)
+def kairos_prefill(i, need, done, seen, mode, EC, EB, budget):
+    """Return the prefill estimate [s] of Kairos at instance i: queue wait + execution (DESIGN 4)."""
+    ahead = seen[i, OB_TOKENS]
+    if mode == 1:
+        wait = seen[i, OB_WORK]
+    else:
+        chunk = min(budget, need - done) if mode == 2 else budget
+        half = 0.5 * ahead
+        wait = ahead / chunk * law_time(EC, EB, i, 0, 0.0, chunk, chunk * (half + 0.5 * chunk), half)
+    return wait + chunked_time(EC, EB, i, need, done, budget)
+
+
+@njit(cache=True)
+def chunk_limit(PF, strictest, own):
+    """Return the longest step [s] that a hosted chunk may cause: fixed, or beta times the strictest TBT SLO."""
+    if PF[P_LIMIT] > 0.0:
+        return PF[P_LIMIT]
+    return PF[P_BETA] * (own if strictest == np.inf else strictest)
+
+
+@njit(cache=True)
+def decide_kairos(r, k, d, R, seen, slo, PK, PF, chunks, EC, EB, budget):
+    """Return (unit, host time) of Kairos' decision."""
+    need, done, c = R[r, R_NEED], R[r, R_DONE], R[r, R_CLASS]
+    best, at_prefill = 0, np.inf
+    for i in range(k):
+        estimate = kairos_prefill(i, need, done, seen, PK[K_WAIT], EC, EB, budget)
+        if estimate < at_prefill:
+            best, at_prefill = i, estimate
+    host, at_decode = -1, np.inf
+    for u in range(k, k + d):
+        if seen[u, OB_HOSTING] > 0:
+            continue
+        limit = chunk_limit(PF, seen[u, OB_STRICTEST], slo[c, 1])
+        estimate = schedule_time(EC, EB, u, int(seen[u, OB_BATCH]), seen[u, OB_CONTEXT], need, done, chunks, limit)
+        if 0.0 <= estimate < at_decode:
+            host, at_decode = u, estimate
+    if host >= 0 and at_decode <= PF[P_ALPHA] * at_prefill and at_decode <= slo[c, 0]:
+        return host, at_decode
+    return best, 0.0
+
+
+@njit(cache=True)
+def decide_earliest(t, r, k, d, R, UF, seen, slo, PF, chunks, EC, EB, XI, XF):
+    """Return (unit, host time) of the earliest completion, complete estimates on both sides."""
+    need, done, c, budget = R[r, R_NEED], R[r, R_DONE], R[r, R_CLASS], XI[X_BUDGET]
+    best, at_prefill = 0, np.inf
+    for i in range(k):
+        ready = seen[i, OB_WORK] + chunked_time(EC, EB, i, need, done, budget)
+        link = max(ready, seen[i, OB_LINK] - t)
+        moved = XF[Y_FIXED] + XF[Y_KV_BYTES] * (R[r, R_PROMPT] - done) / UF[i, U_LINK_RATE]
+        if link + moved < at_prefill:
+            best, at_prefill = i, link + moved
+    host, at_decode, own = -1, np.inf, 0.0
+    for u in range(k, k + d):
+        limit = chunk_limit(PF, seen[u, OB_STRICTEST], slo[c, 1])
+        estimate = schedule_time(EC, EB, u, int(seen[u, OB_BATCH]), seen[u, OB_CONTEXT], need, done, chunks, limit)
+        if estimate < 0.0:
+            continue
+        ready = estimate + (seen[u, OB_HOST] if seen[u, OB_HOSTING] > 0 else seen[u, OB_REST])
+        if ready < at_decode:
+            host, at_decode, own = u, ready, estimate
+    if host >= 0 and at_decode < at_prefill:
+        return host, own
+    return best, 0.0
+
+
+@njit(cache=True)
+def decide_thresholds(r, k, d, R, seen, PF, lengths, batches, contexts, curves, tables):
+    """Return (unit, host time): deflect iff a_P(w, s) + x > a_D(v, h) + harm at the best decode instance."""
+    i, f = bracket(lengths, R[r, R_NEED] - R[r, R_DONE])
+    s, x = max(0.0, at(curves[0], i, f)), max(0.0, at(curves[1], i, f))
+    best = least(seen, 0, k, OB_WORK)
+    w, gp, gd = seen[best, OB_WORK], PF[P_PRICE_PREFILL], PF[P_PRICE_DECODE]
+    at_prefill = w + s + gp * ((w + s) * (w + s) - w * w) + x
+    host, at_decode, own = -1, np.inf, 0.0
+    for u in range(k, k + d):
+        v = seen[u, OB_HOST]
+        h = interpolate3(tables[0], i, f, batches, contexts, seen[u, OB_BATCH], seen[u, OB_CONTEXT])
+        cost = v + h + gd * ((v + h) * (v + h) - v * v)
+        if PF[P_HARM] > 0.0:
+            cost += PF[P_HARM] * interpolate3(
+                tables[1], i, f, batches, contexts, seen[u, OB_BATCH], seen[u, OB_CONTEXT]
+            )
+        if cost < at_decode:
+            host, at_decode, own = u, cost, h
+    if host >= 0 and at_prefill > at_decode:
+        return host, own
+    return best, 0.0
+
+
+# Bits of K_STATIC.
+STATIC_INCLUSIVE, STATIC_BUSY = 1, 2
+
+
+@njit(cache=True)
+def decide_static(r, k, d, R, seen, PK, PF, chunks, slo, EC, EB, budget):
+    """Return (unit, host time) of a static length rule; see `qmodel.policies.StaticLength` for the vendors'."""
+    need, done, c = R[r, R_NEED], R[r, R_DONE], R[r, R_CLASS]
+    n = need - done
+    best = least(seen, 0, k, OB_REQUESTS if PK[K_ROUTE_REQUESTS] else OB_WORK)
+    short = n <= PF[P_TOKENS] if PK[K_STATIC] & STATIC_INCLUSIVE else n < PF[P_TOKENS]
+    local = short and n < PF[P_RATIO] * need if PF[P_RATIO] < np.inf else short
+    local = local or R[r, R_PROMPT] < PF[P_PROMPT_TOKENS]
+    local = local or seen[best, OB_TOKENS] > PF[P_PREFILL_BUSY] * budget
+    host = least(seen, k, k + d, OB_LOAD)
+    if not local or seen[host, OB_KV] > PF[P_DECODE_BUSY]:
+        return best, 0.0
+    limit = chunk_limit(PF, seen[host, OB_STRICTEST], slo[c, 1])
+    B, K = int(seen[host, OB_BATCH]), seen[host, OB_CONTEXT]
+    return host, max(0.0, schedule_time(EC, EB, host, B, K, need, done, chunks, limit))
+
+
+@njit(cache=True)
+def late_pull(t, u, k, R, F, UF, seen, lists, PF, lengths, batches, contexts, curves, tables, scratch):
+    """Return (request, host time) that decode instance u pulls from the shared queue, or (-1, 0).
+
+    gain = expected wait + s + x - v - h - harm;  value = (gain + relief)/h,  relief = (requests behind)*s/k,
+    over the queue in its order; the expected wait is the work ahead shared by the k prefill instances.
+    """
+    ahead = 0.0
+    for i in range(k):
+        ahead += UF[i, U_PART_WORK] + (max(0.0, UF[i, U_END] - t) if UF[i, U_END] < np.inf else 0.0)
+    v, B, K = seen[u, OB_HOST], seen[u, OB_BATCH], seen[u, OB_CONTEXT]
+    host, harm = scratch[0], scratch[1]
+    collapse(tables[0], batches, contexts, B, K, host)
+    if PF[P_HARM] > 0.0:
+        collapse(tables[1], batches, contexts, B, K, harm)
+    best, best_value, best_host = -1, 0.0, 0.0
+    behind = lists[0, L_COUNT]
+    r = lists[0, L_HEAD]
+    while r >= 0:
+        behind -= 1
+        i, f = bracket(lengths, R[r, R_NEED] - R[r, R_DONE])
+        s, x, h = max(0.0, at(curves[0], i, f)), max(0.0, at(curves[1], i, f)), max(1e-9, at(host, i, f))
+        gain = ahead / k + s + x - v - h
+        if PF[P_HARM] > 0.0:
+            gain -= PF[P_HARM] * max(0.0, at(harm, i, f))
+        if gain > 0.0:
+            value = (gain + behind * s / k) / h
+            if value > best_value:
+                best, best_value, best_host = r, value, h
+        ahead += s
+        r = R[r, R_NEXT]
+    return best, best_host
+
+
+@njit(cache=True)
+def queue_key(t, r, R, PK, PF, EW, EC, EB):
+    """Return the key by which request r waits: arrival, work, or work plus ageing*arrival."""
+    if PK[K_ORDER] == FCFS:
+        return t
+    work = work_time(EW, EC, EB, 0, R[r, R_NEED], R[r, R_DONE])
+    return work if PK[K_ORDER] == SPF else work + PF[P_AGEING] * t
+
+
+@njit(cache=True)
+def decide(
+    t, r, R, UF, seen, slo, PK, PF, chunks, lengths, batches, contexts, curves, tables, EC, EB, XI, XF
+):  # fmt: skip
+    """Return (unit, host time of a deflected prompt there) of the policy of kind PK[K_KIND]."""
+    k, d, kind = XI[X_PREFILL], XI[X_DECODE], PK[K_KIND]
+    if kind == COLOCATED:
+        return least(seen, k, k + d, OB_LOAD), 0.0
+    if kind == KAIROS:
+        return decide_kairos(r, k, d, R, seen, slo, PK, PF, chunks, EC, EB, XI[X_BUDGET])
+    if kind == EARLIEST:
+        return decide_earliest(t, r, k, d, R, UF, seen, slo, PF, chunks, EC, EB, XI, XF)
+    if kind == THRESHOLDS:
+        return decide_thresholds(r, k, d, R, seen, PF, lengths, batches, contexts, curves, tables)
+    if kind == STATIC:
+        return decide_static(r, k, d, R, seen, PK, PF, chunks, slo, EC, EB, XI[X_BUDGET])
+    return least(seen, 0, k, OB_REQUESTS if PK[K_ROUTE_REQUESTS] else OB_WORK), 0.0

@@ -1,0 +1,200 @@
+"""The event loop of the simulator: request-level events, spans of decode steps, one compiled entry point.
+
+Within an instant all ends, landings and arrivals are handled first (prefill ends, landings, decode ends, arrivals;
+each by id); then idle prefill instances fill a step, decode instances pull (late binding), and decode instances
+start. An engine thus forms its batch from everything that has arrived by then.
+"""
+
+# ruff: noqa: I001 - columns are imported many to a line
+
+import numpy as np
+from numba import njit
+
+from qmodel._kernels.laws import work_time
+from qmodel._kernels.policies import (
+    EXTERNAL, FCFS, K_DECODE_EARLY, K_KIND, K_ORDER, K_ROOM, LATE, NONE, decide, late_pull, observe_decode,
+    observe_prefill, queue_key,
+)  # fmt: skip
+from qmodel._kernels.sim_decode import end_decode, start_decode
+from qmodel._kernels.sim_prefill import end_prefill, land, least_requests, start_prefill, wake
+from qmodel._kernels.sim_state import (
+    F_ARRIVAL, F_HOST, F_KEY, HOSTED, I_DIRTY, I_HOST_TOKENS, I_HOSTING, I_REQUESTS, L_COUNT, LOOP_DIRTY,
+    LOOP_EVENTS, LOOP_FINISHED, LOOP_NEXT, LOOP_PULL, R_DECODE, R_DEFLECTED, R_DONE, R_NEED, R_PREFILL, R_STATE,
+    U_END, U_HOST_WAIT, U_TOKENS, U_WORK, WAITING, X_DECODE, X_PREFILL, mark, push, push_sorted, remove,
+)  # fmt: skip
+
+DONE, ASK, STUCK = range(3)
+
+
+@njit(cache=True)
+def _place(t, r, u, host, R, F, UF, UI, lists, times, winners, loop, dirty, PK, EC, EB, EW, XI):
+    """Put request r where the policy sends it: the queue of a prefill instance or of a decode instance."""
+    k = XI[X_PREFILL]
+    if u < k:
+        R[r, R_STATE] = WAITING
+        R[r, R_PREFILL] = u
+        UF[u, U_WORK] += work_time(EW, EC, EB, u, R[r, R_NEED], R[r, R_DONE])
+        UF[u, U_TOKENS] += R[r, R_NEED] - R[r, R_DONE]
+        UI[u, I_REQUESTS] += 1
+        if PK[K_ORDER] == FCFS:
+            push(lists, R, u, r)
+        else:
+            push_sorted(lists, R, F, u, r)
+        if PK[K_DECODE_EARLY]:
+            R[r, R_DECODE] = least_requests(k, XI[X_DECODE], UI)
+            UI[R[r, R_DECODE], I_REQUESTS] += 1
+        if UF[u, U_END] == np.inf:
+            mark(UI, loop, dirty, u)
+        return
+    R[r, R_STATE] = HOSTED
+    R[r, R_DEFLECTED] = 1
+    R[r, R_PREFILL] = -1
+    R[r, R_DECODE] = u
+    F[r, F_HOST] = host
+    UF[u, U_HOST_WAIT] += host
+    UI[u, I_HOST_TOKENS] += R[r, R_NEED] - R[r, R_DONE]
+    UI[u, I_REQUESTS] += 1
+    push(lists, R, 2 * k + u - k, r)
+    if UI[u, I_HOSTING] == 0:
+        wake(t, u, UF, UI, times, winners, loop, dirty, XI)
+
+
+@njit(cache=True)
+def _queue_late(t, r, R, F, UF, UI, lists, loop, dirty, PK, EC, EB, EW, XI):
+    """Put request r in the shared queue and let every idle prefill instance look at it."""
+    R[r, R_STATE] = WAITING
+    UF[0, U_WORK] += work_time(EW, EC, EB, 0, R[r, R_NEED], R[r, R_DONE])
+    if PK[K_ORDER] == FCFS:
+        push(lists, R, 0, r)
+    else:
+        push_sorted(lists, R, F, 0, r)
+    for i in range(XI[X_PREFILL]):
+        if UF[i, U_END] == np.inf:
+            mark(UI, loop, dirty, i)
+
+
+@njit(cache=True)
+def _sort_dirty(dirty, n):
+    for a in range(1, n):
+        u, b = dirty[a], a - 1
+        while b >= 0 and dirty[b] > u:
+            dirty[b + 1] = dirty[b]
+            b -= 1
+        dirty[b + 1] = u
+
+
+@njit(cache=True)
+def _pull_all(
+    t, R, F, UF, UI, lists, times, winners, loop, dirty, classes, slo, seen, scratch, PK, PF, lengths, batches,
+    contexts, curves, tables, EC, EB, EW, XI,
+):  # fmt: skip
+    """Let each decode instance with room pull one waiting prompt, in order of id."""
+    k, d = XI[X_PREFILL], XI[X_DECODE]
+    fresh = False
+    for u in range(k, k + d):
+        if lists[0, L_COUNT] == 0:
+            return
+        if UI[u, I_HOST_TOKENS] >= PK[K_ROOM]:
+            continue
+        if not fresh:
+            observe_decode(t, k, d, UF, UI, classes, slo, seen)
+            fresh = True
+        r, host = late_pull(t, u, k, R, F, UF, seen, lists, PF, lengths, batches, contexts, curves, tables, scratch)
+        if r >= 0:
+            remove(lists, R, 0, r)
+            UF[0, U_WORK] -= work_time(EW, EC, EB, 0, R[r, R_NEED], R[r, R_DONE])
+            if lists[0, L_COUNT] == 0:
+                UF[0, U_WORK] = 0.0
+            _place(t, r, u, host, R, F, UF, UI, lists, times, winners, loop, dirty, PK, EC, EB, EW, XI)
+
+
+@njit(cache=True)
+def run(
+    clock, loop, R, F, UF, UI, lists, times, winners, dirty, slots, longest, classes, violations, hist, seen,
+    scratch, slo, PK, PF, chunks, lengths, batches, contexts, curves, tables, LC, LB, EC, EB, EW, XI, XF,
+):  # fmt: skip
+    """Advance the simulation until every request has finished, or until an external policy is asked.
+
+    All state lives in the arrays, so that a call goes on where the last one returned. Returns DONE, ASK (the
+    request loop[LOOP_NEXT] - 1 has arrived: place it by calling `answer`) or STUCK (nothing can happen any more).
+    """
+    k, d, n = XI[X_PREFILL], XI[X_DECODE], R.shape[0]
+    late = PK[K_KIND] == LATE
+    now = clock[0]
+    while True:
+        leaf = winners[1]
+        t = times[leaf]
+        arrival = F[loop[LOOP_NEXT], F_ARRIVAL] if loop[LOOP_NEXT] < n else np.inf
+        arrives = arrival < t
+        if arrives:
+            t = arrival
+        if loop[LOOP_DIRTY] > 0 or loop[LOOP_PULL] > 0:
+            if t > now:
+                _sort_dirty(dirty, loop[LOOP_DIRTY])
+                first_decode = 0
+                while first_decode < loop[LOOP_DIRTY] and dirty[first_decode] < k:
+                    u = dirty[first_decode]
+                    UI[u, I_DIRTY] = 0
+                    first_decode += 1
+                    start_prefill(now, u, late, R, F, UF, UI, lists, times, winners, LC, LB, EC, EB, EW, XI)
+                if loop[LOOP_PULL] > 0:
+                    loop[LOOP_PULL] = 0
+                    _pull_all(
+                        now, R, F, UF, UI, lists, times, winners, loop, dirty, classes, slo, seen, scratch, PK, PF,
+                        lengths, batches, contexts, curves, tables, EC, EB, EW, XI,
+                    )  # fmt: skip
+                    _sort_dirty(dirty[first_decode:], loop[LOOP_DIRTY] - first_decode)
+                for at in range(first_decode, loop[LOOP_DIRTY]):
+                    u = dirty[at]
+                    UI[u, I_DIRTY] = 0
+                    start_decode(
+                        now, u, R, F, UF, UI, lists, times, winners, slots, longest, classes, violations, hist, slo,
+                        PK, PF, chunks, LC, LB, XI, XF,
+                    )  # fmt: skip
+                loop[LOOP_DIRTY] = 0
+                continue
+        elif t == np.inf:
+            clock[0] = now
+            return DONE if loop[LOOP_FINISHED] == n else STUCK
+        now = t
+        loop[LOOP_EVENTS] += 1
+        if arrives:
+            r = loop[LOOP_NEXT]
+            loop[LOOP_NEXT] += 1
+            if PK[K_ORDER] != FCFS:
+                F[r, F_KEY] = queue_key(t, r, R, PK, PF, EW, EC, EB)
+            if late:
+                _queue_late(t, r, R, F, UF, UI, lists, loop, dirty, PK, EC, EB, EW, XI)
+                loop[LOOP_PULL] = 1
+                continue
+            observe_prefill(t, k, UF, UI, seen)
+            if PK[K_KIND] != NONE:
+                observe_decode(t, k, d, UF, UI, classes, slo, seen)
+            if PK[K_KIND] == EXTERNAL:
+                clock[0] = now
+                return ASK
+            u, host = decide(
+                t, r, R, UF, seen, slo, PK, PF, chunks, lengths, batches, contexts, curves, tables, EC, EB, XI, XF
+            )
+            _place(t, r, u, host, R, F, UF, UI, lists, times, winners, loop, dirty, PK, EC, EB, EW, XI)
+        elif leaf < k:
+            end_prefill(t, leaf, R, F, UF, UI, lists, times, winners, XI, XF)
+            mark(UI, loop, dirty, leaf)
+            loop[LOOP_PULL] = 1 if late else 0
+        elif leaf < k + d:
+            land(t, leaf, R, F, UF, UI, lists, times, winners, loop, dirty, XI)
+        else:
+            u = leaf - d
+            if late and UI[u, I_HOSTING] > 0:
+                loop[LOOP_PULL] = 1
+            end_decode(
+                t, u, R, F, UF, UI, lists, times, winners, slots, longest, classes, violations, hist, slo, loop, XI, XF
+            )
+            mark(UI, loop, dirty, u)
+
+
+@njit(cache=True)
+def answer(r, u, host, clock, loop, R, F, UF, UI, lists, times, winners, dirty, PK, EC, EB, EW, XI):
+    """Place request r at unit u as an external policy decided."""
+    t = clock[0]
+    _place(t, r, u, host, R, F, UF, UI, lists, times, winners, loop, dirty, PK, EC, EB, EW, XI)

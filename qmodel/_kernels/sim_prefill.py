@@ -1,0 +1,142 @@
+"""Events of prefill instances and of the network: steps are filled, end, and hand their prompts over."""
+
+# ruff: noqa: I001 - columns are imported many to a line
+
+import numpy as np
+from numba import njit
+
+from qmodel._kernels.laws import law_time, span_steps, span_time, work_time
+from qmodel._kernels.sim_state import (
+    F_LANDED, F_PREFILLED, F_START, I_BATCH, I_HOSTING, I_PART, I_PART_CHUNK, I_REQUESTS, I_SPAN, I_STEP_TOKENS,
+    I_STEPS, L_COUNT, L_HEAD, LANDED, MOVING, PREFILLING, R_CACHED, R_DECODE, R_DONE, R_NEED, R_PREFILL, R_PROMPT,
+    R_STATE, U_BUSY, U_CAPACITY, U_END, U_KV, U_LINK_FREE, U_LINK_RATE, U_PART_WORK, U_S, U_SINCE, U_TOKENS, U_WORK,
+    U_X, U_Y, U_Z, X_BUDGET, X_DECODE, X_LAYERS, X_MAX_SEQS, X_PACKING, X_PREFILL, X_TREE, Y_FIXED, Y_KV_BYTES,
+    mark, push, remove, schedule,
+)  # fmt: skip
+
+
+@njit(cache=True)
+def start_prefill(t, i, late, R, F, UF, UI, lists, times, winners, LC, LB, EC, EB, EW, XI):
+    """Fill the next step of prefill instance i from its queue (the shared one when late) and start it."""
+    k, row, source = XI[X_PREFILL], (0 if late else i), (0 if late else i)
+    room = XI[X_BUDGET] if XI[X_PACKING] else 1
+    n, q, reloaded = 0, 0.0, 0.0
+    r = UI[i, I_PART]
+    UI[i, I_PART] = -1
+    UF[i, U_PART_WORK] = 0.0
+    while room > 0:
+        if r < 0:
+            r = lists[row, L_HEAD]
+            if r < 0 or (UF[i, U_KV] > 0.0 and UF[i, U_KV] + R[r, R_NEED] > UF[i, U_CAPACITY]):
+                break
+            remove(lists, R, row, r)
+            UF[i, U_KV] += R[r, R_NEED]
+            UF[source, U_WORK] -= work_time(EW, EC, EB, source, R[r, R_NEED], R[r, R_DONE])
+            if lists[row, L_COUNT] == 0:
+                UF[source, U_WORK] = 0.0
+            if late:
+                UF[i, U_TOKENS] += R[r, R_NEED] - R[r, R_DONE]
+                UI[i, I_REQUESTS] += 1
+            F[r, F_START] = t
+            R[r, R_STATE] = PREFILLING
+            R[r, R_PREFILL] = i
+        done, left = R[r, R_DONE], R[r, R_NEED] - R[r, R_DONE]
+        chunk = min(room, left) if XI[X_PACKING] else left
+        n += chunk
+        q += chunk * (done + 0.5 * chunk)
+        reloaded += done
+        room = room - chunk if XI[X_PACKING] else 0
+        R[r, R_DONE] = done + chunk
+        if chunk == left:
+            push(lists, R, k + i, r)
+        else:
+            UI[i, I_PART] = r
+            UI[i, I_PART_CHUNK] = chunk
+            UF[i, U_PART_WORK] = work_time(EW, EC, EB, i, R[r, R_NEED], R[r, R_DONE])
+        r = -1
+    if n == 0:
+        return
+    step = law_time(LC, LB, i, 0, 0.0, n, q, reloaded)
+    UI[i, I_STEP_TOKENS] = n
+    UF[i, U_SINCE] = t
+    UF[i, U_END] = t + step
+    schedule(times, winners, XI[X_TREE], i, t + step)
+
+
+@njit(cache=True)
+def least_requests(k, d, UI):
+    """Return the decode instance with the fewest resident and incoming requests, ties to the lowest id."""
+    best = k
+    for u in range(k + 1, k + d):
+        if UI[u, I_REQUESTS] < UI[best, I_REQUESTS]:
+            best = u
+    return best
+
+
+@njit(cache=True)
+def end_prefill(t, i, R, F, UF, UI, lists, times, winners, XI, XF):
+    """End the step of prefill instance i: its finished prompts start their transfers."""
+    k, d = XI[X_PREFILL], XI[X_DECODE]
+    UF[i, U_BUSY] += t - UF[i, U_SINCE]
+    UI[i, I_STEPS] += 1
+    UF[i, U_END] = np.inf
+    UF[i, U_TOKENS] -= UI[i, I_STEP_TOKENS]
+    schedule(times, winners, XI[X_TREE], i, np.inf)
+    row = k + i
+    r = lists[row, L_HEAD]
+    while r >= 0:
+        remove(lists, R, row, r)
+        F[r, F_PREFILLED] = t
+        R[r, R_STATE] = MOVING
+        UI[i, I_REQUESTS] -= 1
+        u = R[r, R_DECODE]
+        if u < 0:
+            u = least_requests(k, d, UI)
+            R[r, R_DECODE] = u
+            UI[u, I_REQUESTS] += 1
+        busy = XF[Y_KV_BYTES] * (R[r, R_PROMPT] - R[r, R_CACHED]) / min(UF[i, U_LINK_RATE], UF[u, U_LINK_RATE])
+        layers = XI[X_LAYERS]
+        if layers > 0:
+            busy = max(busy / layers, busy - (t - F[r, F_START]) * (layers - 1) / layers)
+        begin = max(t, max(UF[i, U_LINK_FREE], UF[u, U_LINK_FREE]))
+        UF[i, U_LINK_FREE] = begin + busy
+        UF[u, U_LINK_FREE] = begin + busy
+        F[r, F_LANDED] = begin + busy + XF[Y_FIXED]
+        transit = 2 * k + 3 * d + (u - k)
+        push(lists, R, transit, r)
+        if lists[transit, L_COUNT] == 1:
+            schedule(times, winners, XI[X_TREE], u, F[r, F_LANDED])
+        r = lists[row, L_HEAD]
+
+
+@njit(cache=True)
+def land(t, u, R, F, UF, UI, lists, times, winners, loop, dirty, XI):
+    """Put the next cache that arrives at decode instance u in place and free its copy on the prefill side."""
+    k, d = XI[X_PREFILL], XI[X_DECODE]
+    transit = 2 * k + 3 * d + (u - k)
+    r = lists[transit, L_HEAD]
+    remove(lists, R, transit, r)
+    R[r, R_STATE] = LANDED
+    push(lists, R, 2 * k + 2 * d + (u - k), r)
+    head = lists[transit, L_HEAD]
+    schedule(times, winners, XI[X_TREE], u, F[head, F_LANDED] if head >= 0 else np.inf)
+    i = R[r, R_PREFILL]
+    UF[i, U_KV] -= R[r, R_NEED]
+    if UF[i, U_END] == np.inf:
+        mark(UI, loop, dirty, i)
+    if UI[u, I_BATCH] + UI[u, I_HOSTING] < XI[X_MAX_SEQS]:
+        wake(t, u, UF, UI, times, winners, loop, dirty, XI)
+
+
+@njit(cache=True)
+def wake(t, u, UF, UI, times, winners, loop, dirty, XI):
+    """Let decode instance u look around at the end of its step in progress, or now if it is idle."""
+    if UF[u, U_END] == np.inf:
+        mark(UI, loop, dirty, u)
+    elif UI[u, I_SPAN] > 1:
+        x, s, y, z, m = UF[u, U_X], UF[u, U_S], UF[u, U_Y], UF[u, U_Z], UI[u, I_SPAN]
+        steps = span_steps(x, s, y, z, m, t - UF[u, U_SINCE])
+        if steps < m:
+            UI[u, I_SPAN] = steps
+            UF[u, U_END] = UF[u, U_SINCE] + span_time(x, s, y, z, steps)
+            schedule(times, winners, XI[X_TREE], XI[X_DECODE] + u, UF[u, U_END])

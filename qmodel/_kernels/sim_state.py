@@ -1,0 +1,142 @@
+"""Layout of the simulator's state and its two small structures: linked lists and a winner tree of event times.
+
+Units are numbered prefill first: u = 0..k-1 prefill, k..k+d-1 decode. A request waits in at most one list at a
+time, so lists are threaded through the requests themselves.
+"""
+
+from numba import njit
+
+# Integer columns of a request (int32).
+(
+    R_PROMPT, R_OUTPUT, R_CACHED, R_CLASS, R_DONE, R_NEED, R_LEFT, R_NEXT, R_PREV, R_PREFILL, R_DECODE,
+    R_DEFLECTED, R_VIOLATIONS, R_PREEMPTED, R_RESTARTS, R_STATE,
+) = range(16)  # fmt: skip
+REQUEST_INTS = 16
+
+# Float columns of a request [s].
+F_ARRIVAL, F_START, F_PREFILLED, F_LANDED, F_ADMITTED, F_FIRST, F_FINISH, F_TBT_MAX, F_HOST, F_KEY, F_LAST = range(11)
+REQUEST_FLOATS = 11
+
+# States of a request.
+NOT_ARRIVED, WAITING, PREFILLING, MOVING, LANDED, DECODING, HOSTED, FINISHED = range(8)
+
+# Float columns of a unit. END: when its step or span ends (inf: idle).
+(
+    U_END, U_SINCE, U_KV, U_CAPACITY, U_LINK_FREE, U_LINK_RATE, U_BUSY, U_WORK, U_PART_WORK, U_TOKENS,
+    U_CONTEXT, U_X, U_S, U_Y, U_Z, U_HOST_WAIT, U_HOST_PART, U_HOST_KV, U_BATCH_TIME, U_HOST_TIME,
+) = range(20)  # fmt: skip
+UNIT_FLOATS = 20
+
+# Integer columns of a unit.
+(
+    I_DIRTY, I_PART, I_PART_CHUNK, I_STEP_TOKENS, I_REQUESTS, I_BATCH, I_JOINERS, I_COUNTED, I_STEP, I_NEXT_LEAVE,
+    I_SPAN, I_HOST_TOKENS, I_HOSTING, I_STAMP, I_PREEMPTIONS, I_STEPS,
+) = range(16)  # fmt: skip
+UNIT_INTS = 16
+
+# Columns of a resident's slot.
+S_ID, S_LEAVE, S_BASE, S_STAMP = range(4)
+
+# Columns of a list: first, last, how many.
+L_HEAD, L_TAIL, L_COUNT = range(3)
+
+# Settings, integers.
+(
+    X_PREFILL, X_DECODE, X_BUDGET, X_MAX_SEQS, X_PACKING, X_FIRST_PREFILL, X_WARM, X_TREE, X_LAYERS, X_FAIR, X_STOP,
+) = range(11)  # fmt: skip
+SETTING_INTS = 11
+
+# Settings, floats.
+Y_FIXED, Y_KV_BYTES, Y_HIST_LOG0, Y_HIST_STEP = range(4)
+SETTING_FLOATS = 4
+
+# Loop variables kept between calls.
+LOOP_NEXT, LOOP_DIRTY, LOOP_PULL, LOOP_FINISHED, LOOP_EVENTS = range(5)
+LOOP_INTS = 5
+
+
+@njit(cache=True)
+def push(lists, R, row, r):
+    """Append request r to a list."""
+    tail = lists[row, L_TAIL]
+    R[r, R_PREV] = tail
+    R[r, R_NEXT] = -1
+    if tail < 0:
+        lists[row, L_HEAD] = r
+    else:
+        R[tail, R_NEXT] = r
+    lists[row, L_TAIL] = r
+    lists[row, L_COUNT] += 1
+
+
+@njit(cache=True)
+def push_front(lists, R, row, r):
+    """Put request r at the head of a list."""
+    head = lists[row, L_HEAD]
+    R[r, R_PREV] = -1
+    R[r, R_NEXT] = head
+    if head < 0:
+        lists[row, L_TAIL] = r
+    else:
+        R[head, R_PREV] = r
+    lists[row, L_HEAD] = r
+    lists[row, L_COUNT] += 1
+
+
+@njit(cache=True)
+def push_sorted(lists, R, F, row, r):
+    """Insert request r behind all whose key is not larger, searching from the tail."""
+    key = F[r, F_KEY]
+    at = lists[row, L_TAIL]
+    while at >= 0 and F[at, F_KEY] > key:
+        at = R[at, R_PREV]
+    if at < 0:
+        push_front(lists, R, row, r)
+        return
+    if at == lists[row, L_TAIL]:
+        push(lists, R, row, r)
+        return
+    behind = R[at, R_NEXT]
+    R[r, R_PREV] = at
+    R[r, R_NEXT] = behind
+    R[at, R_NEXT] = r
+    R[behind, R_PREV] = r
+    lists[row, L_COUNT] += 1
+
+
+@njit(cache=True)
+def remove(lists, R, row, r):
+    """Take request r out of the list it is in."""
+    before, behind = R[r, R_PREV], R[r, R_NEXT]
+    if before < 0:
+        lists[row, L_HEAD] = behind
+    else:
+        R[before, R_NEXT] = behind
+    if behind < 0:
+        lists[row, L_TAIL] = before
+    else:
+        R[behind, R_PREV] = before
+    lists[row, L_COUNT] -= 1
+
+
+@njit(cache=True)
+def schedule(times, winners, size, leaf, time):
+    """Set the time of an event; ties are won by the lower leaf."""
+    times[leaf] = time
+    node = (leaf + size) >> 1
+    while node >= 1:
+        a, b = winners[2 * node], winners[2 * node + 1]
+        best = a if times[a] <= times[b] else b
+        if best == winners[node] and best != leaf:
+            return
+        winners[node] = best
+        node >>= 1
+
+
+@njit(cache=True)
+def mark(UI, loop, dirty, u):
+    """Remember that unit u may start a step at this instant."""
+    if UI[u, I_DIRTY] == 0:
+        UI[u, I_DIRTY] = 1
+        dirty[loop[LOOP_DIRTY]] = u
+        loop[LOOP_DIRTY] += 1

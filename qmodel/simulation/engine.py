@@ -1,0 +1,243 @@
+"""Run the kernel: inputs to arrays, external policies asked in between, arrays to a result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from qmodel._kernels import policies as kp
+from qmodel._kernels import sim
+from qmodel._kernels import sim_state as ks
+from qmodel.errors import InputError, QModelError
+from qmodel.policies import ClusterState, KernelSpec, RequestView, as_policy
+from qmodel.scenario import SLO, Cluster, Requests, Workload
+from qmodel.simulation import encode
+from qmodel.simulation.encode import Arrays, Scene
+from qmodel.simulation.result import SimulationResult
+
+__all__ = ["simulate", "simulate_requests"]
+
+
+def simulate(
+    cluster: Cluster,
+    workload: Workload | Requests,
+    slo: SLO | Sequence[SLO],
+    policy: Any = None,
+    seed: int = 0,
+    requests: int | None = None,
+    warmup: float = 0.1,
+) -> SimulationResult:
+    """Simulate a cluster on a workload, request by request.
+
+    Parameters
+    ----------
+    cluster : Cluster
+        Instances, engine limits and network.
+    workload : Workload or Requests
+        Where requests come from, or the requests themselves.
+    slo : SLO or sequence of SLO
+        Objectives; with several, one per SLO class.
+    policy : Policy, Plan or None, optional
+        Who prefills where; None never deflects.
+    seed : int, optional
+        Replication of the workload: 0 replays a trace as it is, n its n-th circular shift.
+    requests : int, optional
+        Number of requests; the workload's own by default.
+    warmup : float, optional
+        Share of the first requests that metrics leave out.
+
+    Returns
+    -------
+    SimulationResult
+        Per-request times and their summaries.
+
+    Raises
+    ------
+    InputError
+        When the scenario cannot be simulated, e.g. a prompt over the KV capacity.
+    """
+    if isinstance(workload, Requests):
+        drawn = workload if requests is None else _first(workload, requests)
+    else:
+        drawn = workload.requests(seed=seed, count=requests)
+    return simulate_requests(cluster, drawn, slo, policy, warmup)
+
+
+def _first(requests: Requests, count: int) -> Requests:
+    if not 1 <= count <= len(requests):
+        raise InputError("requests", count, f"in 1..{len(requests)} for a fixed set of requests")
+    return Requests(
+        arrival_s=requests.arrival_s[:count],
+        prompt_tokens=requests.prompt_tokens[:count],
+        output_tokens=requests.output_tokens[:count],
+        cached_tokens=requests.cached_tokens[:count],
+        slo_class=requests.slo_class[:count],
+    )
+
+
+def simulate_requests(
+    cluster: Cluster, requests: Requests, slo: SLO | Sequence[SLO], policy: Any = None, warmup: float = 0.1
+) -> SimulationResult:
+    """Simulate a cluster on given requests; parameters as in `simulate`.
+
+    Parameters
+    ----------
+    cluster : Cluster
+        Instances, engine limits and network.
+    requests : Requests
+        What arrives.
+    slo : SLO or sequence of SLO
+        Objectives, one per SLO class.
+    policy : Policy, Plan or None, optional
+        Who prefills where.
+    warmup : float, optional
+        Share of the first requests that metrics leave out, in [0, 1).
+
+    Returns
+    -------
+    SimulationResult
+        Per-request times and their summaries.
+    """
+    if not 0 <= warmup < 1:
+        raise InputError("warmup", warmup, "in [0, 1)", "give e.g. 0.1")
+    slos = (slo,) if isinstance(slo, SLO) else tuple(slo)
+    chosen = as_policy(policy)
+    spec = chosen.kernel_spec() if hasattr(chosen, "kernel_spec") else KernelSpec(kind="external")
+    scene = encode.scene_of(cluster, spec)
+    encode.check(scene, requests, slos)
+    warm_from = int(warmup * len(requests))
+    arrays = encode.arrays_of(scene, requests, slos, spec, warm_from)
+    status = sim.run(*arrays)
+    while status == sim.ASK:
+        _ask(chosen, scene, arrays, slos)
+        status = sim.run(*arrays)
+    if status != sim.DONE:
+        left = len(requests) - int(arrays.loop[ks.LOOP_FINISHED])
+        raise QModelError("simulation", f"stuck with {left} unfinished requests", "able to finish", "report this")
+    return _result(chosen.name, scene, arrays, requests, slos, warm_from)
+
+
+def _ask(policy: Any, scene: Scene, arrays: Arrays, slos: Sequence[SLO]) -> None:
+    """Let an external policy place the request that has just arrived."""
+    r = int(arrays.loop[ks.LOOP_NEXT]) - 1
+    row, k, d = arrays.R[r], len(scene.prefill), len(scene.decode)
+    slo = slos[row[ks.R_CLASS]]
+    request = RequestView(
+        arrival_s=float(arrays.clock[0]),
+        prompt_tokens=int(row[ks.R_PROMPT]),
+        cached_tokens=int(row[ks.R_CACHED]),
+        ttft_slo_s=slo.ttft_s,
+        tbt_slo_s=slo.tbt_s,
+    )
+    route = policy.decide(_state(scene, arrays, request), request)
+    size = k if route.pool == "prefill" else d
+    if route.pool not in ("prefill", "decode") or not 0 <= route.instance < size:
+        raise InputError("route", f"{route.pool} {route.instance}", f"one of {k} prefill or {d} decode instances")
+    unit = route.instance + (0 if route.pool == "prefill" else k)
+    a = arrays
+    sim.answer(
+        r, unit, float(route.host_s), a.clock, a.loop, a.R, a.F, a.UF, a.UI, a.lists, a.times, a.winners, a.dirty,
+        a.PK, a.EC, a.EB, a.EW, a.XI,
+    )  # fmt: skip
+
+
+def _state(scene: Scene, arrays: Arrays, request: RequestView) -> ClusterState:
+    k = len(scene.prefill)
+    prefill, decode = arrays.seen[:k], arrays.seen[k:]
+    moved = request.prompt_tokens - request.cached_tokens
+    return ClusterState(
+        time_s=request.arrival_s,
+        prefill_work_s=prefill[:, kp.OB_WORK].copy(),
+        prefill_tokens=prefill[:, kp.OB_TOKENS].copy(),
+        prefill_requests=prefill[:, kp.OB_REQUESTS].copy(),
+        link_free_s=prefill[:, kp.OB_LINK].copy(),
+        deflected_work_s=decode[:, kp.OB_HOST].copy(),
+        batch=decode[:, kp.OB_BATCH].copy(),
+        context_tokens=decode[:, kp.OB_CONTEXT].copy(),
+        hosting=decode[:, kp.OB_HOSTING] > 0,
+        decode_requests=decode[:, kp.OB_LOAD].copy(),
+        step_rest_s=decode[:, kp.OB_REST].copy(),
+        strictest_tbt_s=decode[:, kp.OB_STRICTEST].copy(),
+        kv_share=decode[:, kp.OB_KV].copy(),
+        prefill_laws=[c.prefill for c in scene.prefill],
+        decode_laws=[c.step for c in scene.decode],
+        budget=scene.cluster.max_num_batched_tokens,
+        transfer_s=np.array(
+            [
+                scene.cluster.transfer_fixed_s + scene.cluster.transfer_law(c).link_time_s(float(moved))
+                for c in scene.prefill
+            ]
+        ),
+    )
+
+
+def _result(
+    name: str, scene: Scene, arrays: Arrays, requests: Requests, slos: Sequence[SLO], warm_from: int
+) -> SimulationResult:
+    F, R, k = arrays.F, arrays.R, len(scene.prefill)
+    deflected = R[:, ks.R_DEFLECTED] > 0
+    arrival, start, prefilled = F[:, ks.F_ARRIVAL], F[:, ks.F_START], F[:, ks.F_PREFILLED]
+    landed = np.where(deflected, prefilled, F[:, ks.F_LANDED])
+    admitted, first, finish = F[:, ks.F_ADMITTED], F[:, ks.F_FIRST], F[:, ks.F_FINISH]
+    at_prefill = scene.cluster.first_token == "prefill"
+    ended = prefilled if at_prefill else first
+    # Tokens after the one that ended the TTFT; each has a gap to its forerunner.
+    gaps = np.where(deflected | at_prefill, requests.output_tokens - 1, np.maximum(requests.output_tokens - 2, 0))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean_gap = np.where(gaps > 0, (finish - ended) / gaps, np.nan)
+    none = np.zeros(len(requests))
+    columns = {
+        "arrival_s": arrival,
+        "prompt_tokens": requests.prompt_tokens,
+        "output_tokens": requests.output_tokens,
+        "cached_tokens": requests.cached_tokens,
+        "slo_class": requests.slo_class,
+        "queue_s": start - arrival,
+        "prefill_s": prefilled - start,
+        "transfer_s": none if at_prefill else landed - prefilled,
+        "admission_s": none if at_prefill else admitted - landed,
+        "first_step_s": none if at_prefill else first - admitted,
+        "ttft_s": ended - arrival,
+        "finish_s": finish,
+        "e2e_s": finish - arrival,
+        "tbt_max_s": np.where(gaps > 0, F[:, ks.F_TBT_MAX], np.nan),
+        "tbt_mean_s": mean_gap,
+        "tbt_count": gaps,
+        "tbt_violations": R[:, ks.R_VIOLATIONS],
+        "prefill_instance": R[:, ks.R_PREFILL],
+        "decode_instance": R[:, ks.R_DECODE] - k,
+        "deflected": deflected,
+        "preemptions": R[:, ks.R_PREEMPTED],
+        "restarts": R[:, ks.R_RESTARTS],
+    }
+    makespan = float(finish.max())
+    busy = arrays.UF[:, ks.U_BUSY] / makespan if makespan > 0 else arrays.UF[:, ks.U_BUSY]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        batch = np.nan_to_num(arrays.UF[k:, ks.U_BATCH_TIME] / arrays.UF[k:, ks.U_BUSY])
+    units = {
+        "pool": np.array(["prefill"] * k + ["decode"] * len(scene.decode)),
+        "instance": np.r_[np.arange(k), np.arange(len(scene.decode))],
+        "utilisation": busy,
+        "steps": arrays.UI[:, ks.I_STEPS],
+        "mean_batch": np.r_[np.zeros(k), batch],
+        "hosting_s": arrays.UF[:, ks.U_HOST_TIME],
+        "preemptions": arrays.UI[:, ks.I_PREEMPTIONS],
+    }
+    classes = requests.slo_class
+    edges = np.exp(encode.HISTOGRAM_LOG0 + encode.HISTOGRAM_STEP * np.arange(encode.HISTOGRAM_BINS + 1))
+    return SimulationResult(
+        policy=name,
+        columns=columns,
+        warm_from=warm_from,
+        tbt_edges_s=edges,
+        tbt_tokens=arrays.hist,
+        ttft_slo_s=np.array([s.ttft_s for s in slos])[classes],
+        tbt_slo_s=np.array([s.tbt_s for s in slos])[classes],
+        tbt_quantile=np.array([s.tbt_quantile for s in slos])[classes],
+        units=units,
+        utilisation={"prefill": float(busy[:k].mean()) if k else 0.0, "decode": float(busy[k:].mean())},
+        makespan_s=makespan,
+        events=int(arrays.loop[ks.LOOP_EVENTS]),
+    )
