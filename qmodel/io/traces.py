@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 
 from qmodel.errors import InputError
-from qmodel.io.traces_formats import FORMATS, Options, recognised
-from qmodel.io.traces_text import MAX_TOKENS, RawTrace, read_text
+from qmodel.io.traces_formats import FORMATS, recognised
+from qmodel.io.traces_text import MAX_TOKENS, Options, RawTrace, read_text
 from qmodel.scenario.requests import Requests
 
 __all__ = ["Trace", "read_trace", "shared_data"]
 
+MAX_SPAN_S = 1e9  # thirty years: more is a wrong unit
+MEAN_GAPS_NOTED = 10  # a first request this many mean gaps after 0 is worth a line
 _TIME_SCALE = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 
@@ -106,12 +108,19 @@ def _checked(raw: RawTrace, format: str, name: str, label: str, cached: str | No
     if len(negative):
         i = int(negative[0])
         raise InputError(f"time in '{label}', line {raw.lines[i]}", f"{raw.arrival_s[i]:.6g} s", ">= 0 s", "mend it")
+    if float(np.ptp(raw.arrival_s)) > MAX_SPAN_S:
+        span = f"{float(np.ptp(raw.arrival_s)):.6g} s"
+        raise InputError(f"time span of '{label}'", span, f"at most {MAX_SPAN_S:g} s", "give the time unit")
+    if cached and raw.cached_tokens is None:
+        raise InputError("cached tokens", repr(cached), f"left out: {FORMATS[format].title} has no such column")
     notices = list(raw.notices)
     order = np.argsort(raw.arrival_s, kind="stable")
     moved = int(np.sum(np.diff(raw.arrival_s) < 0))
     if moved:
         notices.append(f"times go backwards at {moved:,} of {n:,} rows: sorted")
     arrival = raw.arrival_s[order]
+    if arrival[0] > MEAN_GAPS_NOTED * (arrival[-1] - arrival[0]) / n and arrival[0] < MAX_SPAN_S:
+        notices.append(f"times begin at {arrival[0]:.6g} s: counted from the first request")
     prompt = np.rint(raw.prompt_tokens[order]).astype(np.int64)
     hit = _cached(raw, prompt, order, cached, notices)
     requests = Requests.from_arrays(

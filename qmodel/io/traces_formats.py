@@ -1,39 +1,26 @@
-"""Formats of trace files: how each is told from the others, and which columns mean what in which unit."""
+"""Formats of trace files: how each is told from the others, and what reads it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
 from qmodel.errors import InputError
-from qmodel.io.traces_text import RawTrace, column, csv_rows, json_objects, load_json, shown
+from qmodel.io.traces_csv import (
+    BLIS_FIRST,
+    read_azure,
+    read_blis,
+    read_burstgpt,
+    read_lengths_only,
+    table_reader,
+)
+from qmodel.io.traces_json import read_aiperf, read_llmservingsim, read_timed, read_vllm_bench, timed_reader
+from qmodel.io.traces_servegen import read_servegen
+from qmodel.io.traces_text import Options, RawTrace, csv_rows, load_json, shown
 
-__all__ = ["FORMATS", "Format", "Options", "recognised"]
+__all__ = ["FORMATS", "Format", "recognised"]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What the caller asked of a reader.
-
-    Parameters
-    ----------
-    path : str
-        Name of the file, for messages.
-    folder : Path, optional
-        Where sibling files lie.
-    cached : str, optional
-        Column of cached prompt tokens.
-    unit_s : float, optional
-        Seconds per unit of the time column, when overridden.
-    """
-
-    path: str
-    folder: Path | None
-    cached: str | None
-    unit_s: float | None
+HEAD_LINES = 200  # a BLIS header in YAML is shorter
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,13 +33,75 @@ class Format:
         Name for people.
     read : callable
         Text and options to `RawTrace`.
-    columns : frozenset of str
-        Header columns, or keys of the first object, that tell the format.
+    json : bool
+        Whether it is JSON or JSONL rather than CSV.
+    names : frozenset of str
+        Columns of the header, or keys of the first object, that tell it.
     """
 
     title: str
     read: Callable[[str, Options], RawTrace]
-    columns: frozenset[str]
+    json: bool
+    names: frozenset[str]
+
+
+def _csv(title: str, names: str, read: Callable[[str, Options], RawTrace]) -> Format:
+    return Format(title=title, read=read, json=False, names=frozenset(names.split(",") if names else ()))
+
+
+def _json(title: str, names: str, read: Callable[[str, Options], RawTrace]) -> Format:
+    return Format(title=title, read=read, json=True, names=frozenset(names.split(",")))
+
+
+# In order: the first whose names are all there is taken, so those with more names come first.
+FORMATS: dict[str, Format] = {
+    "canonical": _csv(
+        "canonical CSV",
+        "arrival_s,prompt_tokens,output_tokens",
+        table_reader("arrival_s", "prompt_tokens", "output_tokens"),
+    ),
+    "azure": _csv("Azure LLM trace (CSV)", "TIMESTAMP,ContextTokens,GeneratedTokens", read_azure),
+    "burstgpt": _csv("BurstGPT (CSV)", "Timestamp,Request tokens,Response tokens", read_burstgpt),
+    "vidur": _csv(
+        "Vidur (CSV)",
+        "arrived_at,num_prefill_tokens,num_decode_tokens",
+        table_reader("arrived_at", "num_prefill_tokens", "num_decode_tokens"),
+    ),
+    "vidur-lengths": _csv("Vidur lengths (CSV)", "num_prefill_tokens,num_decode_tokens", read_lengths_only),
+    "splitwise-sim": _csv(
+        "splitwise-sim (CSV)",
+        "arrival_timestamp,prompt_size,token_size",
+        table_reader("arrival_timestamp", "prompt_size", "token_size"),
+    ),
+    "blis": _csv("BLIS trace (CSV)", "request_id,input_tokens,output_tokens,arrival_time_us,status", read_blis),
+    "guidellm-csv": _csv(
+        "GuideLLM trace (CSV)",
+        "timestamp,input_length,output_length",
+        table_reader("timestamp", "input_length", "output_length"),
+    ),
+    "servegen": _csv("ServeGen client (CSV and JSON)", "", read_servegen),
+    "bailian": _json(
+        "Qwen-Bailian (JSONL)",
+        "chat_id,timestamp,input_length,output_length",
+        timed_reader("timestamp", "input_length", "output_length", 1.0),
+    ),
+    "mooncake": _json(
+        "Mooncake trace (JSONL)",
+        "timestamp,input_length,output_length,hash_ids",
+        timed_reader("timestamp", "input_length", "output_length", 1e-3),
+    ),
+    "weka": _json("GuideLLM trace, WEKA layout (JSONL)", "t,in,out", timed_reader("t", "in", "out", 1.0)),
+    "aiperf": _json("aiperf result (JSONL)", "metadata,metrics", read_aiperf),
+    "llmservingsim": _json("LLMServingSim (JSONL)", "input_toks,output_toks,arrival_time_ns", read_llmservingsim),
+    "llmservingsim-agentic": _json("LLMServingSim (JSONL)", "session_id,sub_requests", read_llmservingsim),
+    "vllm-bench": _json("vLLM bench serve result (JSON)", "input_lens,output_lens", read_vllm_bench),
+    "timed": _json("timed trace (JSON)", "timestamp,input_length", read_timed),
+    "aiperf-input": _json(
+        "aiperf input (JSONL)",
+        "input_length",
+        timed_reader("timestamp", "input_length", "output_length", 1e-3),
+    ),
+}
 
 
 def recognised(text: str, path: str) -> str:
@@ -75,119 +124,53 @@ def recognised(text: str, path: str) -> str:
     InputError
         When no format fits: says what was seen and which are known.
     """
-    first = text.lstrip().split("\n", 1)[0].strip()
-    if first.startswith("{"):
-        keys = frozenset(load_json(first, f"trace '{path}', line 1"))
+    body = text.lstrip()
+    first = body.split("\n", 1)[0].strip()
+    if body[:1] in ("{", "["):
+        found = _by_names(_first_keys(body, first, path), json=True)
     else:
-        keys = frozenset(name.strip() for row in csv_rows(first, path)[0][:1] for name in row)
-    for name, fmt in FORMATS.items():
-        if fmt.columns <= keys:
-            return name
-    raise InputError(
-        f"format of trace '{path}'",
-        f"unknown (first line {shown(first, 60)})",
-        f"one of {', '.join(FORMATS)}",
-        "see the trace formats in the documentation",
-    )
+        fields = next(csv_rows(first, path), (0, []))[1]
+        found = _by_names({name.strip() for name in fields}, json=False) or _without_header(body, fields)
+    if found is None:
+        limit = f"one of {', '.join(FORMATS)}"
+        raise InputError(f"format of trace '{path}'", f"unknown (it begins with {shown(first, 60)})", limit)
+    return found
 
 
-def _csv_columns(text: str, options: Options, wanted: Mapping[str, str]) -> tuple[dict[str, list[str]], list[int]]:
-    """Return the wanted columns (role to header name) as text, with line numbers."""
-    rows, lines = csv_rows(text, options.path)
-    header = [name.strip() for name in rows[0]]
-    index = {}
-    for role, name in wanted.items():
-        if name not in header:
-            raise InputError(f"column '{name}' of '{options.path}'", "missing", f"among {shown(header, 120)}")
-        index[role] = header.index(name)
-    for row, line in zip(rows[1:], lines[1:], strict=True):
-        if len(row) <= max(index.values()):
-            raise InputError(f"'{options.path}', line {line}", f"{len(row)} fields", f"{len(header)} fields")
-    return {role: [row[i] for row in rows[1:]] for role, i in index.items()}, lines[1:]
+def _by_names(names: set[str], *, json: bool) -> str | None:
+    fitting = (name for name, fmt in FORMATS.items() if fmt.json == json and fmt.names and fmt.names <= names)
+    return next(fitting, None)
 
 
-def _read_table(time: str, prompt: str, output: str, unit_s: float = 1.0) -> Callable[[str, Options], RawTrace]:
-    """Return the reader of a CSV whose columns are plain numbers."""
-
-    def read(text: str, options: Options) -> RawTrace:
-        wanted = {"time": time, "prompt": prompt, "output": output}
-        if options.cached:
-            wanted["cached"] = options.cached
-        raw, lines = _csv_columns(text, options, wanted)
-        scale = options.unit_s or unit_s
-        return RawTrace(
-            arrival_s=column(time, raw["time"], lines, options.path) * scale,
-            prompt_tokens=column(prompt, raw["prompt"], lines, options.path),
-            output_tokens=column(output, raw["output"], lines, options.path),
-            cached_tokens=column(wanted["cached"], raw["cached"], lines, options.path) if options.cached else None,
-            lines=lines,
-        )
-
-    return read
+def _first_keys(body: str, first: str, path: str) -> set[str]:
+    """Return the keys of the first object of JSONL, a JSON list or one JSON object over several lines."""
+    try:
+        value = load_json(first, f"trace '{path}', line 1")
+    except InputError:
+        if "\n" not in body:
+            raise
+        try:
+            value = load_json(body, f"trace '{path}'")
+        except InputError:
+            # a broken first line of JSONL is the likelier fault than a broken long object
+            value = load_json(first, f"trace '{path}', line 1")
+    if isinstance(value, list):
+        value = value[0] if value else None
+    return set(value) if isinstance(value, dict) else set()
 
 
-def _split_timestamp(text: str) -> tuple[datetime, float]:
-    """Return date and time to the second, and the rest [s]; a missing zone is UTC, a seventh decimal is kept."""
-    whole, _, rest = text.strip().partition(".")
-    digits = len(rest) - len(rest.lstrip("0123456789"))
-    moment = datetime.fromisoformat(whole + rest[digits:])
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return moment, float(f"0.{rest[:digits]}") if digits else 0.0
+def _without_header(body: str, fields: list[str]) -> str | None:
+    """Return the format of a CSV whose first line is no header of its own."""
+    head = body.split("\n", HEAD_LINES)[:HEAD_LINES]
+    if any(line.startswith(BLIS_FIRST) and "arrival_time_us" in line for line in head):
+        return "blis"
+    if len(fields) == 6 and fields[3].strip().lower() in ("gamma", "weibull", ""):
+        return "servegen" if all(_is_number(f) for f in fields[:2]) else None
+    return None
 
 
-def _read_azure(text: str, options: Options) -> RawTrace:
-    wanted = {"time": "TIMESTAMP", "prompt": "ContextTokens", "output": "GeneratedTokens"}
-    raw, lines = _csv_columns(text, options, wanted)
-    start = None
-
-    def since_start(value: str) -> float:
-        nonlocal start
-        moment, fraction = _split_timestamp(value)
-        start = start or moment  # counted from the first row, so that floats keep the last decimals
-        return (moment - start).total_seconds() + fraction
-
-    limit = "a date and time such as 2023-11-16 18:15:46.6805900"
-    arrival = column("TIMESTAMP", raw["time"], lines, options.path, limit, since_start)
-    return RawTrace(
-        arrival_s=arrival - arrival.min(initial=0.0),
-        prompt_tokens=column("ContextTokens", raw["prompt"], lines, options.path),
-        output_tokens=column("GeneratedTokens", raw["output"], lines, options.path),
-        lines=lines,
-    )
-
-
-def _read_mooncake(text: str, options: Options) -> RawTrace:
-    columns: dict[str, list[Any]] = {"timestamp": [], "input_length": [], "output_length": []}
-    lines = []
-    for line, item in json_objects(text, options.path):
-        for key, values in columns.items():
-            values.append(item.get(key))
-        lines.append(line)
-    unit = options.unit_s or 1e-3
-    return RawTrace(
-        arrival_s=column("timestamp", columns["timestamp"], lines, options.path) * unit,
-        prompt_tokens=column("input_length", columns["input_length"], lines, options.path),
-        output_tokens=column("output_length", columns["output_length"], lines, options.path),
-        lines=lines,
-        notices=[f"timestamps taken as {unit:g} s each"],
-    )
-
-
-FORMATS: dict[str, Format] = {
-    "canonical": Format(
-        title="canonical CSV",
-        read=_read_table("arrival_s", "prompt_tokens", "output_tokens"),
-        columns=frozenset({"arrival_s", "prompt_tokens", "output_tokens"}),
-    ),
-    "azure": Format(
-        title="Azure LLM trace (CSV)",
-        read=_read_azure,
-        columns=frozenset({"TIMESTAMP", "ContextTokens", "GeneratedTokens"}),
-    ),
-    "mooncake": Format(
-        title="Mooncake trace (JSONL)",
-        read=_read_mooncake,
-        columns=frozenset({"timestamp", "input_length", "output_length", "hash_ids"}),
-    ),
-}
+def _is_number(text: str) -> bool:
+    try:
+        return float(text) >= 0
+    except ValueError:
+        return False

@@ -27,6 +27,7 @@ WorkOf = Callable[[FloatArray, FloatArray], FloatArray]
 BOOTSTRAP_BLOCKS = 8  # a trace is prolonged by eighths of itself: minutes of drift stay together
 DEFAULT_COUNT = 20_000
 MAX_JOINT_POINTS = 200_000
+MAX_WINDOWS = 10_000_000
 
 
 class Source(Protocol):
@@ -90,6 +91,8 @@ def window_starts(span_s: float, width_s: float) -> FloatArray:
     """
     if not (np.isfinite(width_s) and width_s > 0):
         raise InputError("window width", width_s, "finite and > 0 [s]", "give e.g. width_s=60.0")
+    if span_s / width_s > MAX_WINDOWS:
+        raise InputError("window width", width_s, f">= {span_s / MAX_WINDOWS:.3g} s", "choose wider windows")
     count = max(1, round(span_s / width_s))
     return np.arange(count, dtype=np.float64) * (span_s / count)
 

@@ -15,6 +15,8 @@ FloatArray = npt.NDArray[np.float64]
 
 WINDOW_S = 60.0  # drift over minutes
 PARTS = 6  # arrival windows of 10 s inside it: bursts and gaps of tens of seconds
+MAX_DRIFT_WINDOWS = 1500  # a day of minutes; longer traces get wider windows
+MAX_CELLS = 1_000_000
 CELL_S = 1.0  # bursts of real services last seconds
 BANDS = 12
 OUTPUT_CLASSES = 10
@@ -44,9 +46,9 @@ def fit_windows(requests: Requests, window_s: float = WINDOW_S, parts: int = PAR
     """
     span = TraceSource(requests=requests).span_s
     at = requests.arrival_s - requests.arrival_s[0]
-    m = len(window_starts(span, window_s))
+    m = len(window_starts(span, max(window_s, span / MAX_DRIFT_WINDOWS)))
     n = m * parts
-    cells = max(1, round(span / n / CELL_S))
+    cells = max(1, min(round(span / n / CELL_S), MAX_CELLS // n))
     order = _order(requests.prompt_tokens)
     edges, shares = _bands(at, requests.prompt_tokens.astype(float), order, span, m)
     return WindowedSource(
