@@ -169,9 +169,10 @@ def multipliers(cell: Cell, cluster: Cluster, first: Requests, second: Requests)
     loads = np.array([_loads(first, cluster, PANEL_TBT_S), _loads(second, cluster, PANEL_TBT_S)]).T
     target = np.array([cell.load_prefill, cell.load_decode])
     m, _ = nnls(loads / target[:, None], np.ones(2))
-    if np.any(np.abs(loads @ m / target - 1) > _LOAD_TOLERANCE):
-        wanted = np.linalg.solve(loads, target).round(4).tolist()
-        raise InputError(f"multipliers of {cell.name}", wanted, "> 0", "use laws with another balance")
+    met = loads @ m
+    if np.any(np.abs(met / target - 1) > _LOAD_TOLERANCE):
+        nearest, wanted = (f"({a:.3g}, {b:.3g})" for a, b in (met, target))
+        raise InputError(f"multipliers of {cell.name} meet loads", nearest, wanted, "use laws with another balance")
     return float(m[0]), float(m[1])
 
 
