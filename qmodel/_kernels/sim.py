@@ -178,7 +178,7 @@ def run(
             )
             _place(t, r, u, host, R, F, UF, UI, lists, times, winners, loop, dirty, PK, EC, EB, EW, XI)
         elif leaf < k:
-            end_prefill(t, leaf, R, F, UF, UI, lists, times, winners, XI, XF)
+            end_prefill(t, leaf, R, F, UF, UI, lists, times, winners, loop, XI, XF)
             mark(UI, loop, dirty, leaf)
             loop[LOOP_PULL] = 1 if late else 0
         elif leaf < k + d:

@@ -7,10 +7,10 @@ from numba import njit
 
 from qmodel._kernels.laws import law_time, span_steps, span_time, work_time
 from qmodel._kernels.sim_state import (
-    F_LANDED, F_PREFILLED, F_START, I_BATCH, I_HOSTING, I_PART, I_PART_CHUNK, I_REQUESTS, I_SPAN, I_STEP_TOKENS,
-    I_STEPS, L_COUNT, L_HEAD, LANDED, MOVING, PREFILLING, R_CACHED, R_DECODE, R_DONE, R_NEED, R_PREFILL, R_PROMPT,
+    F_FINISH, F_LANDED, F_PREFILLED, F_START, FINISHED, I_BATCH, I_HOSTING, I_PART, I_PART_CHUNK, I_REQUESTS, I_SPAN, I_STEP_TOKENS,
+    I_STEPS, L_COUNT, L_HEAD, LANDED, LOOP_FINISHED, MOVING, PREFILLING, R_CACHED, R_DECODE, R_DONE, R_NEED, R_OUTPUT, R_PREFILL, R_PROMPT,
     R_STATE, U_BUSY, U_CAPACITY, U_END, U_KV, U_LINK_FREE, U_LINK_RATE, U_PART_WORK, U_S, U_SINCE, U_TOKENS, U_WORK,
-    U_X, U_Y, U_Z, X_BUDGET, X_DECODE, X_LAYERS, X_MAX_SEQS, X_PACKING, X_PREFILL, X_TREE, Y_FIXED, Y_KV_BYTES,
+    U_X, U_Y, U_Z, X_BUDGET, X_DECODE, X_FIRST_PREFILL, X_LAYERS, X_MAX_SEQS, X_PACKING, X_PREFILL, X_TREE, Y_FIXED, Y_KV_BYTES,
     mark, push, remove, schedule,
 )  # fmt: skip
 
@@ -74,7 +74,7 @@ def least_requests(k, d, UI):
 
 
 @njit(cache=True)
-def end_prefill(t, i, R, F, UF, UI, lists, times, winners, XI, XF):
+def end_prefill(t, i, R, F, UF, UI, lists, times, winners, loop, XI, XF):
     """End the step of prefill instance i: its finished prompts start their transfers."""
     k, d = XI[X_PREFILL], XI[X_DECODE]
     UF[i, U_BUSY] += t - UF[i, U_SINCE]
@@ -90,6 +90,14 @@ def end_prefill(t, i, R, F, UF, UI, lists, times, winners, XI, XF):
         R[r, R_STATE] = MOVING
         UI[i, I_REQUESTS] -= 1
         u = R[r, R_DECODE]
+        if XI[X_FIRST_PREFILL] and R[r, R_OUTPUT] == 1:
+            F[r, F_FINISH], R[r, R_STATE] = t, FINISHED
+            UF[i, U_KV] -= R[r, R_NEED]
+            loop[LOOP_FINISHED] += 1
+            if u >= 0:
+                UI[u, I_REQUESTS] -= 1
+            r = lists[row, L_HEAD]
+            continue
         if u < 0:
             u = least_requests(k, d, UI)
             R[r, R_DECODE] = u

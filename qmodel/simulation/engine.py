@@ -207,7 +207,7 @@ def _result(
         "tbt_count": gaps,
         "tbt_violations": R[:, ks.R_VIOLATIONS],
         "prefill_instance": R[:, ks.R_PREFILL],
-        "decode_instance": R[:, ks.R_DECODE] - k,
+        "decode_instance": np.where(R[:, ks.R_DECODE] < 0, -1, R[:, ks.R_DECODE] - k),
         "deflected": deflected,
         "preemptions": R[:, ks.R_PREEMPTED],
         "restarts": R[:, ks.R_RESTARTS],

@@ -1,0 +1,432 @@
+"""A plain simulator of the same rules: Python objects, one event a step, nothing in closed form.
+
+It shares no code with the kernel but the laws and the policies' own `decide`. Slow, and meant to be read.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from qmodel.policies import ClusterState, RequestView, as_policy
+from qmodel.policies.state import largest_safe_chunk
+from qmodel.policies.tables import lookup_curve, lookup_table
+
+
+@dataclass(eq=False)
+class Job:
+    """A request on its way."""
+
+    number: int
+    arrival: float
+    prompt: int
+    output: int
+    cached: int
+    slo: object
+    kind: int
+    done: int = 0
+    need: int = 0
+    left: int = 0
+    host_s: float = 0.0
+    key: float = 0.0
+    deflected: bool = False
+    preempted: int = 0
+    start: float = math.nan
+    prefilled: float = math.nan
+    landed: float = math.nan
+    admitted: float = math.nan
+    first: float = math.nan
+    finish: float = math.nan
+    last: float = math.nan
+    gaps: list = field(default_factory=list)
+    source: object = None
+    target: object = None
+
+    @property
+    def rest(self):
+        """Prompt tokens still to compute."""
+        return self.need - self.done
+
+
+@dataclass(eq=False)
+class Prefill:
+    """A prefill instance."""
+
+    number: int
+    cal: object
+    link: object
+    queue: list = field(default_factory=list)
+    part: Job | None = None
+    running: list = field(default_factory=list)  # (job, tokens) of the step in progress
+    end: float = math.inf
+    held: int = 0
+    link_free: float = 0.0
+
+
+@dataclass(eq=False)
+class Decode:
+    """A decode instance."""
+
+    number: int
+    cal: object
+    link: object
+    batch: list = field(default_factory=list)
+    waiting: list = field(default_factory=list)
+    landed: list = field(default_factory=list)
+    part: Job | None = None
+    hosted: list = field(default_factory=list)  # (job, tokens) of the step in progress
+    end: float = math.inf
+    since: float = 0.0
+    held: int = 0
+    link_free: float = 0.0
+    assigned: int = 0
+
+    @property
+    def context(self):
+        """Resident tokens after the last finished step."""
+        return sum(job.context for job in self.batch)
+
+
+class Reference:
+    """One run; `jobs` hold the outcome."""
+
+    def __init__(self, cluster, requests, slos, policy=None):
+        self.cluster, self.policy = cluster, as_policy(policy)
+        self.spec = self.policy.kernel_spec() if hasattr(self.policy, "kernel_spec") else None
+        self.late = self.spec is not None and self.spec.kind == "late"
+        self.order = self.spec.order if self.spec else "fcfs"
+        colocated = self.spec is not None and self.spec.kind == "colocated"
+        pools = cluster.prefill_calibrations, cluster.decode_calibrations
+        if colocated:
+            pools = (), pools[0] + pools[1]
+        self.prefill = [Prefill(i, c, cluster.transfer_law(c)) for i, c in enumerate(pools[0])]
+        self.decode = [Decode(j, c, cluster.transfer_law(c)) for j, c in enumerate(pools[1])]
+        self.shared, self.moving, self.now = [], [], 0.0
+        self.strictness = slos
+        self.jobs = [
+            Job(i, float(t), int(p), int(o), int(h), slos[c], int(c))
+            for i, (t, p, o, h, c) in enumerate(
+                zip(
+                    requests.arrival_s, requests.prompt_tokens, requests.output_tokens, requests.cached_tokens,
+                    requests.slo_class, strict=True,
+                )
+            )
+        ]  # fmt: skip
+        for job in self.jobs:
+            job.done, job.need, job.left = job.cached, job.prompt, max(1, job.output - 1)
+
+    # ---- time
+
+    def run(self):
+        """Simulate to the end; return self."""
+        todo = list(self.jobs)
+        while True:
+            times = [u.end for u in self.prefill + self.decode] + [j.landed for j in self.moving]
+            times += [todo[0].arrival] if todo else []
+            self.now = min(times, default=math.inf)
+            if math.isinf(self.now):
+                assert all(not math.isnan(job.finish) for job in self.jobs)
+                return self
+            t, pull = self.now, False
+            for p in self.prefill:
+                if p.end == t:
+                    self.end_prefill(p)
+                    pull = True
+            for job in sorted((j for j in self.moving if j.landed == t), key=lambda j: j.target.number):
+                self.moving.remove(job)
+                job.target.landed.append(job)
+                job.source.held -= job.need
+            for d in self.decode:
+                if d.end == t:
+                    pull = pull or bool(d.hosted)
+                    self.end_decode(d)
+            while todo and todo[0].arrival == t:
+                self.arrive(todo.pop(0))
+                pull = True
+            for p in self.prefill:
+                if math.isinf(p.end):
+                    self.start_prefill(p)
+            if self.late and pull:
+                for d in self.decode:
+                    self.pull(d)
+            for d in self.decode:
+                if math.isinf(d.end):
+                    self.start_decode(d)
+
+    # ---- routing
+
+    def work(self, p, job):
+        """W of what a prompt still needs at an instance."""
+        c = self.cluster
+        if c.packing:
+            return float(p.cal.work_s(job.need, c.max_num_batched_tokens, job.done))
+        return float(p.cal.lone_prefill_s(job.need, job.done))
+
+    def begun_work(self, p):
+        """Rest of the running step and of a begun prompt."""
+        running = 0.0 if math.isinf(p.end) else p.end - self.now
+        return running + (self.work(p, p.part) if p.part else 0.0)
+
+    def deflected_work(self, d):
+        """Host time of what waits, less what is done."""
+        total = sum(j.host_s for j in d.waiting)
+        part = d.part
+        if part:
+            start = part.cached if not part.preempted else 0
+            total += part.host_s * part.rest / (part.need - start)
+        return total + (d.end - self.now if d.hosted and not math.isinf(d.end) else 0.0)
+
+    def tokens(self, p):
+        """Prompt tokens at a prefill instance, those of the running step included."""
+        rest = sum(j.rest for j in p.queue) + (p.part.rest if p.part else 0)
+        return rest + sum(n for _, n in p.running)
+
+    def state(self, job):
+        """What the router sees."""
+        P, D = self.prefill, self.decode
+        return ClusterState(
+            time_s=self.now,
+            prefill_work_s=np.array([sum(self.work(p, j) for j in p.queue) + self.begun_work(p) for p in P]),
+            prefill_tokens=np.array([float(self.tokens(p)) for p in P]),
+            prefill_requests=np.array([self.count(p) for p in P]),
+            link_free_s=np.array([p.link_free for p in P]),
+            deflected_work_s=np.array([self.deflected_work(d) for d in D]),
+            batch=np.array([float(len(d.batch)) for d in D]),
+            context_tokens=np.array([float(d.context) for d in D]),
+            hosting=np.array([bool(d.waiting or d.part or d.hosted) for d in D]),
+            decode_requests=np.array([d.assigned for d in D]),
+            step_rest_s=np.array([0.0 if math.isinf(d.end) else d.end - self.now for d in D]),
+            strictest_tbt_s=np.array([min((j.slo.tbt_s for j in d.batch), default=math.inf) for d in D]),
+            kv_share=np.array([(d.context + d.held) / d.cal.kv_capacity_tokens for d in D]),
+            prefill_laws=[p.cal.prefill for p in P],
+            decode_laws=[d.cal.step for d in D],
+            budget=self.cluster.max_num_batched_tokens,
+            transfer_s=np.array(
+                [p.link.fixed_s + p.link.link_time_s(float(job.prompt - job.cached)) for p in P]
+            ),
+        )  # fmt: skip
+
+    def count(self, p):
+        """Requests at a prefill instance."""
+        done = [j for j, _ in p.running if j is not p.part]
+        return len(p.queue) + len(done) + (1 if p.part else 0)
+
+    def insert(self, queue, job):
+        """Put a job in its place in a queue."""
+        if self.order == "fcfs":
+            queue.append(job)
+            return
+        key = self.work(self.prefill[0], job)
+        job.key = key if self.order == "spf" else key + self.spec.ageing_per_s * job.arrival
+        at = len(queue)
+        while at and queue[at - 1].key > job.key:
+            at -= 1
+        queue.insert(at, job)
+
+    def arrive(self, job):
+        """Route an arrival."""
+        if self.late:
+            self.insert(self.shared, job)
+            return
+        slo = job.slo
+        view = RequestView(
+            arrival_s=self.now, prompt_tokens=job.prompt, cached_tokens=job.cached, ttft_slo_s=slo.ttft_s,
+            tbt_slo_s=slo.tbt_s,
+        )  # fmt: skip
+        route = self.policy.decide(self.state(job), view)
+        if route.pool == "decode":
+            self.deflect(job, self.decode[route.instance], route.host_s)
+        else:
+            self.insert(self.prefill[route.instance].queue, job)
+            if self.spec and self.spec.decode_at_arrival:
+                job.target = min(self.decode, key=lambda d: d.assigned)
+                job.target.assigned += 1
+
+    def deflect(self, job, d, host_s):
+        """Send a job's prefill to a decode instance."""
+        job.deflected, job.host_s, job.target = True, host_s, d
+        d.waiting.append(job)
+        d.assigned += 1
+
+    def pull(self, d):
+        """Let a decode instance pull from the shared queue."""
+        rule = self.spec.rule
+        begun = [d.part] if d.part else []
+        tokens = sum(j.rest for j in d.waiting + begun) + sum(n for _, n in d.hosted)
+        if tokens >= rule.max_waiting_tokens:
+            return
+        k, v, best, best_value = len(self.prefill), self.deflected_work(d), None, 0.0
+        ahead = sum(self.begun_work(p) for p in self.prefill)
+        for at, job in enumerate(self.shared):
+            s, x = lookup_curve(rule, rule.work_s, job.rest), lookup_curve(rule, rule.transfer_s, job.rest)
+            B, K = len(d.batch), d.context
+            h = max(1e-9, lookup_table(rule, rule.host_s, job.rest, B, K))
+            gain = ahead / k + s + x - v - h
+            if rule.harm_weight > 0:
+                gain -= rule.harm_weight * lookup_table(rule, rule.harm_s, job.rest, B, K)
+            value = (gain + (len(self.shared) - at - 1) * s / k) / h
+            if gain > 0 and value > best_value:
+                best, best_value, best_host = job, value, h
+            ahead += s
+        if best is not None:
+            self.shared.remove(best)
+            self.deflect(best, d, best_host)
+
+    # ---- prefill instances
+
+    def start_prefill(self, p):
+        """Fill and start a step."""
+        queue = self.shared if self.late else p.queue
+        room, parts = self.cluster.max_num_batched_tokens, []
+        job, p.part = p.part, None
+        while room > 0:
+            if job is None:
+                if not queue or (p.held and p.held + queue[0].need > p.cal.kv_capacity_tokens):
+                    break
+                job = queue.pop(0)
+                job.start, job.source = self.now, p
+                p.held += job.need
+            n = min(room, job.rest) if self.cluster.packing else job.rest
+            parts.append((job, n, job.done))
+            job.done += n
+            room = room - n if self.cluster.packing else 0
+            p.part = job if job.rest else None
+            job = None
+        if parts:
+            p.running = [(j, n) for j, n, _ in parts]
+            p.end = self.now + self.step_time(p.cal.prefill, 0, 0, [(n, done) for _, n, done in parts])
+
+    @staticmethod
+    def step_time(law, B, K, parts):
+        """Time of a step from its parts (tokens, done before)."""
+        n = float(sum(n for n, _ in parts))
+        q = sum(n * (done + n / 2) for n, done in parts)
+        return float(law.step_time_s(float(B), float(K), n, q, float(sum(done for _, done in parts))))
+
+    def end_prefill(self, p):
+        """Send the prompts that are done."""
+        p.end = math.inf
+        finished = [j for j, _ in p.running if j is not p.part]
+        p.running = []
+        for job in finished:
+            job.prefilled = self.now
+            d = job.target
+            if self.cluster.first_token == "prefill" and job.output == 1:
+                job.finish = self.now
+                p.held -= job.need
+                if d is not None:
+                    d.assigned -= 1
+                continue
+            if d is None:
+                d = job.target = min(self.decode, key=lambda d: d.assigned)
+                d.assigned += 1
+            rate = min(p.link.bytes_per_s, d.link.bytes_per_s)
+            busy = p.link.kv_bytes_per_token * (job.prompt - job.cached) / rate
+            if p.link.pipelined:
+                layers = p.link.layers
+                busy = max(busy / layers, busy - (self.now - job.start) * (layers - 1) / layers)
+            begin = max(self.now, p.link_free, d.link_free)
+            p.link_free = d.link_free = begin + busy
+            job.landed = begin + busy + p.link.fixed_s
+            self.moving.append(job)
+
+    # ---- decode instances
+
+    def start_decode(self, d):
+        """Preempt, admit, host, and start one step."""
+        capacity, seats, preempted = d.cal.kv_capacity_tokens, self.cluster.max_num_seqs, False
+        while d.batch and d.context + d.held + len(d.batch) > capacity:
+            self.preempt(d)
+            preempted = True
+        blocked = preempted or (d.waiting and d.waiting[0].preempted)
+        while not blocked and d.landed and len(d.batch) + (1 if d.part else 0) < seats:
+            job = d.landed[0]
+            if d.context + d.held + job.need + len(d.batch) + 1 > capacity:
+                break
+            d.landed.pop(0)
+            job.admitted = self.now
+            job.fresh, job.context = True, job.need
+            d.batch.append(job)
+        parts = self.host(d)
+        if not d.batch and not parts:
+            return
+        d.since = self.now
+        step = self.step_time(d.cal.step, len(d.batch), d.context, parts)
+        d.end = self.now + step
+
+    def preempt(self, d):
+        """Drop the newest resident and let it come back first."""
+        job = d.batch.pop()
+        job.need, job.done, job.preempted, job.last = job.context + 1, 0, job.preempted + 1, self.now
+        job.host_s = 0.0
+        d.waiting.insert(0, job)
+
+    def host(self, d):
+        """Choose the prompt tokens of the next step."""
+        B, K, parts = len(d.batch), d.context, []
+        packed = self.spec is not None and self.spec.host_budget > 0
+        room = self.spec.host_budget - B if packed else 1
+        job, d.part = d.part, None
+        while room > 0:
+            if job is None:
+                if not d.waiting or B + len(parts) >= self.cluster.max_num_seqs:
+                    break
+                held, head = K + d.held, d.waiting[0]
+                if held and held + head.need + B + len(parts) + 1 > d.cal.kv_capacity_tokens:
+                    break
+                job = d.waiting.pop(0)
+                d.held += job.need
+                if not job.preempted:
+                    job.start = self.now
+            n = min(room, job.rest) if packed else self.chunk(d, job, B, K)
+            room = room - n if packed else 0
+            parts.append((job, n, job.done))
+            job.done += n
+            d.part = job if job.rest else None
+            job = None
+        if job is not None:
+            d.part = job
+        d.hosted = [(j, n) for j, n, _ in parts]
+        return [(n, done) for _, n, done in parts]
+
+    def chunk(self, d, job, B, K):
+        """Choose the largest safe chunk, else the smallest."""
+        spec = self.spec
+        chunks = spec.chunks if spec else (2048, 1024, 512, 256, 128)
+        strictest = min((j.slo.tbt_s for j in d.batch), default=job.slo.tbt_s)
+        limit = spec.limit_s if spec and spec.limit_s > 0 else (spec.beta if spec else 1.0) * strictest
+        n = largest_safe_chunk(d.cal.step, B, K, job.done, job.rest, chunks, limit)
+        return n or min(chunks[-1], job.rest)
+
+    def end_decode(self, d):
+        """Count a step's tokens; let requests leave and hosted prompts join."""
+        step, t = self.now - d.since, self.now
+        d.end = math.inf
+        for job in d.batch:
+            job.context += 1
+            job.left -= 1
+            if job.fresh:
+                job.first, job.fresh = t, False
+                if self.cluster.first_token == "prefill":
+                    job.gaps.append(t - job.prefilled)
+            else:
+                job.gaps.append(step)
+            if job.left == 0:
+                job.finish = t
+                d.assigned -= 1
+        d.batch = [j for j in d.batch if j.left]
+        finished, d.hosted = [j for j, _ in d.hosted if j is not d.part], []
+        for job in finished:
+            d.held -= job.need
+            if job.preempted:
+                job.gaps.append(t - job.last)
+            else:
+                job.prefilled = job.admitted = job.first = t
+                job.left = job.output
+            job.left -= 1
+            job.fresh, job.context = False, job.need
+            if job.left == 0:
+                job.finish = t
+                d.assigned -= 1
+            else:
+                d.batch.append(job)

@@ -1,0 +1,112 @@
+"""The compiled simulator against the plain one, on random small scenarios."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from qmodel.policies import Colocated, Disaggregated, EarliestCompletion, Kairos, StaticLength
+from qmodel.scenario import SLO, Requests
+from qmodel.simulation import simulate
+
+from .reference import Reference
+from .scenes import calibration, cluster, rule
+
+RULES = {}
+
+
+def shared_rule(**options):
+    """Return a rule for the default cluster; the tables are built once."""
+    from dataclasses import replace
+
+    if "rule" not in RULES:
+        RULES["rule"] = rule(cluster())
+    return replace(RULES["rule"], **options)
+
+
+def policies():
+    """Draw a policy."""
+    order = st.sampled_from(["fcfs", "spf", "aged"])
+    priced = st.builds(
+        lambda binding, o, gp, gd, harm, room: shared_rule(
+            binding=binding, order=o, price_prefill_per_s=gp, price_decode_per_s=gd, harm_weight=harm,
+            max_waiting_tokens=room, ageing_per_s=0.01,
+        ),
+        st.sampled_from(["dispatch", "late"]), order, st.sampled_from([0.0, 3.0]), st.sampled_from([0.0, 5.0]),
+        st.sampled_from([0.0, 0.1]), st.sampled_from([500, 2000, 10**6]),
+    )  # fmt: skip
+    return st.one_of(
+        priced,
+        st.builds(Disaggregated, order=order, ageing_per_s=st.just(0.05)),
+        st.builds(Disaggregated, routing=st.just("requests"), decode_choice=st.just("arrival")),
+        st.builds(
+            Kairos, alpha=st.sampled_from([0.8, 1.3]), wait=st.sampled_from(["steps", "exact", "short"]), order=order
+        ),
+        st.builds(EarliestCompletion, order=order),
+        st.builds(StaticLength, st.sampled_from([300.0, 3000.0]), chunks=st.sampled_from([None, (512, 128)])),
+        st.builds(StaticLength, st.just(0.0), prefill_busy=st.just(1.0), decode_busy=st.just(0.05)),
+        st.builds(Colocated, st.sampled_from([64, 512])),
+    )
+
+
+@st.composite
+def scenarios(draw):
+    """Draw (cluster, requests, slos, policy): small, often overloaded, often short of memory."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    n = draw(st.integers(1, 60))
+    longest = draw(st.sampled_from([200, 3000, 9000]))
+    prompt = rng.integers(1, longest, n)
+    output = rng.integers(1, draw(st.sampled_from([3, 40, 300])), n)
+    cached = rng.integers(0, prompt) * rng.integers(0, 2, n)
+    rate = draw(st.sampled_from([2.0, 20.0, 200.0]))
+    capacity = draw(st.sampled_from([10_000, 14_000, 10**6]))
+    cal = calibration(kv_capacity_tokens=capacity)
+    target = cluster(
+        draw(st.integers(1, 3)), draw(st.integers(1, 3)), cal,
+        max_num_batched_tokens=draw(st.sampled_from([256, 2048])),
+        max_num_seqs=draw(st.sampled_from([1, 4, 256])),
+        bandwidth_gb_s=draw(st.sampled_from([0.1, 25.0])),
+        transfer_fixed_s=draw(st.sampled_from([0.0, 0.003])),
+        packing=draw(st.booleans()),
+        pipelined_transfer=draw(st.booleans()),
+        first_token=draw(st.sampled_from(["decode", "prefill"])),
+    )  # fmt: skip
+    arrivals = np.cumsum(rng.exponential(1 / rate, n))
+    requests = Requests.from_arrays(arrivals, prompt, output, cached, rng.integers(0, 2, n))
+    return target, requests, (SLO(ttft_s=0.5, tbt_s=0.03), SLO(ttft_s=2.0, tbt_s=0.08)), draw(policies())
+
+
+def agrees(target, requests, slos, policy):
+    """Compare every time of every request."""
+    frame = simulate(target, requests, slos, policy, warmup=0).requests
+    jobs = Reference(target, requests, slos, policy).run().jobs
+    prefill = target.first_token == "prefill"
+    expected = {
+        "queue_s": [j.start - j.arrival for j in jobs],
+        "prefill_s": [j.prefilled - j.start for j in jobs],
+        "finish_s": [j.finish for j in jobs],
+        "ttft_s": [(j.prefilled if prefill else j.first) - j.arrival for j in jobs],
+        "tbt_max_s": [max(j.gaps, default=np.nan) for j in jobs],
+        "tbt_mean_s": [np.mean(j.gaps) if j.gaps else np.nan for j in jobs],
+    }
+    for name, values in expected.items():
+        np.testing.assert_allclose(frame[name], values, rtol=1e-9, atol=1e-9, err_msg=name)
+    assert frame.deflected.tolist() == [j.deflected for j in jobs]
+    assert frame.decode_instance.tolist() == [j.target.number if j.target else -1 for j in jobs]
+    assert frame.preemptions.tolist() == [j.preempted for j in jobs]
+    assert frame.tbt_count.tolist() == [len(j.gaps) for j in jobs]
+    counted = [sum(g > j.slo.tbt_s for g in j.gaps) for j in jobs]
+    assert frame.tbt_violations.tolist() == counted
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(scenarios())
+def test_kernel_equals_the_plain_simulator(scenario):
+    agrees(*scenario)
+
+
+@pytest.mark.full
+@settings(max_examples=1500, deadline=None, suppress_health_check=list(HealthCheck))
+@given(scenarios())
+def test_kernel_equals_the_plain_simulator_on_many(scenario):
+    agrees(*scenario)
