@@ -58,7 +58,10 @@ def notices(lines: Sequence[str]) -> None:
 
 @contextmanager
 def progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Yield a callback (what, done, total) that draws a bar on stderr with the time left."""
+    """Yield a callback (what, done, total): a bar with the time left on a terminal, else a line per new `what`."""
+    if not sys.stderr.isatty():
+        yield _line_per_step()
+        return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -69,6 +72,18 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
             bar.update(task, description=what or "done", completed=done, total=total or None)
 
         yield update
+
+
+def _line_per_step() -> Callable[[str, int, int], None]:
+    last = ""
+
+    def update(what: str, done: int, total: int) -> None:
+        nonlocal last
+        if what and what != last:
+            print(f"{what} ({done} of {total} runs done)" if total else what, file=sys.stderr)
+            last = what
+
+    return update
 
 
 def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
@@ -212,6 +227,13 @@ def split_table(split: Mapping[str, Any]) -> Table:
     return _table("Static split by prompt length", columns, rows)
 
 
+def _threshold(seconds: float) -> str:
+    """Return a threshold for people; a backlog of a day and more is one that no queue reaches."""
+    if seconds <= 0:
+        return "always"
+    return "never" if seconds >= 86_400 else format_duration(seconds)
+
+
 def threshold_table(table: Mapping[str, Any]) -> Table:
     """Return the threshold table: prefill backlog above which a prompt is deflected.
 
@@ -227,7 +249,7 @@ def threshold_table(table: Mapping[str, Any]) -> Table:
     """
     columns = ("prompt tokens", *(f"v = {format_duration(v)}" for v in table["decode_backlog_s"]))
     rows = [
-        (f"{tokens:,.0f}", *("always" if t <= 0 else format_duration(t) for t in row))
+        (f"{tokens:,.0f}", *(_threshold(t) for t in row))
         for tokens, row in zip(table["prompt_tokens"], table["threshold_s"], strict=True)
     ]
     title = "Deflect when the prefill backlog exceeds (v: deflected work waiting at the decode instance)"

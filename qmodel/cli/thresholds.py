@@ -81,7 +81,6 @@ def thresholds(
     if not json:
         screen.print(inputs.workload.describe(inputs.cluster))
     with show.progress() as report:
-        report("deriving thresholds", 0, 0)
         plan = derive_thresholds(
             inputs.cluster, inputs.workload, inputs.slo, objective.value, binding.value, order.value
         )

@@ -168,7 +168,7 @@ def compare(
         measured = []
         for step, seed in enumerate(chosen):
             if progress is not None:
-                progress(name, number * len(chosen) + step, len(policies) * len(chosen))
+                progress(f"simulating {name}", number * len(chosen) + step, len(policies) * len(chosen))
             result: SimulationResult = simulate(cluster, workload, slo, policy, seed=seed, requests=requests)
             measured.append(measure(result))
             if step == 0:

@@ -83,9 +83,13 @@ def derive_thresholds(
     ------
     InfeasibleError
         When no plan meets the constraints; the message names the binding one and the nearest feasible value.
+    InputError
+        When a request is longer than an instance's KV capacity, or an option is unknown.
     """
     from qmodel.optimization.plan import derive_plan
+    from qmodel.scenario.limits import check_kv_capacity
 
+    check_kv_capacity(cluster, workload)
     plan = derive_plan(cluster, workload, slo, objective=objective, binding=binding, order=order)
     return check_plan(plan, cluster, workload, slo, seeds, requests).plan if confirm else plan
 

@@ -78,16 +78,16 @@ def test_options_that_are_refused(qmodel, tmp_path, changes, says):
 
 
 TRACES = {
-    "negative time": (HEADER + "-1,10,10\n" + GOOD, ["line 2", "arrival_s"]),
-    "zero prompt": (HEADER + GOOD + "200,0,10\n", ["line 202", "prompt_tokens"]),
-    "zero output": (HEADER + GOOD + "200,10,0\n", ["line 202", "output_tokens"]),
+    "negative time": (HEADER + "-1,10,10\n" + GOOD, ["line 2", "-1"]),
+    "zero prompt": (HEADER + GOOD + "200,0,10\n", ["line 202", "prompt tokens"]),
+    "zero output": (HEADER + GOOD + "200,10,0\n", ["line 202", "output tokens"]),
     "text in a number column": (HEADER + "0,ten,10\n" + GOOD, ["line 2", "ten"]),
     "not a number": (HEADER + "nan,10,10\n" + GOOD, ["line 2"]),
     "infinite time": (HEADER + "inf,10,10\n" + GOOD, ["line 2"]),
-    "no requests": (HEADER, ["no requests"]),
+    "no requests": (HEADER, ["without requests"]),
     "empty": ("", ["empty"]),
     "unknown columns": ("a,b,c\n1,2,3\n", ["format"]),
-    "a prompt longer than the KV capacity": (HEADER + GOOD + "200,9000000,10\n", ["9000000", "KV"]),
+    "a prompt longer than the KV capacity": (HEADER + GOOD + "200,9000000,10\n", ["9000010", "KV"]),
 }
 
 
