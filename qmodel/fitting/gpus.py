@@ -25,23 +25,28 @@ class Gpu:
         Memory that a process sees [bytes].
     bytes_per_s : float
         Nominal memory bandwidth [bytes/s].
+    launch_s : float
+        Host time of one kernel launched without a captured graph [s].
     """
 
     name: str
     tables: str
     memory_bytes: float
     bytes_per_s: float
+    launch_s: float
 
 
+# Launch: smallest message of the eager all-reduce tables of aiconfigurator-core 0.12.0, median over 2, 4 and 8 GPUs
+# (vLLM 0.14.0 on A100, 0.24.0 elsewhere); no eager rows for the last two, H200's taken.
 # Memory: what the driver leaves to a process; bandwidth: NVIDIA's data sheets of the SXM parts and the L40S.
 GPUS = {
     gpu.name: gpu
     for gpu in (
-        Gpu(name="a100", tables="a100_sxm", memory_bytes=79.15 * GIB, bytes_per_s=2.039e12),
-        Gpu(name="h100", tables="h100_sxm", memory_bytes=79.19 * GIB, bytes_per_s=3.35e12),
-        Gpu(name="h200", tables="h200_sxm", memory_bytes=139.8 * GIB, bytes_per_s=4.8e12),
-        Gpu(name="b200", tables="b200_sxm", memory_bytes=178.4 * GIB, bytes_per_s=7.7e12),
-        Gpu(name="l40s", tables="l40s", memory_bytes=44.4 * GIB, bytes_per_s=0.864e12),
+        Gpu(name="a100", tables="a100_sxm", memory_bytes=79.15 * GIB, bytes_per_s=2.039e12, launch_s=49.0e-6),
+        Gpu(name="h100", tables="h100_sxm", memory_bytes=79.19 * GIB, bytes_per_s=3.35e12, launch_s=22.1e-6),
+        Gpu(name="h200", tables="h200_sxm", memory_bytes=139.8 * GIB, bytes_per_s=4.8e12, launch_s=21.5e-6),
+        Gpu(name="b200", tables="b200_sxm", memory_bytes=178.4 * GIB, bytes_per_s=7.7e12, launch_s=21.5e-6),
+        Gpu(name="l40s", tables="l40s", memory_bytes=44.4 * GIB, bytes_per_s=0.864e12, launch_s=21.5e-6),
     )
 }
 

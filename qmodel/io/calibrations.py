@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qmodel.errors import InputError
 from qmodel.io.atomic import write_text
-from qmodel.laws import Calibration, LinearLaw, PNormLaw, StepLaw, ValidRange
+from qmodel.laws import Calibration, EngineCorrection, LinearLaw, PNormLaw, StepLaw, ValidRange
 from qmodel.units import MS
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "load_calibration",
     "load_calibrations",
     "read_calibration",
+    "read_calibrations",
     "save_calibration",
     "shipped_folder",
 ]
@@ -35,7 +36,7 @@ class _Strict(BaseModel):
 class PNormFile(_Strict):
     """Coefficients of a `PNormLaw` in ms and tokens."""
 
-    kind: Literal["p-norm"] = "p-norm"
+    kind: Literal["p-norm"]
     t0_ms: float = 0.0
     w_ms: float
     a: float = 0.0
@@ -80,13 +81,13 @@ class PNormFile(_Strict):
             "floor_ms_per_request": law.floor_per_request_s / MS,
             "gain": law.gain,
         }
-        return cls.model_validate({k: _rounded(v) for k, v in values.items()})
+        return cls.model_validate({"kind": "p-norm"} | {k: _rounded(v) for k, v in values.items()})
 
 
 class LinearFile(_Strict):
     """Coefficients of a `LinearLaw` in ms and tokens."""
 
-    kind: Literal["linear"] = "linear"
+    kind: Literal["linear"]
     alpha_ms: float
     batch_ms: float
     context_ms_per_token: float
@@ -113,7 +114,41 @@ class LinearFile(_Strict):
             "prompt_ms_per_token": law.prompt_s,
             "attention_ms_per_token2": law.attention_s,
         }
-        return cls.model_validate({k: _rounded(v / MS) for k, v in values.items()})
+        return cls.model_validate({"kind": "linear"} | {k: _rounded(v / MS) for k, v in values.items()})
+
+
+class EngineFile(_Strict):
+    """An engine correction in ms."""
+
+    floor_ms: float
+    floor_ms_per_request: float
+    gain: float
+    prefill_floor_ms: float
+    prefill_gain: float
+    batch_exponent: float
+
+    def correction(self) -> EngineCorrection:
+        """Return the correction in seconds."""
+        return EngineCorrection(
+            floor_s=self.floor_ms * MS,
+            floor_per_request_s=self.floor_ms_per_request * MS,
+            gain=self.gain,
+            prefill_floor_s=self.prefill_floor_ms * MS,
+            prefill_gain=self.prefill_gain,
+            batch_exponent=self.batch_exponent,
+        )
+
+    @classmethod
+    def of(cls, engine: EngineCorrection) -> EngineFile:
+        """Return the file form of a correction."""
+        return cls(
+            floor_ms=_rounded(engine.floor_s / MS),
+            floor_ms_per_request=_rounded(engine.floor_per_request_s / MS),
+            gain=_rounded(engine.gain),
+            prefill_floor_ms=_rounded(engine.prefill_floor_s / MS),
+            prefill_gain=_rounded(engine.prefill_gain),
+            batch_exponent=_rounded(engine.batch_exponent),
+        )
 
 
 class RangeFile(_Strict):
@@ -140,7 +175,10 @@ class CalibrationFile(_Strict):
     valid_range: RangeFile
     fit: dict[str, float] = {}
     standard_errors: dict[str, float] = {}
+    covariance: dict[str, float] = {}
+    engine: EngineFile | None = None
     provenance: dict[str, str] = {}
+    other_tp: list[CalibrationFile] = []
 
     def calibration(self) -> Calibration:
         """Return the calibration, in seconds and bytes."""
@@ -156,6 +194,8 @@ class CalibrationFile(_Strict):
             valid_range=ValidRange(**self.valid_range.model_dump()),
             fit=dict(self.fit),
             standard_errors=dict(self.standard_errors),
+            covariance=dict(self.covariance),
+            engine=self.engine.correction() if self.engine else None,
             provenance=dict(self.provenance),
         )
 
@@ -180,6 +220,8 @@ class CalibrationFile(_Strict):
             ),
             fit={k: _rounded(v, 4) for k, v in cal.fit.items()},
             standard_errors={k: _rounded(v, 3) for k, v in cal.standard_errors.items()},
+            covariance={k: _rounded(v, 4) for k, v in cal.covariance.items()},
+            engine=EngineFile.of(cal.engine) if cal.engine else None,
             provenance=dict(cal.provenance),
         )
 
@@ -282,13 +324,15 @@ def load_calibrations(model: str, gpu: str = "a100") -> list[Calibration]:
     return [load_calibration(name, device, t) for t in degrees or (1,)]
 
 
-def read_calibration(path: str | Path) -> Calibration:
-    """Return the calibration in a file.
+def read_calibration(path: str | Path, tp: int | None = None) -> Calibration:
+    """Return the calibration in a file; one of several when the file holds more than one tp.
 
     Parameters
     ----------
     path : str or Path
         JSON file.
+    tp : int, optional
+        GPUs of an instance; by default those of the file's first calibration.
 
     Returns
     -------
@@ -298,16 +342,44 @@ def read_calibration(path: str | Path) -> Calibration:
     Raises
     ------
     InputError
+        When the file is missing, not JSON, not a calibration, or has none for `tp`.
+    """
+    found = read_calibrations(path)
+    if tp is None:
+        return found[0]
+    for calibration in found:
+        if calibration.tp == tp:
+            return calibration
+    degrees = ", ".join(str(c.tp) for c in found)
+    raise InputError(f"tp in '{path}'", tp, f"one of {degrees}", "calibrate with measurements or profiles of that tp")
+
+
+def read_calibrations(path: str | Path) -> list[Calibration]:
+    """Return every calibration in a file: the first, then those of other tp.
+
+    Parameters
+    ----------
+    path : str or Path
+        JSON file.
+
+    Returns
+    -------
+    list of Calibration
+        At least one.
+
+    Raises
+    ------
+    InputError
         When the file is missing, not JSON, or not a calibration.
     """
     try:
-        return CalibrationFile.model_validate(_read_object(path)).calibration()
+        file = CalibrationFile.model_validate(_read_object(path))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "file"
-        raise InputError(
-            f"calibration '{path}', {where}", first["msg"], remedy="write it with `qmodel calibrate`"
-        ) from None
+        remedy = "write it with `qmodel calibrate`"
+        raise InputError(f"calibration '{path}', {where}", first["msg"], remedy=remedy) from None
+    return [entry.calibration() for entry in (file, *file.other_tp)]
 
 
 def _read_object(path: str | Path) -> dict[str, Any]:
@@ -322,18 +394,23 @@ def _read_object(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def calibration_json(calibration: Calibration) -> str:
+def calibration_json(calibration: Calibration, other_tp: Sequence[Calibration] = ()) -> str:
     """Return the text of a calibration file; the same calibration gives the same bytes.
 
     Parameters
     ----------
     calibration : Calibration
         What to write.
+    other_tp : sequence of Calibration
+        The same model and GPU at other tp, kept in the same file.
     """
-    return json.dumps(CalibrationFile.of(calibration).model_dump(), indent=2) + "\n"
+    file = CalibrationFile.of(calibration)
+    file = file.model_copy(update={"other_tp": [CalibrationFile.of(c) for c in other_tp]})
+    content = file.model_dump(exclude_defaults=True)
+    return json.dumps({"schema_version": SCHEMA_VERSION} | content, indent=2) + "\n"
 
 
-def save_calibration(calibration: Calibration, path: str | Path) -> None:
+def save_calibration(calibration: Calibration, path: str | Path, other_tp: Sequence[Calibration] = ()) -> None:
     """Write a calibration to a file, whole or not at all.
 
     Parameters
@@ -342,5 +419,7 @@ def save_calibration(calibration: Calibration, path: str | Path) -> None:
         What to write.
     path : str or Path
         JSON file.
+    other_tp : sequence of Calibration
+        The same model and GPU at other tp, kept in the same file.
     """
-    write_text(path, calibration_json(calibration))
+    write_text(path, calibration_json(calibration, other_tp))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from qmodel.errors import InputError, OutOfRangeError
+from qmodel.laws.engine import EngineCorrection
 from qmodel.laws.prefill import chunked_prefill_s, lone_prefill_s, prefill_work_s
-from qmodel.laws.step import FloatLike, StepLaw
+from qmodel.laws.step import FloatLike, PNormLaw, StepLaw
 
 __all__ = ["Calibration", "ValidRange"]
 
@@ -65,6 +66,10 @@ class Calibration:
         Standard error of each coefficient, by ``step.w_s`` and the like.
     provenance : Mapping
         Source package, version, date and choices made.
+    engine : EngineCorrection, optional
+        What was added to the kernels' laws to obtain `step` and `prefill`; None for kernels alone.
+    covariance : Mapping
+        Covariance of the fitted coefficients, by the names of `standard_errors` in pairs ``a|b``.
     """
 
     model: str
@@ -79,6 +84,8 @@ class Calibration:
     fit: Mapping[str, float] = field(default_factory=dict)
     standard_errors: Mapping[str, float] = field(default_factory=dict)
     provenance: Mapping[str, str] = field(default_factory=dict)
+    engine: EngineCorrection | None = None
+    covariance: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("tp", "layers", "kv_capacity_tokens"):
@@ -95,7 +102,8 @@ class Calibration:
     def fingerprint(self) -> str:
         """Return the sha256 (hex) of everything that predictions depend on; provenance and errors are left out."""
         numbers = np.concatenate([self.step.kernel_params(), self.prefill.kernel_params()])
-        sizes = (self.layers, self.kv_bytes_per_token, self.kv_capacity_tokens)
+        exponent = self.engine.batch_exponent if self.engine else 0.0
+        sizes = (self.layers, self.kv_bytes_per_token, self.kv_capacity_tokens, exponent)
         text = ";".join([self.name, *(f"{value:.12g}" for value in (*numbers, *sizes))])
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -154,6 +162,45 @@ class Calibration:
     def work_s(self, prompt_tokens: FloatLike, budget: int, cached_tokens: FloatLike = 0.0) -> FloatLike:
         """Return W(L) [s], a prompt's share of full prefill steps; see `laws.prefill.prefill_work_s`."""
         return prefill_work_s(self.prefill, prompt_tokens, budget, cached_tokens)
+
+    def prompt_batch_s(self, prompts: FloatLike, prompt_tokens: FloatLike) -> FloatLike:
+        """Return the time of one unchunked step that holds several prompts of the same length [s].
+
+        Parameters
+        ----------
+        prompts : float or ndarray
+            Prompts b in the batch.
+        prompt_tokens : float or ndarray
+            Tokens L of each.
+        """
+        b, L = np.asarray(prompts, dtype=float), np.asarray(prompt_tokens, dtype=float)
+        time = self.prefill.step_time_s(0.0 * b, 0.0 * b, b * L, b * L**2 / 2)
+        time = time * (self.engine.batch_factor(b, b * L) if self.engine else 1.0)
+        return float(time) if np.ndim(time) == 0 else np.asarray(time)
+
+    def with_engine(self, engine: EngineCorrection) -> Calibration:
+        """Return the calibration of an engine from that of its kernels.
+
+        Parameters
+        ----------
+        engine : EngineCorrection
+            What the engine adds.
+
+        Raises
+        ------
+        InputError
+            When the laws are corrected already.
+        """
+        return replace(
+            self, step=engine.step_law(self.step), prefill=engine.prefill_law(self.prefill), engine=engine
+        )
+
+    def without_engine(self) -> Calibration:
+        """Return the calibration of the kernels alone."""
+        if self.engine is None or not (isinstance(self.step, PNormLaw) and isinstance(self.prefill, PNormLaw)):
+            return self
+        bare = {"floor_s": 0.0, "floor_per_request_s": 0.0, "gain": 1.0}
+        return replace(self, step=replace(self.step, **bare), prefill=replace(self.prefill, **bare), engine=None)
 
     def decode_step_s(
         self, batch: FloatLike, context_tokens: FloatLike, chunk: FloatLike = 0.0, done: FloatLike = 0.0

@@ -101,10 +101,18 @@ def prefill_work_s(law: StepLaw, prompt_tokens: Tokens, budget: int, cached_toke
     n = np.asarray(prompt_tokens, dtype=float) - h
     b = float(budget)
     full = float(np.asarray(law.step_time_s(0.0, 0.0, b, 0.0, 0.0)))
-    one = float(np.asarray(law.step_time_s(0.0, 0.0, b, 1.0, 0.0))) - full
-    reload_ = float(np.asarray(law.step_time_s(0.0, 0.0, b, 0.0, 1.0))) - full
+    one, reload_ = _slopes(law)
     m = np.ceil(n / b) - 1
     quadratic = n * (h + n / 2)
     reloaded = b * m * (m + 1) / 2 + h * (m + 1)
     work = n * full / b + one * quadratic + reload_ * reloaded
     return _shaped(np.asarray(work), np.broadcast_to(0.0, np.broadcast_shapes(n.shape, h.shape)))
+
+
+def _slopes(law: StepLaw) -> tuple[float, float]:
+    """Return the time per unit of quadratic attention work and per reloaded token [s], away from any floor."""
+    n, q, r = 1e5, 1e9, 1e6
+    base, more, again = (
+        float(np.asarray(law.step_time_s(0.0, 0.0, n, *extra))) for extra in ((0.0, 0.0), (q, 0.0), (0.0, r))
+    )
+    return (more - base) / q, (again - base) / r

@@ -1,0 +1,274 @@
+"""Engine corrections from measurements: floor, gain and prompt-batch exponent on top of kernel laws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from qmodel.errors import InputError
+from qmodel.fitting.gpus import GPUS
+from qmodel.laws import Calibration, DecodeTimes, EngineCorrection, PromptTimes
+from qmodel.laws.interpolation import at_tp
+from qmodel.units import MS
+
+__all__ = ["EngineFit", "decode_times_s", "fit_engine", "fitting_rows", "prompt_times_s"]
+
+Array = npt.NDArray[np.float64]
+
+# A benchmark that never leaves one regime does not tell floor from gain, so each starts from what is known elsewhere.
+LAUNCHES_PER_LAYER = 12  # norms 2, products 4, rotation, cache write, attention, activation, all-reduces 2
+GAIN, GAIN_SPREAD = 1.2, 0.1  # Vidur's measured A100 products over the kernel tables: 1.28, 1.24, 1.19, 1.04, 1.18
+REQUEST_S, REQUEST_SPREAD = 0.1 * MS, 0.7  # host time per request and step of Python engines; within a factor of 2
+EAGER_SPREAD = 0.14  # log spread of the three eager all-reduce launches that the floor is built from
+PREFILL_FLOOR_SPREAD = 0.3  # prompts add tokenisation and sampling to the launches
+GRAPH_FLOOR_S, GRAPH_SPREAD = 3.0 * MS, 1.2  # scheduling when kernels are captured in a graph: 1 to 10 ms
+EXPONENT, EXPONENT_SPREAD = 0.1, 0.2
+ODDS = 3.0  # log odds for the launches that a file's format is usually measured with; data outweigh it
+NOISE = 0.08  # relative; equal states measured twice lie up to 9 % apart, and the laws themselves are 3 % off
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineFit:
+    """A correction with how it came about.
+
+    Parameters
+    ----------
+    correction : EngineCorrection
+        What the engine adds.
+    launches : str
+        ``eager`` or ``graph``: how kernels reach the GPU, by which floor explains the data better.
+    token_time_mape, prompt_time_mape : float
+        Mean relative errors on the data of the fit; NaN-free: 0 rows give 0.
+    token_rows, prompt_rows : int
+        Rows used.
+    notes : tuple of str
+        Rows that were set aside, and why.
+    """
+
+    correction: EngineCorrection
+    launches: str
+    token_time_mape: float
+    prompt_time_mape: float
+    token_rows: int
+    prompt_rows: int
+    notes: tuple[str, ...] = ()
+
+
+def decode_times_s(calibrations: Sequence[Calibration], rows: DecodeTimes) -> Array:
+    """Return predicted decode steps [s] at the tp of each row.
+
+    Parameters
+    ----------
+    calibrations : sequence of Calibration
+        One model and GPU at several tp.
+    rows : DecodeTimes
+        Steps.
+    """
+    out = np.empty(len(rows))
+    for tp in np.unique(rows.tp):
+        at = rows.tp == tp
+        law = at_tp(calibrations, int(tp)).step
+        out[at] = np.asarray(law.step_time_s(rows.batch[at], rows.context[at]))
+    return out
+
+
+def prompt_times_s(calibrations: Sequence[Calibration], rows: PromptTimes) -> Array:
+    """Return predicted prompt phases [s] at the tp of each row.
+
+    Parameters
+    ----------
+    calibrations : sequence of Calibration
+        One model and GPU at several tp.
+    rows : PromptTimes
+        Prompt batches.
+    """
+    out = np.empty(len(rows))
+    for tp in np.unique(rows.tp):
+        at = rows.tp == tp
+        out[at] = np.asarray(at_tp(calibrations, int(tp)).prompt_batch_s(rows.prompts[at], rows.tokens[at]))
+    return out
+
+
+def fitting_rows(
+    calibrations: Sequence[Calibration], decode: DecodeTimes, prompt: PromptTimes
+) -> tuple[DecodeTimes, PromptTimes, list[str]]:
+    """Return the rows that the calibrations can speak of: tp within theirs, KV cache within the capacity.
+
+    Parameters
+    ----------
+    calibrations : sequence of Calibration
+        One model and GPU at several tp.
+    decode, prompt : DecodeTimes, PromptTimes
+        Measured rows.
+
+    Returns
+    -------
+    tuple
+        Rows kept, and a note for each reason to set rows aside.
+    """
+    notes: list[str] = []
+    keep_decode, keep_prompt = np.ones(len(decode), bool), np.ones(len(prompt), bool)
+    for tp in np.unique(np.concatenate([decode.tp, prompt.tp])):
+        mine_decode, mine_prompt = decode.tp == tp, prompt.tp == tp
+        count = int(max(mine_decode.sum(), mine_prompt.sum()))
+        try:
+            capacity = at_tp(calibrations, int(tp)).kv_capacity_tokens
+        except InputError as error:
+            keep_decode &= ~mine_decode
+            keep_prompt &= ~mine_prompt
+            notes.append(f"{count} rows of tp {tp:g} set aside: {error}")
+            continue
+        too_large = mine_decode & (decode.peak > capacity), mine_prompt & (prompt.peak > capacity)
+        keep_decode &= ~too_large[0]
+        keep_prompt &= ~too_large[1]
+        dropped = int(max(too_large[0].sum(), too_large[1].sum()))
+        if dropped:
+            notes.append(f"{dropped} rows of tp {tp:g} set aside: their KV cache exceeds the {capacity} tokens that fit")
+    return decode.take(keep_decode), prompt.take(keep_prompt), notes
+
+
+def fit_engine(
+    calibrations: Sequence[Calibration],
+    decode: DecodeTimes,
+    prompt: PromptTimes,
+    usual: Literal["eager", "graph"] = "graph",
+) -> EngineFit:
+    """Return the engine correction that best explains measurements, shared by every tp; *empirical*.
+
+    Maximum a posteriori with a robust (soft L1) loss on log ratios; equal states count once, by their median. The
+    priors matter only where the data say nothing, for example a floor that no measured step reached.
+
+    Parameters
+    ----------
+    calibrations : sequence of Calibration
+        Kernels of one model and GPU, at several tp, without correction.
+    decode, prompt : DecodeTimes, PromptTimes
+        Measured rows; either may be empty.
+    usual : {"eager", "graph"}
+        How engines that write such files launch kernels; decides where the data cannot.
+
+    Returns
+    -------
+    EngineFit
+        Correction, fit errors and notes.
+
+    Raises
+    ------
+    InputError
+        When no row can be used.
+    """
+    bare = [c.without_engine() for c in calibrations]
+    decode, prompt, notes = fitting_rows(bare, decode, prompt)
+    if not len(decode) and not len(prompt):
+        raise InputError("measured rows that fit the calibration", 0, ">= 1", "; ".join(notes))
+    launch = GPUS[bare[0].gpu].launch_s if bare[0].gpu in GPUS else GPUS["h200"].launch_s
+    eager_s = LAUNCHES_PER_LAYER * bare[0].layers * launch
+    fits = {
+        "eager": _fit(bare, decode, prompt, eager_s, EAGER_SPREAD, PREFILL_FLOOR_SPREAD),
+        "graph": _fit(bare, decode, prompt, GRAPH_FLOOR_S, GRAPH_SPREAD, GRAPH_SPREAD),
+    }
+    launches = min(fits, key=lambda name: fits[name][0] - (ODDS if name == usual else 0.0))
+    correction = fits[launches][1]
+    corrected = [c.with_engine(correction) for c in bare]
+    return EngineFit(
+        correction=correction,
+        launches=launches,
+        token_time_mape=_mape(decode_times_s(corrected, decode), decode.time_s),
+        prompt_time_mape=_mape(prompt_times_s(corrected, prompt), prompt.time_s),
+        token_rows=len(decode),
+        prompt_rows=len(prompt),
+        notes=tuple(notes),
+    )
+
+
+def _mape(predicted: Array, measured: Array) -> float:
+    return float(np.mean(np.abs(predicted / measured - 1))) if len(measured) else 0.0
+
+
+def _fit(
+    bare: Sequence[Calibration],
+    decode: DecodeTimes,
+    prompt: PromptTimes,
+    floor_s: float,
+    spread: float,
+    prefill_spread: float,
+) -> tuple[float, EngineCorrection]:
+    """Return the loss and the correction around a floor that is known to within a factor exp(spread)."""
+    states, times = _states(np.column_stack([decode.tp, decode.batch, decode.context]), decode.time_s)
+    batch = states[:, 1]
+    kernels = decode_times_s(bare, _decode(states, times))
+
+    def tokens(theta: Array) -> Array:
+        o0, o1, g = np.exp(theta)
+        return np.asarray(np.maximum(o0 + o1 * batch, g * kernels))
+
+    centre, width = np.log([floor_s, REQUEST_S, GAIN]), np.array([spread, REQUEST_SPREAD, GAIN_SPREAD])
+    loss, theta = _posterior(tokens, times, centre, width)
+    o0, o1, g = np.exp(theta)
+
+    shapes, durations = _states(np.column_stack([prompt.tp, prompt.prompts, prompt.tokens]), prompt.time_s)
+    phases = prompt_times_s(bare, _prompt(shapes, durations))
+    unit = EngineCorrection(batch_exponent=1.0)
+    growth = np.asarray(unit.batch_factor(shapes[:, 1], shapes[:, 1] * shapes[:, 2]))
+
+    def prompts(theta: Array) -> Array:
+        f, gp = np.exp(theta[:2])
+        return np.asarray(np.maximum(f, gp * phases) * growth ** max(theta[2], 0.0))
+
+    centre = np.array([np.log(floor_s), np.log(GAIN), EXPONENT])
+    width = np.array([prefill_spread, GAIN_SPREAD, EXPONENT_SPREAD])
+    more, theta = _posterior(prompts, durations, centre, width)
+    f, gp = np.exp(theta[:2])
+    correction = EngineCorrection(
+        floor_s=float(o0),
+        floor_per_request_s=float(o1),
+        gain=float(g),
+        prefill_floor_s=float(f),
+        prefill_gain=float(gp),
+        batch_exponent=float(max(theta[2], 0.0)),
+    )
+    return loss + more, correction
+
+
+def _decode(states: Array, times: Array) -> DecodeTimes:
+    tp, batch, context = states.T
+    return DecodeTimes(tp=tp, batch=batch, context=context, time_s=times, peak=context)
+
+
+def _prompt(states: Array, times: Array) -> PromptTimes:
+    tp, prompts, tokens = states.T
+    return PromptTimes(tp=tp, prompts=prompts, tokens=tokens, time_s=times, peak=tokens)
+
+
+def _states(keys: Array, times: Array) -> tuple[Array, Array]:
+    """Return distinct states and the median time of each."""
+    if not len(times):
+        return keys.reshape(0, 3), times
+    unique, inverse = np.unique(keys, axis=0, return_inverse=True)
+    inverse = inverse.ravel()
+    return unique, np.array([np.median(times[inverse == i]) for i in range(len(unique))])
+
+
+def _posterior(predict: Callable[[Array], Array], times: Array, centre: Array, width: Array) -> tuple[float, Array]:
+    """Return the smallest loss and where it is, from several starts; without data, the prior's centre."""
+    from scipy.optimize import minimize
+
+    def loss(theta: Array) -> float:
+        residual = np.log(predict(theta) / times) / NOISE
+        prior = 0.5 * float(np.sum(((theta - centre) / width) ** 2))
+        return float(np.sum(np.sqrt(1 + residual**2) - 1)) + prior
+
+    if not len(times):
+        return 0.0, centre
+    best: tuple[float, Array] = (np.inf, centre)
+    shifts = np.vstack([np.zeros(len(centre)), *(s * w for w in np.diag(width) for s in (-1.5, 1.5))])
+    for shift in shifts:
+        options = {"maxiter": 2000, "maxfev": 2000, "xatol": 1e-6, "fatol": 1e-8}
+        result = minimize(loss, centre + shift, method="Nelder-Mead", options=options)
+        if result.fun < best[0] - 1e-9:
+            best = (float(result.fun), np.asarray(result.x))
+    return best
