@@ -127,7 +127,9 @@ def fitting_rows(
         keep_prompt &= ~too_large[1]
         dropped = int(max(too_large[0].sum(), too_large[1].sum()))
         if dropped:
-            notes.append(f"{dropped} rows of tp {tp:g} set aside: their KV cache exceeds the {capacity} tokens that fit")
+            notes.append(
+                f"{dropped} rows of tp {tp:g} set aside: their KV cache exceeds the {capacity} tokens that fit"
+            )
     return decode.take(keep_decode), prompt.take(keep_prompt), notes
 
 
@@ -265,9 +267,9 @@ def _posterior(predict: Callable[[Array], Array], times: Array, centre: Array, w
     if not len(times):
         return 0.0, centre
     best: tuple[float, Array] = (np.inf, centre)
-    shifts = np.vstack([np.zeros(len(centre)), *(s * w for w in np.diag(width) for s in (-1.5, 1.5))])
+    shifts = np.vstack([np.zeros(len(centre)), -1.5 * width, 1.5 * width])
     for shift in shifts:
-        options = {"maxiter": 2000, "maxfev": 2000, "xatol": 1e-6, "fatol": 1e-8}
+        options = {"maxiter": 1000, "maxfev": 1000, "xatol": 1e-5, "fatol": 1e-7}
         result = minimize(loss, centre + shift, method="Nelder-Mead", options=options)
         if result.fun < best[0] - 1e-9:
             best = (float(result.fun), np.asarray(result.x))

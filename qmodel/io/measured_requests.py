@@ -65,7 +65,7 @@ def aiperf_requests(file: Path, text: str) -> tuple[RequestTimes, list[str]]:
     text : str
         Its content: one object a line, times in ms and epoch ns.
     """
-    rows: list[tuple[float, float, float, float, float]] = []
+    rows: list[tuple[float, ...]] = []
     failed = 0
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip():
@@ -136,7 +136,8 @@ def steps_of_moments(r: RequestTimes) -> tuple[Array, Array, Array]:
 
 def _active(first: Array, last: Array, at: Array) -> Array:
     started = np.searchsorted(np.sort(first), at, side="right")
-    return np.maximum(1.0, started - np.searchsorted(np.sort(last), at, side="left")).astype(float)
+    ended = np.searchsorted(np.sort(last), at, side="left")
+    return np.asarray(np.maximum(1.0, started - ended), dtype=np.float64)
 
 
 def _resident(r: RequestTimes, first: Array, last: Array, ends: Array, at: Array) -> Array:
@@ -146,10 +147,10 @@ def _resident(r: RequestTimes, first: Array, last: Array, ends: Array, at: Array
     change = np.concatenate([r.prompt_tokens, np.ones(len(ends)), -tokens])
     order = np.argsort(times, kind="stable")
     total = np.concatenate([[0.0], np.cumsum(change[order])])
-    return np.maximum(1.0, total[np.searchsorted(times[order], at, side="right")])
+    return np.asarray(np.maximum(1.0, total[np.searchsorted(times[order], at, side="right")]))
 
 
-def _bins(values: Array) -> Array:
+def _bins(values: Array) -> npt.NDArray[np.intp]:
     edges = np.unique(np.geomspace(values.min(), values.max() * 1.0001, _BINS + 1))
     return np.searchsorted(edges, values, side="right")
 
@@ -159,7 +160,9 @@ def _binned(batch: Array, context: Array, gaps: Array, tp: int) -> DecodeTimes:
         return DecodeTimes(tp=gaps, batch=gaps, context=gaps, time_s=gaps, peak=gaps)
     bins = _bins(batch)
     groups = [bins == i for i in np.unique(bins)]
-    columns = [np.array([f(x[g]) for g in groups]) for f, x in ((np.mean, batch), (np.mean, context), (np.median, gaps))]
+    columns = [
+        np.array([f(x[g]) for g in groups]) for f, x in ((np.mean, batch), (np.mean, context), (np.median, gaps))
+    ]
     b, k, t = columns
     return DecodeTimes(tp=np.full(len(groups), float(tp)), batch=b, context=k, time_s=t, peak=k)
 

@@ -280,7 +280,9 @@ def _prometheus(file: Path, text: str, tp: int, model: str, gpu: str) -> Measure
     tokens = mean("iteration_tokens_total")
     if step_s is None or tokens is None:
         limit = "with iteration_tokens_total and inter_token_latency_seconds (or time_per_output_token_seconds)"
-        raise InputError(f"metrics of '{file}'", "incomplete", limit, "scrape /metrics of a vLLM that has served requests")
+        raise InputError(
+            f"metrics of '{file}'", "incomplete", limit, "scrape /metrics of a vLLM that has served requests"
+        )
     prompt_total, output_total = (totals.get(f"vllm:{n}_tokens_total", 0.0) for n in ("prompt", "generation"))
     share = output_total / (prompt_total + output_total) if output_total else 1.0
     length, output = mean("request_prompt_tokens") or 0.0, mean("request_generation_tokens") or 0.0

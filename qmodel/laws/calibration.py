@@ -191,9 +191,7 @@ class Calibration:
         InputError
             When the laws are corrected already.
         """
-        return replace(
-            self, step=engine.step_law(self.step), prefill=engine.prefill_law(self.prefill), engine=engine
-        )
+        return replace(self, step=engine.step_law(self.step), prefill=engine.prefill_law(self.prefill), engine=engine)
 
     def without_engine(self) -> Calibration:
         """Return the calibration of the kernels alone."""

@@ -1,4 +1,4 @@
-"""What an engine adds to its kernels: a host-bound floor, a gain, and batches of prompts that cost more than their tokens."""
+"""What an engine adds to its kernels: a host-bound floor, a gain, and dearer batches of prompts."""
 
 from __future__ import annotations
 

@@ -72,7 +72,9 @@ def _growth(low: Calibration, high: Calibration) -> int:
 
 def _between(low: StepLaw, high: StepLaw, share: float) -> PNormLaw:
     if not (isinstance(low, PNormLaw) and isinstance(high, PNormLaw)):
-        raise InputError("laws to interpolate", "not both p-norm laws", "p-norm laws", "calibrate that tp from profiles")
+        raise InputError(
+            "laws to interpolate", "not both p-norm laws", "p-norm laws", "calibrate that tp from profiles"
+        )
     values = {}
     for name in PNormLaw.__slots__:
         a, b = getattr(low, name), getattr(high, name)

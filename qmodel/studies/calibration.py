@@ -312,7 +312,9 @@ def _carried(calibration: Calibration, rows: Measurements, notes: list[str]) -> 
     for model, gpu, _ in list_calibrations():
         kernels = load_calibrations(model, gpu)
         if _is_of(rows, kernels[0]):
-            notes.append(f"rows are of {model} on {gpu}: its shipped laws under the engine correction of {calibration.name}")
+            notes.append(
+                f"rows are of {model} on {gpu}: its shipped laws under the engine correction of {calibration.name}"
+            )
             engine = calibration.engine
             return [k.with_engine(engine) for k in kernels] if engine else kernels
     limit = f"of {calibration.model} on {calibration.gpu}, or of a shipped calibration"

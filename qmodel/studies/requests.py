@@ -55,6 +55,4 @@ def _queued(service_s: Array, start_s: Array) -> Array:
 
 
 def _errors(predicted: Array, measured: Array) -> dict[str, float]:
-    return {
-        f"p{q}": float(np.percentile(predicted, q) / np.percentile(measured, q) - 1) for q in PERCENTILES
-    }
+    return {f"p{q}": float(np.percentile(predicted, q) / np.percentile(measured, q) - 1) for q in PERCENTILES}

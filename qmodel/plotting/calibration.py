@@ -1,0 +1,235 @@
+"""Pictures of calibrations: measured against fitted, residuals, chunk increments, and KV transfer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from qmodel.laws import Calibration, Measurements, StepSamples
+from qmodel.laws.interpolation import at_tp
+from qmodel.plotting.figure import COLORS, LINES, new_figure, save_figure, style
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from qmodel.laws import TransferLaw
+
+__all__ = [
+    "chunk_increment_table",
+    "draw_calibration",
+    "draw_chunk_increment",
+    "draw_fit",
+    "draw_transfers",
+    "draw_validation",
+    "measured_table",
+]
+
+Array = npt.NDArray[np.float64]
+
+BAND = 0.10  # the band drawn around equality
+CHUNKS = np.array([128, 256, 512, 1024, 2048])  # the candidates of the paper's Figure 1
+
+
+def measured_table(
+    calibrations: Sequence[Calibration], measured: Sequence[Measurements]
+) -> dict[str, tuple[Array, Array, Array]]:
+    """Return measured and predicted times [s] and the tp of each row, by ``decode`` and ``prompt``.
+
+    Parameters
+    ----------
+    calibrations : sequence of Calibration
+        One model and GPU at several tp.
+    measured : sequence of Measurements
+        Rows; those beyond the calibrations' tp or KV capacity are left out.
+    """
+    degrees = [c.tp for c in calibrations]
+    out: dict[str, list[tuple[float, float, float]]] = {"decode": [], "prompt": []}
+    for rows in measured:
+        for tp in np.unique(np.concatenate([rows.decode.tp, rows.prompt.tp])):
+            if not min(degrees) <= tp <= max(degrees):
+                continue
+            cal = at_tp(calibrations, int(tp))
+            d = rows.decode.take((rows.decode.tp == tp) & (rows.decode.peak <= cal.kv_capacity_tokens))
+            p = rows.prompt.take((rows.prompt.tp == tp) & (rows.prompt.peak <= cal.kv_capacity_tokens))
+            steps = np.asarray(cal.step.step_time_s(d.batch, d.context))
+            phases = np.asarray(cal.prompt_batch_s(p.prompts, p.tokens))
+            out["decode"] += [(t, x, tp) for t, x in zip(d.time_s, steps, strict=True)]
+            out["prompt"] += [(t, x, tp) for t, x in zip(p.time_s, phases, strict=True)]
+    tables = {}
+    for name, values in out.items():
+        measured_s, predicted_s, tp = np.array(values, dtype=float).reshape(-1, 3).T
+        tables[name] = (measured_s, predicted_s, tp)
+    return tables
+
+
+def _draw_equality(axes: Axes, table: tuple[Array, Array, Array], what: str) -> None:
+    measured, predicted, tp = table
+    if not len(measured):
+        axes.text(0.5, 0.5, "no rows", ha="center", transform=axes.transAxes)
+        axes.set_title(what)
+        return
+    ends = np.array([min(measured.min(), predicted.min()) / 1.2, max(measured.max(), predicted.max()) * 1.2]) * 1e3
+    axes.plot(ends, ends, color="black", lw=0.8)
+    axes.fill_between(ends, ends * (1 - BAND), ends * (1 + BAND), color="#eeeeee", zorder=0)
+    for number, degree in enumerate(np.unique(tp)):
+        at = tp == degree
+        label = f"tp {degree:g}"
+        axes.plot(
+            measured[at] * 1e3, predicted[at] * 1e3, "os^Dv"[number % 5], ms=4, color=COLORS[number + 1], label=label
+        )
+    axes.set(xscale="log", yscale="log", xlabel="measured [ms]", ylabel="predicted [ms]")
+    error = np.mean(np.abs(predicted / measured - 1))
+    axes.set_title(f"{what}: mean error {error:.1%}")
+    axes.legend(loc="upper left")
+
+
+def draw_validation(calibrations: Sequence[Calibration], measured: Sequence[Measurements], path: str | Path) -> None:
+    """Draw predicted against measured decode steps and prompt phases, with a band of 10 %.
+
+    Parameters
+    ----------
+    calibrations : sequence of Calibration
+        One model and GPU at several tp.
+    measured : sequence of Measurements
+        Rows to compare with.
+    path : str or Path
+        File to write (.png, .pdf, .svg).
+    """
+    tables = measured_table(calibrations, measured)
+    with style():
+        figure = new_figure(8.0, 3.8)
+        left, right = figure.subplots(1, 2)
+        _draw_equality(left, tables["decode"], "decode step")
+        _draw_equality(right, tables["prompt"], "prompt phase")
+        save_figure(figure, path)
+
+
+def chunk_increment_table(
+    calibration: Calibration, batch: float, context_each: float, done: float
+) -> tuple[Array, Array]:
+    """Return chunks [tokens] and how much longer they make a decode step [s].
+
+    Parameters
+    ----------
+    calibration : Calibration
+        Laws, with or without an engine correction.
+    batch, context_each : float
+        Decode requests, and context of each [tokens].
+    done : float
+        Tokens of the chunk's prompt already processed.
+    """
+    chunks = CHUNKS.astype(float)
+    plain = calibration.decode_step_s(batch, batch * context_each)
+    hosting = [float(calibration.decode_step_s(batch, batch * context_each, c, done)) for c in chunks]
+    return chunks, np.array(hosting) - float(plain)
+
+
+def draw_chunk_increment(axes: Axes, calibrations: Sequence[tuple[str, Calibration]]) -> None:
+    """Draw dT against chunk for calibrations of one model, at an empty and a long prefix.
+
+    Parameters
+    ----------
+    axes : Axes
+        Where to draw.
+    calibrations : sequence of (str, Calibration)
+        Label and calibration, e.g. kernels and engine.
+    """
+    for number, (label, calibration) in enumerate(calibrations):
+        for line, done in enumerate((0.0, 16_384.0)):
+            chunks, increment = chunk_increment_table(calibration, 40.0, 1500.0, done)
+            text = f"{label}, {done / 1024:.0f}k tokens done"
+            axes.plot(chunks, increment * 1e3, "o", ls=LINES[4 - 3 * line], color=COLORS[number + 1], ms=3, label=text)
+    axes.set(xscale="log", yscale="log", xlabel="chunk [tokens]", ylabel="longer decode step dT [ms]")
+    axes.set_xticks(CHUNKS, [str(c) for c in CHUNKS], minor=False)
+    axes.set_xticks([], minor=True)
+    axes.set_title("Chunk hosted by a decode step of 40 requests")
+    axes.legend(loc="upper left")
+
+
+def draw_fit(axes: Axes, residuals: Axes, calibration: Calibration, held: StepSamples) -> None:
+    """Draw composed steps against the law, and the law's residuals against tokens.
+
+    Parameters
+    ----------
+    axes, residuals : Axes
+        Where to draw the two.
+    calibration : Calibration
+        Laws of kernels.
+    held : StepSamples
+        Steps that the fit has not seen.
+    """
+    law = calibration.step
+    fitted = np.asarray(law.step_time_s(held.batch, held.context, held.chunk, held.quadratic, held.reloaded))
+    hosting = held.chunk > 0
+    tokens = held.batch + held.chunk
+    for mask, label, color in ((~hosting, "decode alone", COLORS[4]), (hosting, "with a chunk", COLORS[6])):
+        axes.plot(held.time_s[mask] * 1e3, fitted[mask] * 1e3, ".", ms=3, color=color, label=label)
+        error = 100 * (fitted[mask] / held.time_s[mask] - 1)
+        residuals.plot(tokens[mask], error, ".", ms=3, color=color)
+    ends = np.array([held.time_s.min(), held.time_s.max()]) * 1e3
+    axes.plot(ends, ends, color="black", lw=0.8)
+    axes.set(xscale="log", yscale="log", xlabel="composed [ms]", ylabel="law [ms]", title=calibration.name)
+    axes.legend(loc="upper left")
+    residuals.axhline(0.0, color="black", lw=0.8)
+    residuals.set(xscale="log", xlabel="tokens in the step", ylabel="residual [%]", title="off-grid residuals")
+
+
+def draw_transfers(axes: Axes, laws: Sequence[tuple[str, TransferLaw]]) -> None:
+    """Draw the time to move a prompt's KV cache against its length, for several networks.
+
+    Parameters
+    ----------
+    axes : Axes
+        Where to draw.
+    laws : sequence of (str, TransferLaw)
+        Label and law.
+    """
+    tokens = np.geomspace(64, 32_768, 60)
+    for number, (label, law) in enumerate(laws):
+        time = np.asarray(law.exposed_s(tokens)) * 1e3
+        axes.plot(tokens, time, color=COLORS[number % 7], ls=LINES[number % 7], lw=1.4, label=label)
+    axes.set(xscale="log", yscale="log", xlabel="prompt [tokens]", ylabel="KV transfer [ms]", title="KV transfer")
+    axes.legend(loc="upper left")
+
+
+def draw_calibration(calibrations: Sequence[Calibration], measured: Sequence[Measurements], path: str | Path) -> None:
+    """Draw a calibration: steps, prompts, chunk increments, and the measurements where there are some.
+
+    Parameters
+    ----------
+    calibrations : sequence of Calibration
+        The one asked for first, then other tp.
+    measured : sequence of Measurements
+        What it was corrected with; may be empty.
+    path : str or Path
+        File to write (.png, .pdf, .svg).
+    """
+    first = calibrations[0]
+    versions = [("kernels", first.without_engine())] + ([("engine", first)] if first.engine else [])
+    with style():
+        figure = new_figure(8.0, 7.0)
+        (steps, prompts), (left, right) = figure.subplots(2, 2)
+        batches, lengths = np.unique(np.geomspace(1, 256, 40).round()), np.geomspace(64, 32_768, 60)
+        for number, (label, cal) in enumerate(versions):
+            color, line = COLORS[number + 1], LINES[4 - number]
+            step = np.asarray(cal.decode_step_s(batches, batches * 1500.0))
+            steps.plot(batches, step * 1e3, color=color, ls=line, label=label)
+            prompts.plot(lengths, np.asarray(cal.lone_prefill_s(lengths)) * 1e3, color=color, ls=line, label=label)
+        steps.set(xscale="log", xlabel="decode requests, 1,500 tokens each", ylabel="step [ms]", title=first.name)
+        prompts.set(xscale="log", yscale="log", xlabel="prompt [tokens]", ylabel="prefill [ms]", title="lone prompts")
+        steps.set_ylim(bottom=0)
+        steps.legend()
+        prompts.legend()
+        tables = measured_table(calibrations, measured)
+        if measured:
+            _draw_equality(left, tables["decode"], "decode step")
+            _draw_equality(right, tables["prompt"], "prompt phase")
+        else:
+            draw_chunk_increment(left, versions)
+            right.axis("off")
+            right.text(0.0, 0.95, "\n".join(f"{k}: {v:.2%}" for k, v in first.fit.items()), va="top", fontsize=8)
+        save_figure(figure, path)
