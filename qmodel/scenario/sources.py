@@ -208,7 +208,8 @@ class LengthLaw:
     def __post_init__(self) -> None:
         if len(self.values) == 0 or np.any(self.values < 1) or np.any(np.diff(self.values) <= 0):
             raise InputError("values of a length law", "empty, below 1 or not increasing", "increasing and >= 1")
-        if self.weights.shape != self.values.shape or abs(float(np.sum(self.weights)) - 1) > 1e-9:
+        w = self.weights
+        if w.shape != self.values.shape or not (np.all(w >= 0) and abs(float(np.sum(w)) - 1) <= 1e-9):
             raise InputError("weights of a length law", "not one per value or not summing to 1", "probabilities")
 
     @classmethod
@@ -280,8 +281,8 @@ class PoissonSource:
 
     def __post_init__(self) -> None:
         rate = self.rate_per_s
-        if not (isinstance(rate, (int, float, np.number)) and np.isfinite(rate) and rate > 0):
-            raise InputError("arrival rate", rate, "finite and > 0 [1/s]", "give e.g. 5.0")
+        if not (isinstance(rate, (int, float, np.number)) and not isinstance(rate, bool) and 1e-9 <= rate <= 1e9):
+            raise InputError("arrival rate", rate, "in [1e-9, 1e9] per second", "give e.g. 5.0")
 
     @property
     def kind(self) -> str:

@@ -29,6 +29,9 @@ FloatArray = npt.NDArray[np.float64]
 GRID_RANKS = 200  # cells of the joint law that `lengths` returns, times the output levels
 SHARE_TOLERANCE = 1e-3  # shares are stored rounded
 MAX_CELLS = 10_000_000
+MAX_BURST_SCV = 1000.0
+MAX_SPAN_S = 1e9
+SPAN_REQUESTS = (0.01, 10_000_000)  # expected in the busiest window: neither endless nor all memory
 _ARRAYS = (
     "arrivals_per_s",
     "band_edges",
@@ -83,8 +86,11 @@ class WindowedSource:
         rates = self.arrivals_per_s
         if rates.ndim != 1 or not np.all(np.isfinite(rates)) or np.any(rates < 0) or not np.sum(rates) > 0:
             raise InputError("arrivals of a workload model", "negative, not finite or all zero", ">= 0, some > 0 [1/s]")
-        if not (np.isfinite(self.burst_scv) and self.burst_scv >= 0):
-            raise InputError("burst SCV of a workload model", self.burst_scv, "finite and >= 0")
+        low, high = SPAN_REQUESTS
+        if not low <= float(np.max(rates)) * self.span_s / len(rates) <= high or not self.span_s <= MAX_SPAN_S:
+            raise InputError("busiest window of a workload model", "out of range", f"of {low} to {high:,} requests")
+        if not 0 <= self.burst_scv <= MAX_BURST_SCV:
+            raise InputError("burst SCV of a workload model", self.burst_scv, f"in [0, {MAX_BURST_SCV:g}]")
         if not 1 <= self.cells_per_window * len(rates) <= MAX_CELLS or self.cells_per_window < 1:
             raise InputError("cells of a workload model", self.cells_per_window, f">= 1, {MAX_CELLS:,} together")
         _check_levels("band edges", self.band_edges)

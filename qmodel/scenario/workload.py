@@ -55,8 +55,8 @@ class Workload:
     notices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not (np.isfinite(self.time_scale) and self.time_scale > 0):
-            raise InputError("time scale of the workload", self.time_scale, "finite and > 0")
+        if not 1e-9 <= self.time_scale <= 1e9:
+            raise InputError("time scale of the workload", self.time_scale, "in [1e-9, 1e9]", "give a usual rate")
 
     @classmethod
     def from_trace(
