@@ -23,6 +23,8 @@ $(BIN)/python:
 $(VENV)/.base: $(BIN)/python pyproject.toml constraints.txt
 	@echo "installing qmodel"
 	@$(INSTALL) -c constraints.txt -e .
+	@echo "compiling kernels, once (about a minute)"
+	@$(BIN)/python -m qmodel.studies.warm
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.base

@@ -21,5 +21,10 @@ def _cache_folder() -> Path:
     return Path(root) / "qmodel" / f"kernels-{digest.hexdigest()[:16]}"
 
 
+def are_cached() -> bool:
+    """Return whether kernels of this version have been compiled on this machine before."""
+    return Path(numba.config.CACHE_DIR).is_dir()
+
+
 if not numba.config.CACHE_DIR:
     numba.config.CACHE_DIR = str(_cache_folder())

@@ -26,6 +26,7 @@ def _open(scenario: dict[str, Any], policy: str) -> tuple[Scenario, Any]:
     chosen = parse_policy(policy)
     inputs = resolve(scenario, getattr(chosen, "scenario_options", None))
     show.notices(inputs.notices)
+    show.first_run_notice()
     return inputs, chosen
 
 
@@ -135,6 +136,7 @@ def compare(
     plans = [p for p in chosen.values() if hasattr(p, "scenario_options")]
     inputs = resolve(scenario, plans[0].scenario_options if plans else None)
     show.notices(inputs.notices)
+    show.first_run_notice()
     from qmodel.studies.comparison import compare as run
 
     with show.progress() as report:

@@ -20,6 +20,7 @@ __all__ = [
     "breakdown_table",
     "comparison_table",
     "console",
+    "first_run_notice",
     "measures_table",
     "notices",
     "print_json",
@@ -54,6 +55,14 @@ def notices(lines: Sequence[str]) -> None:
     """Print what was decided for the user, to stderr."""
     for line in lines:
         print(f"note: {line}", file=sys.stderr)
+
+
+def first_run_notice() -> None:
+    """Say on stderr that kernels will be compiled, when this has not happened on this machine."""
+    from qmodel._kernels import are_cached
+
+    if not are_cached():
+        notices(["first run: compiling kernels, about a minute, once"])
 
 
 @contextmanager

@@ -74,6 +74,7 @@ def thresholds(
         check_plot(plot)
     inputs = resolve(scenario)
     show.notices(inputs.notices)
+    show.first_run_notice()
     from qmodel.studies import derive_thresholds
     from qmodel.studies.thresholds import check_plan
 
