@@ -18,14 +18,66 @@ G_TOLERANCE = 1e-15
 
 
 @njit(cache=True)
+def product(a: Array, b: Array) -> Array:
+    """Return the matrix product. Plain loops: as fast as BLAS at these sizes, and far quicker to compile."""
+    out = np.zeros((a.shape[0], b.shape[1]))
+    for i in range(a.shape[0]):
+        for k in range(a.shape[1]):
+            factor = a[i, k]
+            if factor != 0.0:
+                for j in range(b.shape[1]):
+                    out[i, j] += factor * b[k, j]
+    return out
+
+
+@njit(cache=True)
+def solve(a: Array, b: Array) -> Array:
+    """Return x with a x = b, by Gaussian elimination with partial pivoting; NaN when a is singular."""
+    m, x = a.copy(), b.copy()
+    size, width = m.shape[0], x.shape[1]
+    for c in range(size):
+        pivot = c
+        for i in range(c + 1, size):
+            if abs(m[i, c]) > abs(m[pivot, c]):
+                pivot = i
+        if not abs(m[pivot, c]) > 0.0:
+            for i in range(size):
+                for j in range(width):
+                    x[i, j] = np.nan
+            return x
+        if pivot != c:
+            for j in range(size):
+                m[c, j], m[pivot, j] = m[pivot, j], m[c, j]
+            for j in range(width):
+                x[c, j], x[pivot, j] = x[pivot, j], x[c, j]
+        for i in range(c + 1, size):
+            factor = m[i, c] / m[c, c]
+            if factor != 0.0:
+                for j in range(c + 1, size):
+                    m[i, j] -= factor * m[c, j]
+                for j in range(width):
+                    x[i, j] -= factor * x[c, j]
+    for c in range(size - 1, -1, -1):
+        for i in range(c + 1, size):
+            factor = m[c, i]
+            if factor != 0.0:
+                for j in range(width):
+                    x[c, j] -= factor * x[i, j]
+        for j in range(width):
+            x[c, j] /= m[c, c]
+    return x
+
+
+@njit(cache=True)
 def kron(a: Array, b: Array) -> Array:
     """Return the Kronecker product of two matrices."""
     out = np.zeros((a.shape[0] * b.shape[0], a.shape[1] * b.shape[1]))
     for i in range(a.shape[0]):
         for j in range(a.shape[1]):
             if a[i, j] != 0.0:
-                rows, cols = i * b.shape[0], j * b.shape[1]
-                out[rows : rows + b.shape[0], cols : cols + b.shape[1]] = a[i, j] * b
+                for p in range(b.shape[0]):
+                    for q in range(b.shape[1]):
+                        out[i * b.shape[0] + p, j * b.shape[1] + q] = a[i, j] * b[p, q]
     return out
 
 
@@ -52,26 +104,72 @@ def service_blocks(n: int, start1: float, rate1: float, rate2: float, go_on: flo
 
 
 @njit(cache=True)
+def transposed(a: Array, sign: float) -> Array:
+    """Return sign times the transpose, contiguous."""
+    out = np.empty((a.shape[1], a.shape[0]))
+    for i in range(a.shape[0]):
+        for j in range(a.shape[1]):
+            out[j, i] = sign * a[i, j]
+    return out
+
+
+@njit(cache=True)
+def plus(a: Array, b: Array) -> Array:
+    """Return a + b."""
+    out = np.empty(a.shape)
+    for i in range(a.shape[0]):
+        for j in range(a.shape[1]):
+            out[i, j] = a[i, j] + b[i, j]
+    return out
+
+
+@njit(cache=True)
+def negated(a: Array) -> Array:
+    """Return -a."""
+    out = np.empty(a.shape)
+    for i in range(a.shape[0]):
+        for j in range(a.shape[1]):
+            out[i, j] = -a[i, j]
+    return out
+
+
+@njit(cache=True)
+def identity(size: int) -> Array:
+    """Return the identity matrix."""
+    out = np.zeros((size, size))
+    for i in range(size):
+        out[i, i] = 1.0
+    return out
+
+
+@njit(cache=True)
 def log_reduction(up: Array, local: Array, down: Array) -> tuple[Array, float]:
     """Return (G, mass missing from G's rows) of a QBD with blocks up, local, down (Latouche & Ramaswami 1993)."""
     size = local.shape[0]
-    eye = np.eye(size)
-    negative = -local
-    high = np.linalg.solve(negative, up)
-    low = np.linalg.solve(negative, down)
-    g = low.copy()
-    t = high.copy()
-    missing = 1.0
+    negative = negated(local)
+    high = solve(negative, up)
+    low = solve(negative, down)
+    g, t = low, high
+    eye = identity(size)
     for _ in range(MAX_STEPS):
-        u = eye - high @ low - low @ high
-        high = np.linalg.solve(u, high @ high)
-        low = np.linalg.solve(u, low @ low)
-        g += t @ low
-        t = t @ high
-        missing = np.max(t)
-        if missing < G_TOLERANCE:
+        u = plus(eye, negated(plus(product(high, low), product(low, high))))
+        high = solve(u, product(high, high))
+        low = solve(u, product(low, low))
+        g = plus(g, product(t, low))
+        t = product(t, high)
+        largest = 0.0
+        for i in range(size):
+            for j in range(size):
+                largest = max(largest, abs(t[i, j]))
+        if not largest >= G_TOLERANCE:
             break
-    return g.astype(np.float64), missing
+    missing = 0.0
+    for i in range(size):
+        row = 1.0
+        for j in range(size):
+            row -= g[i, j]
+        missing = max(missing, abs(row)) if row == row else np.inf
+    return g, missing
 
 
 @njit(cache=True)
@@ -83,44 +181,54 @@ def solve_map_ph2(
     `pi` is normalised over all levels; `missing` > 1e-8 means that the reduction did not converge.
     """
     m = d0.shape[0]
-    eye_a = np.eye(m)
+    eye_a = identity(m)
     local, _, again = service_blocks(k, start1, rate1, rate2, go_on)
-    up_k = kron(d1, np.eye(k + 1))
-    local_k = kron(d0, np.eye(k + 1)) + kron(eye_a, local)
+    up_k = kron(d1, identity(k + 1))
+    local_k = plus(kron(d0, identity(k + 1)), kron(eye_a, local))
     again_k = kron(eye_a, again)
     g, missing = log_reduction(up_k, local_k, again_k)
-    r = np.ascontiguousarray(np.linalg.solve((-(local_k + up_k @ g)).T, up_k.T).T)
+    r = transposed(solve(transposed(plus(local_k, product(up_k, g)), -1.0), transposed(up_k, 1.0)), 1.0)
     # Backward elimination: pi_n = pi_{n-1} R_n, R_n = up_{n-1} (-(local_n + R_{n+1} down_{n+1}))^-1.
-    size = m * (k + 1) * (k + 2) // 2
     steps = np.zeros((k + 1, m * (k + 1), m * (k + 1)))
-    inner = local_k + r @ again_k
+    inner = plus(local_k, product(r, again_k))
     for n in range(k, 0, -1):
         start = np.zeros((n, n + 1))
         for j in range(n):
             start[j, j + 1] = start1
             start[j, j] = 1.0 - start1
-        up = kron(d1, start)
-        step = np.ascontiguousarray(np.linalg.solve((-inner).T, np.ascontiguousarray(up.T)).T)
-        steps[n, : m * n, : m * (n + 1)] = step
+        step = transposed(solve(transposed(inner, -1.0), transposed(kron(d1, start), 1.0)), 1.0)
+        for i in range(m * n):
+            for j in range(m * (n + 1)):
+                steps[n, i, j] = step[i, j]
         below, _, _ = service_blocks(n - 1, start1, rate1, rate2, go_on)
         _, down, _ = service_blocks(n, start1, rate1, rate2, go_on)
-        inner = kron(d0, np.eye(n)) + kron(eye_a, below) + step @ kron(eye_a, down)
+        inner = plus(plus(kron(d0, identity(n)), kron(eye_a, below)), product(step, kron(eye_a, down)))
     # inner is now the generator of level 0 censored: its stationary vector starts the chain.
-    system = inner.T.copy()
-    system[-1, :] = 1.0
-    rhs = np.zeros(m)
-    rhs[-1] = 1.0
-    row = np.linalg.solve(system, rhs)
-    pi = np.zeros(size)
-    pi[:m] = row
-    at = m
-    total = row.sum()
+    system = transposed(inner, 1.0)
+    first = np.zeros((m, 1))
+    for j in range(m):
+        system[m - 1, j] = 1.0
+    first[m - 1, 0] = 1.0
+    row = solve(system, first)
+    pi = np.zeros(m * (k + 1) * (k + 2) // 2)
+    total, at = 0.0, m
+    for j in range(m):
+        pi[j] = row[j, 0]
+        total += row[j, 0]
     for n in range(1, k + 1):
-        row = row @ np.ascontiguousarray(steps[n, : m * n, : m * (n + 1)])
-        pi[at : at + m * (n + 1)] = row
+        for j in range(m * (n + 1)):
+            for i in range(m * n):
+                pi[at + j] += pi[at - m * n + i] * steps[n, i, j]
+            if n < k:
+                total += pi[at + j]
         at += m * (n + 1)
-        if n < k:
-            total += row.sum()
-    above = np.linalg.solve((np.eye(m * (k + 1)) - r).T, row)
-    total += above.sum()
-    return pi / total, r, g, missing
+    size = m * (k + 1)
+    last = np.empty((size, 1))
+    for j in range(size):
+        last[j, 0] = pi[at - size + j]
+    above = solve(plus(identity(size), transposed(r, -1.0)), last)
+    for j in range(size):
+        total += above[j, 0]
+    for j in range(pi.size):
+        pi[j] /= total
+    return pi, r, g, missing

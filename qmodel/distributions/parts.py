@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +19,13 @@ FloatArray = npt.NDArray[np.float64]
 NORMAL_REACH = 9.0
 #: Nodes of the quadrature for the lognormal transform (1e-10 for SCV up to 10).
 QUADRATURE_NODES = 200
+
+
+@lru_cache(maxsize=1)
+def _quadrature() -> tuple[FloatArray, FloatArray]:
+    """Return the Gauss-Legendre nodes and weights on [-1, 1]."""
+    nodes, weights = np.polynomial.legendre.leggauss(QUADRATURE_NODES)
+    return nodes, weights
 
 
 class Part(Protocol):
@@ -228,7 +236,7 @@ class LogNormal:
 
     def transform(self, s: npt.NDArray[np.complex128]) -> npt.NDArray[np.complex128]:
         """Return E[exp(-s*S)] by Gauss-Legendre quadrature over the normal variable."""
-        nodes, weights = np.polynomial.legendre.leggauss(QUADRATURE_NODES)
+        nodes, weights = _quadrature()
         top = min(float(self._z(np.asarray(self.upper))), NORMAL_REACH + self.sigma)
         z = (top + NORMAL_REACH) / 2 * nodes + (top - NORMAL_REACH) / 2
         mass = weights * np.exp(-0.5 * z * z)

@@ -9,10 +9,13 @@ from qmodel.distributions.parts import Gamma, TwoPhase
 from qmodel.distributions.service import ServiceTime
 from qmodel.errors import OutOfRangeError
 
-__all__ = ["PhaseType2", "fit_phase_type"]
+__all__ = ["PhaseType2", "as_phase_type", "fit_h2_transform", "fit_phase_type", "h2_of_shape"]
 
 #: Relative distance below which two phases count as one (rounding, not modelling).
 SAME_PHASE = 1e-9
+#: Least product of the two phase means, in squared sums, and largest phase mean, in means, that stay well conditioned.
+LEAST_SPREAD = 1e-4
+LARGEST_PHASE = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +84,7 @@ def fit_phase_type(service: ServiceTime) -> PhaseType2:
     -----
     Whitt, Approximating a point process by a renewal process I, Oper. Res. 30 (1982), eqs 3.5-3.7.
     """
-    own = _as_phase_type(service)
+    own = as_phase_type(service)
     if own is not None:
         return own
     m1, scv = service.mean_s, service.scv
@@ -114,7 +117,35 @@ def _fit_h2(m1: float, m2: float, m3: float) -> PhaseType2:
     return PhaseType2(start1=start1, rate1_per_s=1 / small, rate2_per_s=1 / large, moments_matched=matched)
 
 
-def _as_phase_type(service: ServiceTime) -> PhaseType2 | None:
+def fit_h2_transform(service: ServiceTime, at_per_s: float) -> PhaseType2 | None:
+    """Return the H2 law with two moments of `service` and its Laplace transform at `at_per_s`, None when there is none.
+
+    With phase means y1, y2, b = y1 + y2, c = y1*y2: E[exp(-s*S)] = (1 + (b - m1) s)/(1 + b s + c s^2) and
+    c = b*m1 - m2/2, so the transform is linear in b.
+    """
+    m1, f2, s = service.mean_s, service.moment(2) / 2, at_per_s
+    value = float(service.laplace(s).real)
+    below = value * (s + m1 * s * s) - s
+    if below == 0.0:
+        return None
+    b = (1 - m1 * s - value * (1 - f2 * s * s)) / below
+    c = b * m1 - f2
+    if not (b > 0 and c > LEAST_SPREAD * b * b and b * b > 4 * c):
+        return None
+    large = (b + math.sqrt(b * b - 4 * c)) / 2
+    small = c / large
+    if not small < m1 < large < LARGEST_PHASE * m1:
+        return None
+    start1 = (large - m1) / (large - small)
+    return PhaseType2(start1=start1, rate1_per_s=1 / small, rate2_per_s=1 / large, moments_matched=2)
+
+
+def h2_of_shape(m1: float, m2: float, shape: float) -> PhaseType2:
+    """Return the H2 law with moments m1, m2 and m3 = 1.5*shape*m2^2/m1, shape > 1."""
+    return _fit_h2(m1, m2, 1.5 * shape * m2**2 / m1)
+
+
+def as_phase_type(service: ServiceTime) -> PhaseType2 | None:
     """Return `service` itself when it already is a law of two phases."""
     parts = [(part, w) for part, w in zip(service.parts, service.weights, strict=True) if w > 0]
     if len(parts) == 1:

@@ -4,8 +4,25 @@ Nothing here knows about language models, except `decode_batch`: it is a queuein
 """
 
 from qmodel.distributions import ServiceTime
+from qmodel.queueing.bursty import map_k, mmpp_k
 from qmodel.queueing.decode import DecodeBatch, decode_batch
+from qmodel.queueing.erlang import FiniteQueue, erlang_b, erlang_c, mmk, mmkn
 from qmodel.queueing.metrics import QueueMetrics
 from qmodel.queueing.mgk import mgk
+from qmodel.queueing.paths import kiefer_wolfowitz
 
-__all__ = ["DecodeBatch", "QueueMetrics", "ServiceTime", "decode_batch", "mgk"]
+__all__ = [
+    "DecodeBatch",
+    "FiniteQueue",
+    "QueueMetrics",
+    "ServiceTime",
+    "decode_batch",
+    "erlang_b",
+    "erlang_c",
+    "kiefer_wolfowitz",
+    "map_k",
+    "mgk",
+    "mmk",
+    "mmkn",
+    "mmpp_k",
+]

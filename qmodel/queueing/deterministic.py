@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import gammaln
 
+from qmodel._kernels.queueing_waits import franx_tails
 from qmodel.errors import ConvergenceError
 from qmodel.queueing.checks import check_load, check_positive
 from qmodel.queueing.metrics import QueueMetrics, search_quantile
@@ -130,22 +130,10 @@ class _FranxLaw:
 
     def tail(self, t: FloatArray) -> FloatArray:
         """Return P(W > t)."""
-        flat = np.atleast_1d(np.asarray(t, dtype=np.float64)).ravel()
-        out = np.array([self._one(float(x)) for x in flat])
+        flat = np.ascontiguousarray(np.atleast_1d(t), dtype=np.float64).ravel()
+        out = np.empty_like(flat)
+        franx_tails(flat, self.rate, self.servers, self.service_s, self.beyond, out)
         return np.asarray(np.clip(out, 0.0, 1.0).reshape(np.shape(t)))
-
-    def _one(self, t: float) -> float:
-        steps = math.floor(t / self.service_s) + 1
-        arrivals = self.rate * (steps * self.service_s - t)
-        top = steps * self.servers - 1
-        # Terms beyond the Poisson law's reach do not count.
-        reach = min(top, int(arrivals + 12 * math.sqrt(arrivals) + 40))
-        j = np.arange(reach + 1)
-        poisson = np.exp(j * math.log(arrivals) - arrivals - gammaln(j + 1)) if arrivals > 0 else (j == 0) * 1.0
-        index = top - j
-        tails = np.where(index < self.beyond.size, self.beyond[np.minimum(index, self.beyond.size - 1)], 0.0)
-        excess = max(1.0 - poisson.sum(), 0.0) if reach == top else 0.0
-        return float(poisson @ tails + excess)
 
     def quantile(self, q: float, scale: float) -> float:
         """Return the q quantile [s]."""

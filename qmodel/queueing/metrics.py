@@ -83,6 +83,10 @@ class TabulatedTail:
         beyond = self.log_tail[-1] - self.decay * (t - self.grid[-1])
         return np.asarray(np.exp(np.where(t > self.grid[-1], beyond, inside)))
 
+    def scaled(self, factor: float) -> TabulatedTail:
+        """Return the table times `factor`."""
+        return TabulatedTail(grid=self.grid, log_tail=self.log_tail + math.log(factor), decay=self.decay)
+
     def quantile(self, q: float, scale: float) -> float:
         """Return the q quantile [s] by inverting the table."""
         want = math.log1p(-q)
@@ -192,3 +196,14 @@ class QueueMetrics:
             return 0.0
         scale = self.mean_wait_s if self.mean_wait_s > 0 else self.mean_service_s
         return self.wait_law.quantile(q, scale)
+
+
+def tabulated(metrics: QueueMetrics, points: int = 400, reach: float = 14.0) -> TabulatedTail:
+    """Return the tail of `metrics` as a table of `points` up to `reach` mean delays."""
+    if isinstance(metrics.wait_law, TabulatedTail):
+        return metrics.wait_law
+    scale = metrics.mean_wait_s / metrics.wait_probability
+    grid = np.linspace(0.0, reach, points) * scale
+    log_tail = np.log(np.maximum(metrics.wait_law.tail(grid), 1e-300))
+    decay = (log_tail[-1 - points // 10] - log_tail[-1]) / (grid[-1] - grid[-1 - points // 10])
+    return TabulatedTail(grid=grid, log_tail=np.minimum.accumulate(log_tail), decay=float(decay))

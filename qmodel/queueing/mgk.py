@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import math
+from typing import Literal, get_args
 
-import numpy as np
-
-from qmodel.distributions.phase_type import fit_phase_type
+from qmodel.distributions.phase_type import as_phase_type, fit_phase_type
 from qmodel.distributions.service import ServiceTime
+from qmodel.errors import InputError
 from qmodel.queueing.checks import check_load, check_servers
 from qmodel.queueing.deterministic import solve_mdk
+from qmodel.queueing.erlang import mmk
+from qmodel.queueing.interpolation import solve_mgk
 from qmodel.queueing.matrix import solve_mphk
-from qmodel.queueing.metrics import FunctionTail, QueueMetrics
+from qmodel.queueing.metrics import QueueMetrics, TabulatedTail, tabulated
+from qmodel.queueing.single import solve_mg1
 
 __all__ = ["MgkMethod", "mgk"]
 
-MgkMethod = Literal["auto", "phase-type", "deterministic"]
+MgkMethod = Literal["auto", "phase-type", "deterministic", "interpolation", "single"]
+
+#: Servers up to which the wait is computed as it is; beyond, it is scaled from this many (Halfin-Whitt).
+SCALED_FROM = 40
+#: SCV below which a law counts as deterministic.
+DETERMINISTIC_SCV = 1e-12
 
 
 def mgk(arrival_rate_per_s: float, servers: int, service: ServiceTime, method: MgkMethod = "auto") -> QueueMetrics:
@@ -29,13 +37,14 @@ def mgk(arrival_rate_per_s: float, servers: int, service: ServiceTime, method: M
         Number of servers k.
     service : ServiceTime
         Law of a service time.
-    method : {"auto", "phase-type", "deterministic"}
-        ``auto`` picks the most exact.
+    method : {"auto", "phase-type", "deterministic", "interpolation", "single"}
+        ``auto`` picks the most exact: the exact solutions for one server, two-phase and deterministic services, else
+        ``interpolation`` between them. ``phase-type`` solves the two-phase law with the same (up to three) moments.
 
     Returns
     -------
     QueueMetrics
-        Mean wait, quantiles, tail; `.method` says how.
+        Mean wait, quantiles, tail; `.method` says how, `.error_estimate` how well.
 
     Raises
     ------
@@ -49,28 +58,63 @@ def mgk(arrival_rate_per_s: float, servers: int, service: ServiceTime, method: M
     (4.263158, 0.9)
     """
     check_load(arrival_rate_per_s, check_servers(servers), service.mean_s)
-    if method == "deterministic" or (method == "auto" and service.scv < 1e-12):
+    if method == "auto":
+        return _best(arrival_rate_per_s, servers, service)
+    if method == "deterministic":
         return solve_mdk(arrival_rate_per_s, servers, service.mean_s)
-    if method == "auto" and service.scv < 0.5 - 1e-9:
-        return _regular(arrival_rate_per_s, servers, service)
-    return solve_mphk(arrival_rate_per_s, servers, fit_phase_type(service))
+    if method == "interpolation":
+        return solve_mgk(arrival_rate_per_s, servers, service)
+    if method == "phase-type":
+        return solve_mphk(arrival_rate_per_s, servers, fit_phase_type(service))
+    if method == "single":
+        if servers != 1:
+            raise InputError("servers of method 'single'", servers, "1", "use method='auto'")
+        return solve_mg1(arrival_rate_per_s, service)
+    raise InputError("method", repr(method), "one of " + ", ".join(get_args(MgkMethod)))
 
 
-def _regular(lam: float, k: int, service: ServiceTime) -> QueueMetrics:
-    """Return M/G/k with SCV < 0.5: the wait's law mixed of exact M/D/k and M/E2/k, linear in the SCV."""
-    share, mean = service.scv / 0.5, service.mean_s
-    ends = (solve_mdk(lam, k, mean), solve_mphk(lam, k, fit_phase_type(ServiceTime.erlang(2, mean))))
-    weights = (1 - share, share)
+def _best(lam: float, k: int, service: ServiceTime) -> QueueMetrics:
+    """Return the most exact solution."""
+    if k > SCALED_FROM:
+        return _many_servers(lam, k, service)
+    if service.scv < DETERMINISTIC_SCV:
+        return solve_mdk(lam, k, service.mean_s)
+    own = as_phase_type(service)
+    if own is not None:
+        return solve_mphk(lam, k, own)
+    if k == 1:
+        return solve_mg1(lam, service)
+    return solve_mgk(lam, k, service)
+
+
+def _many_servers(lam: float, k: int, service: ServiceTime) -> QueueMetrics:
+    """Return M/G/k for many servers: the ratio to M/M/k is that of fewer servers with the same (1 - rho)*sqrt(k).
+
+    In the regime of Halfin & Whitt (Oper. Res. 29, 1981) the delay depends on (1 - rho)*sqrt(k) alone.
+    """
+    mean = service.mean_s
+    spare = (1 - lam * mean / k) * math.sqrt(k)
+    few = SCALED_FROM
+    load = 1 - spare / math.sqrt(few)
+    whole = mmk(lam, k, mean)
+    if load <= 0.02:
+        # So much spare capacity that nobody waits (P < 1e-9); the exponential law bounds the order of magnitude.
+        return whole
+    small_rate = load * few / mean
+    small, small_exponential = _best(small_rate, few, service), mmk(small_rate, few, mean)
+    ratio = small.mean_wait_s / small_exponential.mean_wait_s
+    delayed = min(whole.wait_probability * small.wait_probability / small_exponential.wait_probability, 1.0)
+    # Waits given delay shrink as those of M/M/k do.
+    shrink = few * (1 - load) / (k * (1 - lam * mean / k))
+    law = tabulated(small).scaled(delayed / small.wait_probability)
     return QueueMetrics(
         arrival_rate_per_s=lam,
         servers=k,
         mean_service_s=mean,
-        mean_wait_s=sum(w * m.mean_wait_s for w, m in zip(weights, ends, strict=True)),
-        wait_probability=sum(w * m.wait_probability for w, m in zip(weights, ends, strict=True)),
-        wait_law=FunctionTail(
-            function=lambda t: np.asarray(sum(w * m.wait_law.tail(t) for w, m in zip(weights, ends, strict=True)))
-        ),
-        method=f"between exact M/D/{k} and M/E2/{k}",
+        mean_wait_s=whole.mean_wait_s * ratio,
+        wait_probability=delayed,
+        wait_law=TabulatedTail(grid=law.grid * shrink, log_tail=law.log_tail, decay=law.decay / shrink),
+        method=f"scaled from {few} servers with the same (1 - rho)*sqrt(k) (Halfin-Whitt); {small.method}",
         exact=False,
-        error_estimate={"mean": 0.01, "p95": 0.02, "p99": 0.02},
+        error_estimate={"mean": 0.03, "p95": 0.03, "p99": 0.04},
     )

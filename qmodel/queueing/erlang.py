@@ -1,0 +1,215 @@
+"""Erlang's formulas and the queues with exponential services: M/M/k and M/M/k/N."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from qmodel.errors import InputError, UnstableError
+from qmodel.queueing.checks import check_load, check_positive, check_servers
+from qmodel.queueing.metrics import ExponentialSum, QueueMetrics
+
+__all__ = ["FiniteQueue", "erlang_b", "erlang_c", "mmk", "mmkn"]
+
+FloatArray = npt.NDArray[np.float64]
+
+#: Servers up to which Erlang B is computed by its recursion; beyond, by the incomplete gamma function.
+RECURSION_LIMIT = 200
+
+
+def erlang_b(servers: float, offered_load: float) -> float:
+    """Exact: share of customers lost in M/G/k/k, also for a number of servers that is not whole.
+
+    1/B = a * integral_0^inf exp(-a*t) (1 + t)^k dt, a the offered load.
+
+    Parameters
+    ----------
+    servers : float
+        Number of servers k >= 0.
+    offered_load : float
+        a = rate * mean service > 0.
+
+    Returns
+    -------
+    float
+        Probability of blocking.
+
+    Notes
+    -----
+    Jagerman, Some properties of the Erlang loss function, BSTJ 53 (1974), eq. 4.
+
+    Examples
+    --------
+    >>> round(erlang_b(10, 8.0), 6)
+    0.121661
+    """
+    from scipy.special import gammaincc, gammaln
+
+    a = check_positive("offered load", offered_load)
+    if not (math.isfinite(servers) and servers >= 0):
+        raise InputError("servers", servers, "finite and >= 0")
+    if servers == int(servers) and servers <= RECURSION_LIMIT:
+        blocking = 1.0
+        for j in range(1, int(servers) + 1):
+            blocking = a * blocking / (j + a * blocking)
+        return blocking
+    # 1/B = exp(a) a^-k Gamma(k+1, a), regularised.
+    upper = float(gammaincc(servers + 1, a))
+    if upper > 1e-290:
+        return float(math.exp(-a + servers * math.log(a) - gammaln(servers + 1)) / upper)
+    # Gamma(k+1, a) underflows for a far above k: 1/B = sum_j k (k-1) ... (k-j+1)/a^j, whose terms fall quickly then.
+    total, term = 1.0, 1.0
+    for j in range(1, RECURSION_LIMIT):
+        term *= (servers - j + 1) / a
+        total += term
+        if abs(term) < 1e-17 * total:
+            break
+    return 1.0 / total
+
+
+def erlang_c(servers: float, offered_load: float) -> float:
+    """Exact: probability of waiting in M/M/k, continued to a number of servers that is not whole.
+
+    C = B/(1 - rho*(1 - B)), rho = a/k.
+
+    Parameters
+    ----------
+    servers : float
+        Number of servers k > 0.
+    offered_load : float
+        a = rate * mean service, below k.
+
+    Returns
+    -------
+    float
+        Probability of waiting.
+
+    Raises
+    ------
+    UnstableError
+        When the offered load is not below the number of servers.
+
+    Examples
+    --------
+    >>> round(erlang_c(2, 1.8), 6)
+    0.852632
+    """
+    a, k = check_positive("offered load", offered_load), check_positive("servers", servers)
+    if a >= k:
+        raise UnstableError("offered load per server", a / k, "below 1", f"use more than {a:.6g} servers")
+    blocking = erlang_b(k, a)
+    return blocking / (1 - a / k * (1 - blocking))
+
+
+def mmk(arrival_rate_per_s: float, servers: int, mean_service_s: float) -> QueueMetrics:
+    """Exact: M/M/k, P(W > t) = C exp(-k*(1 - rho)*t/mean).
+
+    Parameters
+    ----------
+    arrival_rate_per_s : float
+        Poisson rate [1/s].
+    servers : int
+        Number of servers, as many as you like.
+    mean_service_s : float
+        Mean service time [s].
+
+    Returns
+    -------
+    QueueMetrics
+        The law of the wait.
+
+    Raises
+    ------
+    UnstableError
+        When the load is 1 or more.
+
+    Notes
+    -----
+    Erlang (1917); Kleinrock, Queueing Systems I (1975), eq. 3.40.
+    """
+    mean = check_positive("mean service time", mean_service_s)
+    rho = check_load(arrival_rate_per_s, check_servers(servers), mean)
+    delayed = erlang_c(servers, rho * servers)
+    rate = servers * (1 - rho) / mean
+    return QueueMetrics(
+        arrival_rate_per_s=arrival_rate_per_s,
+        servers=servers,
+        mean_service_s=mean,
+        mean_wait_s=delayed / rate,
+        wait_probability=delayed,
+        wait_law=ExponentialSum(coefficients=np.array([delayed + 0j]), rates=np.array([rate + 0j])),
+        method=f"exact M/M/{servers} (Erlang C)",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FiniteQueue:
+    """Stationary law of a queue with room for finitely many.
+
+    Parameters
+    ----------
+    number_law : ndarray, shape (room + 1,)
+        P(n in system).
+    loss_probability : float
+        Share of arrivals that find it full.
+    mean_wait_s : float
+        Mean wait of those admitted [s].
+    wait_probability : float
+        P(W > 0) of those admitted.
+    """
+
+    number_law: FloatArray
+    loss_probability: float
+    mean_wait_s: float
+    wait_probability: float
+
+
+def mmkn(arrival_rate_per_s: float, servers: int, room: int, mean_service_s: float) -> FiniteQueue:
+    """Exact: M/M/k/N, N the most customers in the system; any load.
+
+    Parameters
+    ----------
+    arrival_rate_per_s : float
+        Poisson rate [1/s].
+    servers : int
+        Number of servers.
+    room : int
+        Most customers in service and waiting, at least `servers`.
+    mean_service_s : float
+        Mean service time [s].
+
+    Returns
+    -------
+    FiniteQueue
+        Law of the number in system, loss and wait.
+
+    Raises
+    ------
+    InputError
+        When the room is smaller than the number of servers.
+
+    Examples
+    --------
+    >>> queue = mmkn(2.0, 1, 3, 1.0)
+    >>> round(queue.loss_probability, 6)
+    0.533333
+    """
+    k, mean = check_servers(servers), check_positive("mean service time", mean_service_s)
+    lam = check_positive("arrival rate", arrival_rate_per_s)
+    if room != int(room) or room < k:
+        raise InputError("room", room, f"a whole number >= servers = {k}")
+    n = np.arange(1, int(room) + 1)
+    log_mass = np.concatenate([[0.0], np.cumsum(np.log(lam * mean / np.minimum(n, k)))])
+    mass = np.exp(log_mass - log_mass.max())
+    law = mass / mass.sum()
+    admitted = 1 - law[-1]
+    waiting = float((law * np.maximum(np.arange(room + 1) - k, 0)).sum())
+    return FiniteQueue(
+        number_law=law,
+        loss_probability=float(law[-1]),
+        mean_wait_s=waiting / (lam * float(law[:-1].sum())),
+        wait_probability=float(law[k:-1].sum()) / float(admitted) if room > k else 0.0,
+    )
