@@ -1,4 +1,3 @@
-# ruff: noqa: E501
 """No file, however broken, gives anything but requests or one QModelError of one line."""
 
 import gzip
