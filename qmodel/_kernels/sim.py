@@ -74,6 +74,18 @@ def _queue_late(t, r, R, F, UF, UI, lists, loop, dirty, PK, EC, EB, EW, XI):
 
 
 @njit(cache=True)
+def _fill_late(t, R, F, UF, UI, lists, times, winners, LC, LB, EC, EB, EW, XI):
+    """Let idle prefill instances fill steps from the shared queue, in order of id, until none can."""
+    started = True
+    while started:
+        started = False
+        for i in range(XI[X_PREFILL]):
+            if UF[i, U_END] == np.inf:
+                start_prefill(t, i, 1, R, F, UF, UI, lists, times, winners, LC, LB, EC, EB, EW, XI)
+                started = started or UF[i, U_END] < np.inf
+
+
+@njit(cache=True)
 def _sort_dirty(dirty, n):
     for a in range(1, n):
         u, b = dirty[a], a - 1
@@ -136,13 +148,17 @@ def run(
                     u = dirty[first_decode]
                     UI[u, I_DIRTY] = 0
                     first_decode += 1
-                    start_prefill(now, u, late, R, F, UF, UI, lists, times, winners, LC, LB, EC, EB, EW, XI)
+                    if not late:
+                        start_prefill(now, u, 0, R, F, UF, UI, lists, times, winners, LC, LB, EC, EB, EW, XI)
+                if late:
+                    _fill_late(now, R, F, UF, UI, lists, times, winners, LC, LB, EC, EB, EW, XI)
                 if loop[LOOP_PULL] > 0:
                     loop[LOOP_PULL] = 0
                     _pull_all(
                         now, R, F, UF, UI, lists, times, winners, loop, dirty, classes, slo, seen, scratch, PK, PF,
                         lengths, batches, contexts, curves, tables, EC, EB, EW, XI,
                     )  # fmt: skip
+                    _fill_late(now, R, F, UF, UI, lists, times, winners, LC, LB, EC, EB, EW, XI)
                     _sort_dirty(dirty[first_decode:], loop[LOOP_DIRTY] - first_decode)
                 for at in range(first_decode, loop[LOOP_DIRTY]):
                     u = dirty[at]
@@ -182,7 +198,7 @@ def run(
             mark(UI, loop, dirty, leaf)
             loop[LOOP_PULL] = 1 if late else 0
         elif leaf < k + d:
-            land(t, leaf, R, F, UF, UI, lists, times, winners, loop, dirty, XI)
+            land(t, leaf, R, F, UF, UI, lists, times, winners, loop, dirty, XI, XF)
         else:
             u = leaf - d
             if late and UI[u, I_HOSTING] > 0:

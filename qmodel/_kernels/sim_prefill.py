@@ -6,12 +6,13 @@ import numpy as np
 from numba import njit
 
 from qmodel._kernels.laws import law_time, span_steps, span_time, work_time
+from qmodel._kernels.sim_links import bytes_sent, send
 from qmodel._kernels.sim_state import (
-    F_FINISH, F_LANDED, F_PREFILLED, F_START, FINISHED, I_BATCH, I_HOSTING, I_PART, I_PART_CHUNK, I_REQUESTS, I_SPAN, I_STEP_TOKENS,
-    I_STEPS, L_COUNT, L_HEAD, LANDED, LOOP_FINISHED, MOVING, PREFILLING, R_CACHED, R_DECODE, R_DONE, R_NEED, R_OUTPUT, R_PREFILL, R_PROMPT,
-    R_STATE, U_BUSY, U_CAPACITY, U_END, U_KV, U_LINK_FREE, U_LINK_RATE, U_PART_WORK, U_S, U_SINCE, U_TOKENS, U_WORK,
-    U_X, U_Y, U_Z, X_BUDGET, X_DECODE, X_FIRST_PREFILL, X_LAYERS, X_MAX_SEQS, X_PACKING, X_PREFILL, X_TREE, Y_FIXED, Y_KV_BYTES,
-    mark, push, remove, schedule,
+    F_FINISH, F_LANDED, F_PREFILLED, F_START, FINISHED, I_BATCH, I_HOSTING, I_PART, I_PART_CHUNK, I_REQUESTS, I_SPAN,
+    I_STEP_TOKENS, I_STEPS, L_COUNT, L_HEAD, LANDED, LOOP_FINISHED, MOVING, PREFILLING, R_CACHED, R_DECODE, R_DONE,
+    R_NEED, R_OUTPUT, R_PREFILL, R_PROMPT, R_STATE, U_BUSY, U_CAPACITY, U_END, U_KV, U_LINK_RATE, U_PART_WORK, U_S,
+    U_SINCE, U_TOKENS, U_WORK, U_X, U_Y, U_Z, X_BUDGET, X_DECODE, X_FIRST_PREFILL, X_LAYERS, X_MAX_SEQS, X_PACKING,
+    X_PREFILL, X_TREE, Y_KV_BYTES, mark, push, remove, schedule,
 )  # fmt: skip
 
 
@@ -102,27 +103,23 @@ def end_prefill(t, i, R, F, UF, UI, lists, times, winners, loop, XI, XF):
             u = least_requests(k, d, UI)
             R[r, R_DECODE] = u
             UI[u, I_REQUESTS] += 1
-        busy = XF[Y_KV_BYTES] * (R[r, R_PROMPT] - R[r, R_CACHED]) / min(UF[i, U_LINK_RATE], UF[u, U_LINK_RATE])
-        layers = XI[X_LAYERS]
+        size = XF[Y_KV_BYTES] * (R[r, R_PROMPT] - R[r, R_CACHED])
+        rate = min(UF[i, U_LINK_RATE], UF[u, U_LINK_RATE])
+        busy, layers = size / rate, XI[X_LAYERS]
         if layers > 0:
             busy = max(busy / layers, busy - (t - F[r, F_START]) * (layers - 1) / layers)
-        begin = max(t, max(UF[i, U_LINK_FREE], UF[u, U_LINK_FREE]))
-        UF[i, U_LINK_FREE] = begin + busy
-        UF[u, U_LINK_FREE] = begin + busy
-        F[r, F_LANDED] = begin + busy + XF[Y_FIXED]
-        transit = 2 * k + 3 * d + (u - k)
-        push(lists, R, transit, r)
-        if lists[transit, L_COUNT] == 1:
-            schedule(times, winners, XI[X_TREE], u, F[r, F_LANDED])
+        send(t, r, i, u, busy * rate, busy, R, F, UF, lists, times, winners, XI, XF)
         r = lists[row, L_HEAD]
 
 
 @njit(cache=True)
-def land(t, u, R, F, UF, UI, lists, times, winners, loop, dirty, XI):
+def land(t, u, R, F, UF, UI, lists, times, winners, loop, dirty, XI, XF):
     """Put the next cache that arrives at decode instance u in place and free its copy on the prefill side."""
     k, d = XI[X_PREFILL], XI[X_DECODE]
     transit = 2 * k + 3 * d + (u - k)
     r = lists[transit, L_HEAD]
+    if bytes_sent(t, r, R, F, UF, lists, times, winners, XI, XF):
+        return
     remove(lists, R, transit, r)
     R[r, R_STATE] = LANDED
     push(lists, R, 2 * k + 2 * d + (u - k), r)

@@ -17,8 +17,11 @@ REQUEST_INTS = 16
 F_ARRIVAL, F_START, F_PREFILLED, F_LANDED, F_ADMITTED, F_FIRST, F_FINISH, F_TBT_MAX, F_HOST, F_KEY, F_LAST = range(11)
 REQUEST_FLOATS = 11
 
+# On its way through a fairly shared network a request needs neither key nor host time.
+F_BYTES, F_RATE = F_KEY, F_HOST
+
 # States of a request.
-NOT_ARRIVED, WAITING, PREFILLING, MOVING, LANDED, DECODING, HOSTED, FINISHED = range(8)
+NOT_ARRIVED, WAITING, PREFILLING, MOVING, HANDING_OVER, LANDED, DECODING, HOSTED, FINISHED = range(9)
 
 # Float columns of a unit. END: when its step or span ends (inf: idle).
 (
@@ -42,9 +45,9 @@ L_HEAD, L_TAIL, L_COUNT = range(3)
 
 # Settings, integers.
 (
-    X_PREFILL, X_DECODE, X_BUDGET, X_MAX_SEQS, X_PACKING, X_FIRST_PREFILL, X_WARM, X_TREE, X_LAYERS, X_FAIR, X_STOP,
-) = range(11)  # fmt: skip
-SETTING_INTS = 11
+    X_PREFILL, X_DECODE, X_BUDGET, X_MAX_SEQS, X_PACKING, X_FIRST_PREFILL, X_WARM, X_TREE, X_LAYERS, X_SHARING,
+) = range(10)  # fmt: skip
+SETTING_INTS = 10
 
 # Settings, floats.
 Y_FIXED, Y_KV_BYTES, Y_HIST_LOG0, Y_HIST_STEP = range(4)

@@ -59,8 +59,8 @@ class Cluster:
         Share of it that a transfer reaches, in (0, 1].
     transfer_fixed_s : float
         Hand-over time of one transfer [s].
-    link_sharing : {"fcfs", "fair"}
-        How concurrent transfers share an instance's link.
+    link_sharing : {"fcfs", "fair", "none"}
+        How concurrent transfers share an instance's link; "none": each has all of it.
     pipelined_transfer : bool
         Whether KV layers are sent while later ones are computed.
     packing : bool
@@ -82,7 +82,7 @@ class Cluster:
     bandwidth_gb_s: float = 25.0
     efficiency: float = 0.75
     transfer_fixed_s: float = 0.001
-    link_sharing: Literal["fcfs", "fair"] = "fcfs"
+    link_sharing: Literal["fcfs", "fair", "none"] = "fcfs"
     pipelined_transfer: bool = False
     packing: bool = True
     first_token: Literal["decode", "prefill"] = "decode"

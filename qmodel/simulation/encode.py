@@ -34,6 +34,7 @@ _KINDS = {
     "external": kp.EXTERNAL,
 }
 _ORDERS = {"fcfs": kp.FCFS, "spf": kp.SPF, "aged": kp.AGED}
+_SHARING = {"fcfs": 0, "fair": 1, "none": 2}
 _WAITS = {"steps": 0, "exact": 1, "short": 2}
 
 
@@ -187,17 +188,18 @@ def arrays_of(scene: Scene, requests: Requests, slos: Sequence[SLO], spec: Kerne
     XI[[ks.X_PACKING, ks.X_FIRST_PREFILL, ks.X_WARM, ks.X_TREE]] = (
         cluster.packing, cluster.first_token == "prefill", warm_from, size,
     )  # fmt: skip
+    XI[ks.X_SHARING] = _SHARING[cluster.link_sharing]
     XI[ks.X_LAYERS] = cluster.calibration.layers if cluster.pipelined_transfer else 0
     XF[:] = cluster.transfer_fixed_s, cluster.calibration.kv_bytes_per_token, HISTOGRAM_LOG0, HISTOGRAM_STEP
     slots = np.zeros((d, cluster.max_num_seqs, 4), np.int64)
     policy = _policy(spec)
-    return Arrays(
+    return Arrays._make((
         np.zeros(1), np.zeros(ks.LOOP_INTS, np.int64), R, F, UF, UI, lists, np.full(size, np.inf), winners,
         np.zeros(units, np.int64), slots, np.zeros((d, cluster.max_num_seqs)),
         np.zeros((d, len(slos)), np.int64), np.zeros((d, len(slos)), np.int64), np.zeros(HISTOGRAM_BINS),
         np.zeros((units, kp.OBSERVED)), np.zeros((2, len(policy[3]))),
         np.array([[s.ttft_s, s.tbt_s] for s in slos]), *policy, coef, base, coef.copy(), base, work, XI, XF,
-    )  # fmt: skip
+    ))  # fmt: skip
 
 
 def check(scene: Scene, requests: Requests, slos: Sequence[SLO]) -> None:

@@ -4,6 +4,7 @@ It shares no code with the kernel but the laws and the policies' own `decide`. S
 """
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -41,6 +42,9 @@ class Job:
     gaps: list = field(default_factory=list)
     source: object = None
     target: object = None
+    bytes: float = 0.0
+    sent: bool = True
+    rate: float = 0.0
 
     @property
     def rest(self):
@@ -117,13 +121,14 @@ class Reference:
 
     # ---- time
 
-    def run(self):
+    def run(self):  # noqa: C901 - one loop, one instant after the other
         """Simulate to the end; return self."""
         todo = list(self.jobs)
         while True:
-            times = [u.end for u in self.prefill + self.decode] + [j.landed for j in self.moving]
+            times = [u.end for u in self.prefill + self.decode]
+            times += [j.landed for j in self.moving if j.sent]
             times += [todo[0].arrival] if todo else []
-            self.now = min(times, default=math.inf)
+            self.advance_links(min(times, default=math.inf))
             if math.isinf(self.now):
                 assert all(not math.isnan(job.finish) for job in self.jobs)
                 return self
@@ -132,7 +137,7 @@ class Reference:
                 if p.end == t:
                     self.end_prefill(p)
                     pull = True
-            for job in sorted((j for j in self.moving if j.landed == t), key=lambda j: j.target.number):
+            for job in sorted((j for j in self.moving if j.sent and j.landed == t), key=lambda j: j.target.number):
                 self.moving.remove(job)
                 job.target.landed.append(job)
                 job.source.held -= job.need
@@ -143,15 +148,28 @@ class Reference:
             while todo and todo[0].arrival == t:
                 self.arrive(todo.pop(0))
                 pull = True
-            for p in self.prefill:
-                if math.isinf(p.end):
-                    self.start_prefill(p)
+            self.fill()
             if self.late and pull:
                 for d in self.decode:
                     self.pull(d)
+                self.fill()
             for d in self.decode:
                 if math.isinf(d.end):
                     self.start_decode(d)
+
+    def advance_links(self, until):
+        """Move on to the next event; in a fairly shared network that may be the last byte of a transfer."""
+        flows = [j for j in self.moving if not j.sent]
+        out, into = Counter(j.source for j in flows), Counter(j.target for j in flows)
+        for j in flows:
+            j.rate = min(j.source.link.bytes_per_s / out[j.source], j.target.link.bytes_per_s / into[j.target])
+        until = min([until] + [self.now + j.bytes / j.rate for j in flows])
+        for j in flows:
+            ends = self.now + j.bytes / j.rate <= until
+            j.bytes -= j.rate * (until - self.now)
+            if ends:
+                j.sent, j.landed = True, until + j.source.link.fixed_s
+        self.now = until
 
     # ---- routing
 
@@ -274,6 +292,15 @@ class Reference:
 
     # ---- prefill instances
 
+    def fill(self):
+        """Let idle instances start, in order of id, until none can."""
+        idle = True
+        while idle:
+            idle = [p for p in self.prefill if math.isinf(p.end)]
+            for p in idle:
+                self.start_prefill(p)
+            idle = [p for p in idle if not math.isinf(p.end)]
+
     def start_prefill(self, p):
         """Fill and start a step."""
         queue = self.shared if self.late else p.queue
@@ -325,9 +352,12 @@ class Reference:
             if p.link.pipelined:
                 layers = p.link.layers
                 busy = max(busy / layers, busy - (self.now - job.start) * (layers - 1) / layers)
-            begin = max(self.now, p.link_free, d.link_free)
-            p.link_free = d.link_free = begin + busy
+            begin = self.now
+            if self.cluster.link_sharing == "fcfs":
+                begin = max(self.now, p.link_free, d.link_free)
+                p.link_free = d.link_free = begin + busy
             job.landed = begin + busy + p.link.fixed_s
+            job.bytes, job.sent = busy * rate, self.cluster.link_sharing != "fair"
             self.moving.append(job)
 
     # ---- decode instances

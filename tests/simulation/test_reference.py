@@ -69,6 +69,7 @@ def scenarios(draw):
         transfer_fixed_s=draw(st.sampled_from([0.0, 0.003])),
         packing=draw(st.booleans()),
         pipelined_transfer=draw(st.booleans()),
+        link_sharing=draw(st.sampled_from(["fcfs", "fair", "none"])),
         first_token=draw(st.sampled_from(["decode", "prefill"])),
     )  # fmt: skip
     arrivals = np.cumsum(rng.exponential(1 / rate, n))
