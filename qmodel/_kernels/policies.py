@@ -7,9 +7,9 @@ from numba import njit
 
 from qmodel._kernels.laws import chunked_time, law_time, schedule_time, span_steps, span_time, work_time
 from qmodel._kernels.sim_state import (
-    I_BATCH, I_HOST_TOKENS, I_HOSTING, I_REQUESTS, I_SPAN, L_COUNT, L_HEAD, R_CLASS, R_DONE, R_NEED,
-    R_NEXT, R_PROMPT, U_CAPACITY, U_CONTEXT, U_END, U_HOST_KV, U_HOST_PART, U_HOST_WAIT, U_LINK_FREE,
-    U_LINK_RATE, U_PART_WORK, U_S, U_SINCE, U_TOKENS, U_WORK, U_X, U_Y, U_Z, X_BUDGET, X_DECODE, X_PREFILL, Y_FIXED,
+    I_BATCH, I_HOSTING, I_HOST_TOKENS, I_REQUESTS, I_SPAN, L_COUNT, L_HEAD, R_CLASS, R_DONE, R_NEED, R_NEXT,
+    R_PROMPT, U_CAPACITY, U_CONTEXT, U_END, U_HOST_KV, U_HOST_PART, U_HOST_WAIT, U_LINK_FREE, U_LINK_RATE,
+    U_PART_WORK, U_S, U_SINCE, U_TOKENS, U_WORK, U_X, U_Y, U_Z, X_BUDGET, X_DECODE, X_PREFILL, Y_FIXED,
     Y_KV_BYTES,
 )  # fmt: skip
 
@@ -17,8 +17,13 @@ NONE, STATIC, KAIROS, EARLIEST, THRESHOLDS, LATE, COLOCATED, EXTERNAL = range(8)
 FCFS, SPF, AGED = range(3)
 
 # Integer parameters of a policy.
-K_KIND, K_ORDER, K_HOST_BUDGET, K_ROUTE_REQUESTS, K_DECODE_EARLY, K_WAIT, K_ROOM, K_STATIC = range(8)
-POLICY_INTS = 8
+K_KIND, K_ORDER, K_HOST_BUDGET, K_ROUTE_REQUESTS, K_DECODE_EARLY, K_WAIT, K_ROOM, K_STATIC, K_COMMIT, K_SCATTER = range(
+    10
+)
+POLICY_INTS = 10
+
+# Values of K_DECODE_EARLY: decode instance chosen when a request arrives, and when it counts as load there.
+AT_PREFILLED, AT_ARRIVAL, AT_ARRIVAL_COUNT_SENT, AT_ARRIVAL_COUNT_LANDED = range(4)
 
 # Float parameters of a policy.
 (
@@ -151,6 +156,28 @@ def least(seen, start, stop, column):
 
 
 @njit(cache=True)
+def scattered(seen, start, stop, column, r, seed):
+    """Return a unit with the smallest value of a column; among ties one that a hash of the request picks."""
+    best, ties = least(seen, start, stop, column), 0
+    for u in range(start, stop):
+        ties += 1 if seen[u, column] == seen[best, column] else 0
+    # Knuth's multiplicative hash, twice.
+    pick = ((r * 2654435761 + seed * 40503 + start) % 4294967296 * 2654435761) % 4294967296 // 65536 % ties
+    for u in range(start, stop):
+        if seen[u, column] == seen[best, column]:
+            if pick == 0:
+                return u
+            pick -= 1
+    return best
+
+
+@njit(cache=True)
+def fewest(seen, start, stop, column, r, PK):
+    """Return the least loaded unit; ties to the lowest id, or scattered."""
+    return scattered(seen, start, stop, column, r, PK[K_SCATTER]) if PK[K_SCATTER] else least(seen, start, stop, column)
+
+
+@njit(cache=True)
 def kairos_prefill(i, need, done, seen, mode, EC, EB, budget):
     """Return the prefill estimate [s] of Kairos at instance i: queue wait + execution (DESIGN 4)."""
     ahead = seen[i, OB_TOKENS]
@@ -251,12 +278,12 @@ def decide_static(r, k, d, R, seen, PK, PF, chunks, slo, EC, EB, budget):
     """Return (unit, host time) of a static length rule; see `qmodel.policies.StaticLength` for the vendors'."""
     need, done, c = R[r, R_NEED], R[r, R_DONE], R[r, R_CLASS]
     n = need - done
-    best = least(seen, 0, k, OB_REQUESTS if PK[K_ROUTE_REQUESTS] else OB_WORK)
+    best = fewest(seen, 0, k, OB_REQUESTS if PK[K_ROUTE_REQUESTS] else OB_WORK, r, PK)
     short = n <= PF[P_TOKENS] if PK[K_STATIC] & STATIC_INCLUSIVE else n < PF[P_TOKENS]
     local = short and n < PF[P_RATIO] * need if PF[P_RATIO] < np.inf else short
     local = local or R[r, R_PROMPT] < PF[P_PROMPT_TOKENS]
     local = local or seen[best, OB_TOKENS] > PF[P_PREFILL_BUSY] * budget
-    host = least(seen, k, k + d, OB_LOAD)
+    host = fewest(seen, k, k + d, OB_LOAD, r, PK)
     if not local or seen[host, OB_KV] > PF[P_DECODE_BUSY]:
         return best, 0.0
     limit = chunk_limit(PF, seen[host, OB_STRICTEST], slo[c, 1])
@@ -314,7 +341,7 @@ def decide(
     """Return (unit, host time of a deflected prompt there) of the policy of kind PK[K_KIND]."""
     k, d, kind = XI[X_PREFILL], XI[X_DECODE], PK[K_KIND]
     if kind == COLOCATED:
-        return least(seen, k, k + d, OB_LOAD), 0.0
+        return fewest(seen, k, k + d, OB_LOAD, r, PK), 0.0
     if kind == KAIROS:
         return decide_kairos(r, k, d, R, seen, slo, PK, PF, chunks, EC, EB, XI[X_BUDGET])
     if kind == EARLIEST:
@@ -323,4 +350,4 @@ def decide(
         return decide_thresholds(r, k, d, R, seen, PF, lengths, batches, contexts, curves, tables)
     if kind == STATIC:
         return decide_static(r, k, d, R, seen, PK, PF, chunks, slo, EC, EB, XI[X_BUDGET])
-    return least(seen, 0, k, OB_REQUESTS if PK[K_ROUTE_REQUESTS] else OB_WORK), 0.0
+    return fewest(seen, 0, k, OB_REQUESTS if PK[K_ROUTE_REQUESTS] else OB_WORK, r, PK), 0.0

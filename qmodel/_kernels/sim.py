@@ -12,14 +12,14 @@ from numba import njit
 
 from qmodel._kernels.laws import work_time
 from qmodel._kernels.policies import (
-    EXTERNAL, FCFS, K_DECODE_EARLY, K_KIND, K_ORDER, K_ROOM, LATE, NONE, decide, late_pull, observe_decode,
-    observe_prefill, queue_key,
+    AT_ARRIVAL, EXTERNAL, FCFS, K_DECODE_EARLY, K_KIND, K_ORDER, K_ROOM, LATE, NONE, decide, fewest, late_pull,
+    observe_decode, observe_prefill, queue_key,
 )  # fmt: skip
 from qmodel._kernels.sim_decode import end_decode, start_decode
-from qmodel._kernels.sim_prefill import end_prefill, land, least_requests, start_prefill, wake
+from qmodel._kernels.sim_prefill import end_prefill, land, start_prefill, wake
 from qmodel._kernels.sim_state import (
-    F_ARRIVAL, F_HOST, F_KEY, HOSTED, I_DIRTY, I_HOST_TOKENS, I_HOSTING, I_REQUESTS, L_COUNT, LOOP_DIRTY,
-    LOOP_EVENTS, LOOP_FINISHED, LOOP_NEXT, LOOP_PULL, R_DECODE, R_DEFLECTED, R_DONE, R_NEED, R_PREFILL, R_STATE,
+    F_ARRIVAL, F_HOST, F_KEY, HOSTED, I_DIRTY, I_HOSTING, I_HOST_TOKENS, I_REQUESTS, LOOP_DIRTY, LOOP_EVENTS,
+    LOOP_FINISHED, LOOP_NEXT, LOOP_PULL, L_COUNT, R_DECODE, R_DEFLECTED, R_DONE, R_NEED, R_PREFILL, R_STATE,
     U_END, U_HOST_WAIT, U_TOKENS, U_WORK, WAITING, X_DECODE, X_PREFILL, mark, push, push_sorted, remove,
 )  # fmt: skip
 
@@ -41,8 +41,9 @@ def _place(t, r, u, host, R, F, UF, UI, lists, times, winners, loop, dirty, PK, 
         else:
             push_sorted(lists, R, F, u, r)
         if PK[K_DECODE_EARLY]:
-            R[r, R_DECODE] = least_requests(k, XI[X_DECODE], UI)
-            UI[R[r, R_DECODE], I_REQUESTS] += 1
+            R[r, R_DECODE] = fewest(UI, k, k + XI[X_DECODE], I_REQUESTS, r, PK)
+            if PK[K_DECODE_EARLY] == AT_ARRIVAL:
+                UI[R[r, R_DECODE], I_REQUESTS] += 1
         if UF[u, U_END] == np.inf:
             mark(UI, loop, dirty, u)
         return
@@ -74,14 +75,14 @@ def _queue_late(t, r, R, F, UF, UI, lists, loop, dirty, PK, EC, EB, EW, XI):
 
 
 @njit(cache=True)
-def _fill_late(t, R, F, UF, UI, lists, times, winners, LC, LB, EC, EB, EW, XI):
+def _fill_late(t, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, XI):
     """Let idle prefill instances fill steps from the shared queue, in order of id, until none can."""
     started = True
     while started:
         started = False
         for i in range(XI[X_PREFILL]):
             if UF[i, U_END] == np.inf:
-                start_prefill(t, i, 1, R, F, UF, UI, lists, times, winners, LC, LB, EC, EB, EW, XI)
+                start_prefill(t, i, 1, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, XI)
                 started = started or UF[i, U_END] < np.inf
 
 
@@ -149,16 +150,16 @@ def run(
                     UI[u, I_DIRTY] = 0
                     first_decode += 1
                     if not late:
-                        start_prefill(now, u, 0, R, F, UF, UI, lists, times, winners, LC, LB, EC, EB, EW, XI)
+                        start_prefill(now, u, 0, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, XI)
                 if late:
-                    _fill_late(now, R, F, UF, UI, lists, times, winners, LC, LB, EC, EB, EW, XI)
+                    _fill_late(now, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, XI)
                 if loop[LOOP_PULL] > 0:
                     loop[LOOP_PULL] = 0
                     _pull_all(
                         now, R, F, UF, UI, lists, times, winners, loop, dirty, classes, slo, seen, scratch, PK, PF,
                         lengths, batches, contexts, curves, tables, EC, EB, EW, XI,
                     )  # fmt: skip
-                    _fill_late(now, R, F, UF, UI, lists, times, winners, LC, LB, EC, EB, EW, XI)
+                    _fill_late(now, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, XI)
                     _sort_dirty(dirty[first_decode:], loop[LOOP_DIRTY] - first_decode)
                 for at in range(first_decode, loop[LOOP_DIRTY]):
                     u = dirty[at]
@@ -194,11 +195,11 @@ def run(
             )
             _place(t, r, u, host, R, F, UF, UI, lists, times, winners, loop, dirty, PK, EC, EB, EW, XI)
         elif leaf < k:
-            end_prefill(t, leaf, R, F, UF, UI, lists, times, winners, loop, XI, XF)
+            end_prefill(t, leaf, R, F, UF, UI, lists, times, winners, loop, PK, XI, XF)
             mark(UI, loop, dirty, leaf)
             loop[LOOP_PULL] = 1 if late else 0
         elif leaf < k + d:
-            land(t, leaf, R, F, UF, UI, lists, times, winners, loop, dirty, XI, XF)
+            land(t, leaf, R, F, UF, UI, lists, times, winners, loop, dirty, PK, XI, XF)
         else:
             u = leaf - d
             if late and UI[u, I_HOSTING] > 0:

@@ -8,15 +8,15 @@ import numpy as np
 from numba import njit
 
 from qmodel._kernels.laws import law_time, safe_chunk, span_lines, span_time, step_of_span, steps_above
-from qmodel._kernels.policies import K_HOST_BUDGET, chunk_limit, strictest_tbt
+from qmodel._kernels.policies import K_COMMIT, K_HOST_BUDGET, chunk_limit, strictest_tbt
 from qmodel._kernels.sim_state import (
-    DECODING, F_ADMITTED, F_FINISH, F_FIRST, F_HOST, F_LAST, F_PREFILLED, F_START, F_TBT_MAX, FINISHED, HOSTED,
-    I_BATCH, I_COUNTED, I_HOST_TOKENS, I_HOSTING, I_JOINERS, I_NEXT_LEAVE, I_PART, I_PART_CHUNK, I_PREEMPTIONS,
-    I_REQUESTS, I_SPAN, I_STAMP, I_STEP, I_STEP_TOKENS, I_STEPS, L_HEAD, LOOP_FINISHED, R_CACHED, R_CLASS, R_DONE,
-    R_LEFT, R_NEED, R_OUTPUT, R_PREEMPTED, R_STATE, R_VIOLATIONS, S_BASE, S_ID, S_LEAVE, S_STAMP, U_BATCH_TIME,
-    U_BUSY, U_CAPACITY, U_CONTEXT, U_END, U_HOST_KV, U_HOST_PART, U_HOST_TIME, U_HOST_WAIT, U_S, U_SINCE, U_X, U_Y,
-    U_Z, X_DECODE, X_FIRST_PREFILL, X_MAX_SEQS, X_PREFILL, X_TREE, X_WARM, Y_HIST_LOG0, Y_HIST_STEP, push,
-    push_front, remove, schedule,
+    DECODING, FINISHED, F_ADMITTED, F_FINISH, F_FIRST, F_HOST, F_LAST, F_PREFILLED, F_START, F_TBT_MAX, HOSTED,
+    I_BATCH, I_COUNTED, I_FORGOTTEN, I_HOSTING, I_HOST_TOKENS, I_JOINERS, I_NEXT_LEAVE, I_PART, I_PART_CHUNK,
+    I_PREEMPTIONS, I_REQUESTS, I_SPAN, I_STAMP, I_STEP, I_STEPS, I_STEP_TOKENS, LOOP_FINISHED, L_COUNT, L_HEAD,
+    R_CACHED, R_CLASS, R_DONE, R_LEFT, R_NEED, R_NEXT, R_OUTPUT, R_PREEMPTED, R_STATE, R_VIOLATIONS, S_BASE,
+    S_ID, S_LEAVE, S_STAMP, U_BATCH_TIME, U_BUSY, U_CAPACITY, U_CONTEXT, U_END, U_HOST_KV, U_HOST_PART,
+    U_HOST_TIME, U_HOST_WAIT, U_S, U_SINCE, U_X, U_Y, U_Z, X_DECODE, X_FIRST_PREFILL, X_MAX_SEQS, X_PREFILL,
+    X_TREE, X_WARM, Y_HIST_LOG0, Y_HIST_STEP, push, push_front, remove, schedule,
 )  # fmt: skip
 
 _NEVER = 1 << 62
@@ -98,7 +98,8 @@ def _next_leave(u, j, UI, slots):
 def _finish(t, r, u, R, F, UI, loop):
     F[r, F_FINISH] = t
     R[r, R_STATE] = FINISHED
-    UI[u, I_REQUESTS] -= 1
+    if UI[u, I_FORGOTTEN] == 0:
+        UI[u, I_REQUESTS] -= 1
     loop[LOOP_FINISHED] += 1
 
 
@@ -203,13 +204,31 @@ def _host(t, u, j, R, F, UF, UI, lists, slo, classes, PK, PF, chunks, LC, LB, XI
 
 
 @njit(cache=True)
+def _forget(u, j, run, R, UI, lists, slots):
+    """Stop counting a batch as load if all of it ends with this step (a rule of one peer's scheduler)."""
+    UI[u, I_FORGOTTEN] = 0
+    if UI[u, I_PART] >= 0:
+        return
+    for b in range(UI[u, I_BATCH]):
+        if slots[j, b, S_LEAVE] > UI[u, I_STEP] + 1:
+            return
+    r = lists[run, L_HEAD]
+    while r >= 0:
+        if R[r, R_LEFT] > 1 or (R[r, R_OUTPUT] > 1 and R[r, R_PREEMPTED] == 0):
+            return
+        r = R[r, R_NEXT]
+    UI[u, I_FORGOTTEN] = 1
+    UI[u, I_REQUESTS] -= UI[u, I_BATCH] + lists[run, L_COUNT]
+
+
+@njit(cache=True)
 def start_decode(
     t, u, R, F, UF, UI, lists, times, winners, slots, longest, classes, violations, hist, slo,
     PK, PF, chunks, LC, LB, XI, XF,
 ):  # fmt: skip
     """Start the next step or span of decode instance u, or leave it idle."""
     k, d = XI[X_PREFILL], XI[X_DECODE]
-    j = u - k
+    j, run = u - k, k + d + u
     preempted = False
     while UI[u, I_BATCH] > 0 and UF[u, U_CONTEXT] + UF[u, U_HOST_KV] + UI[u, I_BATCH] > UF[u, U_CAPACITY]:
         _preempt(t, u, j, R, F, UF, UI, lists, slots, longest, classes, violations, XI)
@@ -231,8 +250,11 @@ def start_decode(
         x, s, y, z = span_lines(LC, LB, u, B, K)
         UF[u, U_X], UF[u, U_S], UF[u, U_Y], UF[u, U_Z] = x, s, y, z
         room = int((UF[u, U_CAPACITY] - K - UF[u, U_HOST_KV]) // B)
-        UI[u, I_SPAN] = min(UI[u, I_NEXT_LEAVE] - UI[u, I_STEP], max(1, room))
+        span = min(UI[u, I_NEXT_LEAVE] - UI[u, I_STEP], max(1, room))
+        UI[u, I_SPAN] = max(1, span - 1) if PK[K_COMMIT] else span
         step = x
+    if PK[K_COMMIT]:
+        _forget(u, j, run, R, UI, lists, slots)
     for b in range(B - joiners, B):
         r = slots[j, b, S_ID]
         c = R[r, R_CLASS]

@@ -6,18 +6,19 @@ import numpy as np
 from numba import njit
 
 from qmodel._kernels.laws import law_time, span_steps, span_time, work_time
-from qmodel._kernels.sim_links import bytes_sent, send
-from qmodel._kernels.sim_state import (
-    F_FINISH, F_LANDED, F_PREFILLED, F_START, FINISHED, I_BATCH, I_HOSTING, I_PART, I_PART_CHUNK, I_REQUESTS, I_SPAN,
-    I_STEP_TOKENS, I_STEPS, L_COUNT, L_HEAD, LANDED, LOOP_FINISHED, MOVING, PREFILLING, R_CACHED, R_DECODE, R_DONE,
-    R_NEED, R_OUTPUT, R_PREFILL, R_PROMPT, R_STATE, U_BUSY, U_CAPACITY, U_END, U_KV, U_LINK_RATE, U_PART_WORK, U_S,
-    U_SINCE, U_TOKENS, U_WORK, U_X, U_Y, U_Z, X_BUDGET, X_DECODE, X_FIRST_PREFILL, X_LAYERS, X_MAX_SEQS, X_PACKING,
-    X_PREFILL, X_TREE, Y_KV_BYTES, mark, push, remove, schedule,
+from qmodel._kernels.policies import (
+    AT_ARRIVAL, AT_ARRIVAL_COUNT_LANDED, AT_ARRIVAL_COUNT_SENT, FINISHED, F_LANDED, F_PREFILLED, F_START,
+    I_BATCH, I_FORGOTTEN, I_HOSTING, I_PART, I_PART_CHUNK, I_REQUESTS, I_SPAN, I_STEPS, I_STEP_TOKENS, K_COMMIT,
+    K_DECODE_EARLY, LANDED, LOOP_FINISHED, L_COUNT, L_HEAD, MOVING, PREFILLING, R_CACHED, R_DECODE, R_DONE,
+    R_NEED, R_OUTPUT, R_PREFILL, R_PROMPT, R_STATE, U_BUSY, U_CAPACITY, U_END, U_KV, U_LINK_RATE, U_PART_WORK,
+    U_S, U_SINCE, U_TOKENS, U_WORK, U_X, U_Y, U_Z, X_BUDGET, X_DECODE, X_FIRST_PREFILL, X_LAYERS, X_MAX_SEQS,
+    X_PACKING, X_PREFILL, X_TREE, Y_KV_BYTES, ) from qmodel._kernels.sim_links import bytes_sent, fewest, mark,
+    push, remove, schedule, send from qmodel._kernels.sim_state import (     F_FINISH,
 )  # fmt: skip
 
 
 @njit(cache=True)
-def start_prefill(t, i, late, R, F, UF, UI, lists, times, winners, LC, LB, EC, EB, EW, XI):
+def start_prefill(t, i, late, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, XI):
     """Fill the next step of prefill instance i from its queue (the shared one when late) and start it."""
     k, row, source = XI[X_PREFILL], (0 if late else i), (0 if late else i)
     room = XI[X_BUDGET] if XI[X_PACKING] else 1
@@ -59,23 +60,16 @@ def start_prefill(t, i, late, R, F, UF, UI, lists, times, winners, LC, LB, EC, E
         return
     step = law_time(LC, LB, i, 0, 0.0, n, q, reloaded)
     UI[i, I_STEP_TOKENS] = n
+    UI[i, I_FORGOTTEN] = 1 if PK[K_COMMIT] and UI[i, I_PART] < 0 else 0
+    if UI[i, I_FORGOTTEN]:
+        UI[i, I_REQUESTS] -= lists[k + i, L_COUNT]
     UF[i, U_SINCE] = t
     UF[i, U_END] = t + step
     schedule(times, winners, XI[X_TREE], i, t + step)
 
 
 @njit(cache=True)
-def least_requests(k, d, UI):
-    """Return the decode instance with the fewest resident and incoming requests, ties to the lowest id."""
-    best = k
-    for u in range(k + 1, k + d):
-        if UI[u, I_REQUESTS] < UI[best, I_REQUESTS]:
-            best = u
-    return best
-
-
-@njit(cache=True)
-def end_prefill(t, i, R, F, UF, UI, lists, times, winners, loop, XI, XF):
+def end_prefill(t, i, R, F, UF, UI, lists, times, winners, loop, PK, XI, XF):
     """End the step of prefill instance i: its finished prompts start their transfers."""
     k, d = XI[X_PREFILL], XI[X_DECODE]
     UF[i, U_BUSY] += t - UF[i, U_SINCE]
@@ -89,19 +83,22 @@ def end_prefill(t, i, R, F, UF, UI, lists, times, winners, loop, XI, XF):
         remove(lists, R, row, r)
         F[r, F_PREFILLED] = t
         R[r, R_STATE] = MOVING
-        UI[i, I_REQUESTS] -= 1
+        if UI[i, I_FORGOTTEN] == 0:
+            UI[i, I_REQUESTS] -= 1
         u = R[r, R_DECODE]
         if XI[X_FIRST_PREFILL] and R[r, R_OUTPUT] == 1:
             F[r, F_FINISH], R[r, R_STATE] = t, FINISHED
             UF[i, U_KV] -= R[r, R_NEED]
             loop[LOOP_FINISHED] += 1
-            if u >= 0:
+            if PK[K_DECODE_EARLY] == AT_ARRIVAL:
                 UI[u, I_REQUESTS] -= 1
             r = lists[row, L_HEAD]
             continue
         if u < 0:
-            u = least_requests(k, d, UI)
+            u = fewest(UI, k, k + d, I_REQUESTS, r, PK)
             R[r, R_DECODE] = u
+            UI[u, I_REQUESTS] += 1
+        elif PK[K_DECODE_EARLY] == AT_ARRIVAL_COUNT_SENT:
             UI[u, I_REQUESTS] += 1
         size = XF[Y_KV_BYTES] * (R[r, R_PROMPT] - R[r, R_CACHED])
         rate = min(UF[i, U_LINK_RATE], UF[u, U_LINK_RATE])
@@ -113,7 +110,7 @@ def end_prefill(t, i, R, F, UF, UI, lists, times, winners, loop, XI, XF):
 
 
 @njit(cache=True)
-def land(t, u, R, F, UF, UI, lists, times, winners, loop, dirty, XI, XF):
+def land(t, u, R, F, UF, UI, lists, times, winners, loop, dirty, PK, XI, XF):
     """Put the next cache that arrives at decode instance u in place and free its copy on the prefill side."""
     k, d = XI[X_PREFILL], XI[X_DECODE]
     transit = 2 * k + 3 * d + (u - k)
@@ -122,6 +119,8 @@ def land(t, u, R, F, UF, UI, lists, times, winners, loop, dirty, XI, XF):
         return
     remove(lists, R, transit, r)
     R[r, R_STATE] = LANDED
+    if PK[K_DECODE_EARLY] == AT_ARRIVAL_COUNT_LANDED:
+        UI[u, I_REQUESTS] += 1
     push(lists, R, 2 * k + 2 * d + (u - k), r)
     head = lists[transit, L_HEAD]
     schedule(times, winners, XI[X_TREE], u, F[head, F_LANDED] if head >= 0 else np.inf)

@@ -33,9 +33,9 @@ UNIT_FLOATS = 20
 # Integer columns of a unit.
 (
     I_DIRTY, I_PART, I_PART_CHUNK, I_STEP_TOKENS, I_REQUESTS, I_BATCH, I_JOINERS, I_COUNTED, I_STEP, I_NEXT_LEAVE,
-    I_SPAN, I_HOST_TOKENS, I_HOSTING, I_STAMP, I_PREEMPTIONS, I_STEPS,
-) = range(16)  # fmt: skip
-UNIT_INTS = 16
+    I_SPAN, I_HOST_TOKENS, I_HOSTING, I_STAMP, I_PREEMPTIONS, I_STEPS, I_FORGOTTEN,
+) = range(17)  # fmt: skip
+UNIT_INTS = 17
 
 # Columns of a resident's slot.
 S_ID, S_LEAVE, S_BASE, S_STAMP = range(4)

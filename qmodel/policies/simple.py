@@ -9,7 +9,7 @@ import numpy as np
 
 from qmodel.errors import InputError
 from qmodel.policies.rule import Order
-from qmodel.policies.state import CHUNKS, ClusterState, KernelSpec, RequestView, Route
+from qmodel.policies.state import CHUNKS, ClusterState, CountUntil, DecodeChoice, KernelSpec, RequestView, Route
 
 __all__ = ["Colocated", "Disaggregated", "StaticLength"]
 
@@ -26,14 +26,21 @@ class Disaggregated:
         Order "aged": seconds of work by which a second of waiting advances a request.
     routing : {"work", "requests"}
         Prefill instance with the least outstanding work, or with the fewest requests.
-    decode_choice : {"prefilled", "arrival"}
-        When the decode instance is chosen.
+    decode_choice : {"prefilled", "arrival", "arrival_sent", "arrival_landed"}
+        When the decode instance is chosen: at the end of prefill, or at arrival; in the last two forms a request
+        counts as load there only from its transfer or its landing on.
+    count_until : {"finished", "last_batch_starts"}
+        How long a request counts as load of an instance; schedulers that commit a step when it starts forget early.
+    tie_seed : int
+        Which of equally loaded instances is taken: 0 the lowest id, else one that a hash of seed and request picks.
     """
 
     order: Order = "fcfs"
     ageing_per_s: float = 0.0
     routing: Literal["work", "requests"] = "work"
-    decode_choice: Literal["prefilled", "arrival"] = "prefilled"
+    decode_choice: DecodeChoice = "prefilled"
+    count_until: CountUntil = "finished"
+    tie_seed: int = 0
 
     @property
     def name(self) -> str:
@@ -52,7 +59,9 @@ class Disaggregated:
             order=self.order,
             ageing_per_s=self.ageing_per_s,
             route_by_requests=self.routing == "requests",
-            decode_at_arrival=self.decode_choice == "arrival",
+            decode_choice=self.decode_choice,
+            count_until=self.count_until,
+            tie_seed=self.tie_seed,
         )
 
 
@@ -94,7 +103,7 @@ class StaticLength:
         Order of the prefill queues.
     ageing_per_s : float
         Order "aged": seconds of work by which a second of waiting advances a request.
-    routing, decode_choice : str
+    routing, decode_choice, count_until, tie_seed : object
         As in `Disaggregated`.
     """
 
@@ -109,7 +118,9 @@ class StaticLength:
     order: Order = "fcfs"
     ageing_per_s: float = 0.0
     routing: Literal["work", "requests"] = "work"
-    decode_choice: Literal["prefilled", "arrival"] = "prefilled"
+    decode_choice: DecodeChoice = "prefilled"
+    count_until: CountUntil = "finished"
+    tie_seed: int = 0
 
     def __post_init__(self) -> None:
         if not self.max_local_prefill_tokens >= 0:
@@ -183,7 +194,9 @@ class StaticLength:
             chunks=self.chunks or CHUNKS,
             host_budget=0 if self.chunks else self.token_budget,
             route_by_requests=self.routing == "requests",
-            decode_at_arrival=self.decode_choice == "arrival",
+            decode_choice=self.decode_choice,
+            count_until=self.count_until,
+            tie_seed=self.tie_seed,
             static_tokens=self.max_local_prefill_tokens,
             static_inclusive=self.inclusive,
             static_ratio=self.max_local_ratio,
@@ -201,9 +214,13 @@ class Colocated:
     ----------
     chunk : int
         Token budget of a step, decode tokens included [tokens].
+    count_until, tie_seed : object
+        As in `Disaggregated`.
     """
 
     chunk: int = 512
+    count_until: CountUntil = "finished"
+    tie_seed: int = 0
 
     def __post_init__(self) -> None:
         if not self.chunk >= 1:
@@ -221,4 +238,6 @@ class Colocated:
 
     def kernel_spec(self) -> KernelSpec:
         """Return the policy as data."""
-        return KernelSpec(kind="colocated", host_budget=self.chunk)
+        return KernelSpec(
+            kind="colocated", host_budget=self.chunk, count_until=self.count_until, tie_seed=self.tie_seed
+        )

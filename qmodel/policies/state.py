@@ -17,6 +17,9 @@ __all__ = ["CHUNKS", "ClusterState", "KernelSpec", "Policy", "RequestView", "Rou
 
 FloatArray = npt.NDArray[np.float64]
 
+DecodeChoice = Literal["prefilled", "arrival", "arrival_sent", "arrival_landed"]
+CountUntil = Literal["finished", "last_batch_starts"]
+
 #: Candidate chunk sizes [tokens] that public descriptions of Kairos give.
 CHUNKS = (2048, 1024, 512, 256, 128)
 
@@ -193,8 +196,15 @@ class KernelSpec:
         Tokens of a step at a decode instance that packs hosted prompts beside its batch; 0: one chunk a step.
     limit_s : float
         Longest step that a hosted chunk may cause [s]; 0: `beta` times the strictest TBT SLO of the residents.
-    route_by_requests, decode_at_arrival : bool
-        Prefill routing by number of requests instead of work; decode instance chosen when a request arrives.
+    route_by_requests : bool
+        Prefill routing by number of requests instead of work.
+    decode_choice : str
+        When the decode instance is chosen: at the end of prefill, or when a request arrives, counting as load there
+        at once, from its transfer on, or once it has landed.
+    count_until : {"finished", "last_batch_starts"}
+        How long a request counts as load of an instance.
+    tie_seed : int
+        Which of equally loaded instances is taken: 0 the lowest id, else one that a hash of seed and request picks.
     rule : ThresholdRule, optional
         Prices and tables.
     """
@@ -209,7 +219,9 @@ class KernelSpec:
     wait: Literal["steps", "exact", "short"] = "steps"
     ageing_per_s: float = 0.0
     route_by_requests: bool = False
-    decode_at_arrival: bool = False
+    decode_choice: DecodeChoice = "prefilled"
+    count_until: CountUntil = "finished"
+    tie_seed: int = 0
     static_tokens: float = 0.0
     static_inclusive: bool = False
     static_ratio: float = np.inf

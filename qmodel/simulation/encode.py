@@ -35,6 +35,7 @@ _KINDS = {
 }
 _ORDERS = {"fcfs": kp.FCFS, "spf": kp.SPF, "aged": kp.AGED}
 _SHARING = {"fcfs": 0, "fair": 1, "none": 2}
+_DECODE_CHOICES = {"prefilled": 0, "arrival": 1, "arrival_sent": 2, "arrival_landed": 3}
 _WAITS = {"steps": 0, "exact": 1, "short": 2}
 
 
@@ -128,7 +129,9 @@ def _policy(spec: KernelSpec) -> tuple[Any, ...]:
     PK, PF = np.zeros(kp.POLICY_INTS, np.int64), np.zeros(kp.POLICY_FLOATS)
     PK[kp.K_KIND], PK[kp.K_ORDER], PK[kp.K_WAIT] = _KINDS[spec.kind], _ORDERS[spec.order], _WAITS[spec.wait]
     PK[kp.K_HOST_BUDGET] = spec.host_budget
-    PK[kp.K_ROUTE_REQUESTS], PK[kp.K_DECODE_EARLY] = spec.route_by_requests, spec.decode_at_arrival
+    PK[kp.K_ROUTE_REQUESTS], PK[kp.K_DECODE_EARLY] = spec.route_by_requests, _DECODE_CHOICES[spec.decode_choice]
+    PK[kp.K_SCATTER] = spec.tie_seed
+    PK[kp.K_COMMIT] = spec.count_until == "last_batch_starts"
     PK[kp.K_STATIC] = kp.STATIC_INCLUSIVE if spec.static_inclusive else 0
     PF[kp.P_LIMIT], PF[kp.P_ALPHA], PF[kp.P_BETA], PF[kp.P_AGEING] = (
         spec.limit_s, spec.alpha, spec.beta, spec.ageing_per_s,

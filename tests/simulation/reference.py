@@ -256,7 +256,7 @@ class Reference:
             self.deflect(job, self.decode[route.instance], route.host_s)
         else:
             self.insert(self.prefill[route.instance].queue, job)
-            if self.spec and self.spec.decode_at_arrival:
+            if self.spec and self.spec.decode_choice == "arrival":
                 job.target = min(self.decode, key=lambda d: d.assigned)
                 job.target.assigned += 1
 

@@ -12,13 +12,18 @@ from qmodel.simulation import simulate
 
 pytestmark = pytest.mark.data
 
-ROUTING = {"routing": "requests", "decode_choice": "arrival"}
+# Their routing: requests counted, not work; a batch that ends with the step that has just started no longer counts;
+# a decode instance is chosen at arrival and counts what has landed there; ties at random.
+ROUTING = {"routing": "requests", "decode_choice": "arrival_landed", "count_until": "last_batch_starts"}
 SCENARIOS = {
-    "blis_pd_16rps_1000": Disaggregated(**ROUTING),
-    "blis_pd_80rps_2000": Disaggregated(**ROUTING),
-    "blis_static512_16rps_10000": StaticLength(512, inclusive=True, chunks=None, token_budget=2048, **ROUTING),
-    "blis_colocated4_16rps_10000": Colocated(2048),
+    "blis_pd_16rps_1000": lambda seed: Disaggregated(**ROUTING, tie_seed=seed),
+    "blis_pd_80rps_2000": lambda seed: Disaggregated(**ROUTING, tie_seed=seed),
+    "blis_static512_16rps_10000": lambda seed: StaticLength(
+        512, inclusive=True, chunks=None, token_budget=2048, **ROUTING, tie_seed=seed
+    ),
+    "blis_colocated4_16rps_10000": lambda seed: Colocated(2048, count_until="last_batch_starts", tie_seed=seed),
 }
+TIE_SEEDS = range(1, 9)  # theirs is one draw of the ties; a single one of ours moves the P99 of 1,000 requests by 3 %
 MEANS, TAILS = 0.02, 0.05  # stated in the data set's README as agreement
 
 
@@ -43,13 +48,20 @@ def setting():
 def test_agreement(shared_data, name):
     theirs = pd.read_csv(shared_data / "peers" / f"{name}.csv.gz")
     requests = Requests.from_arrays(theirs.arrival_s, theirs.prompt_tokens, theirs.output_tokens)
-    ours = simulate(setting(), requests, SLO(), SCENARIOS[name], warmup=0).requests
-    several = theirs.output_tokens > 2
-    pairs = {
-        "ttft": (ours.ttft_s, theirs.ttft_s),
-        "e2e": (ours.e2e_s, theirs.e2e_s),
-        "tbt": (ours.tbt_mean_s[several], theirs.mean_tbt_s[several]),
-    }
-    for metric, (mine, other) in pairs.items():
-        assert np.mean(mine) == pytest.approx(np.mean(other), rel=MEANS), f"mean {metric}"
-        assert np.quantile(mine, 0.99) == pytest.approx(np.quantile(other, 0.99), rel=TAILS), f"P99 {metric}"
+    several = (theirs.output_tokens > 2).to_numpy()
+    values = {"ttft": theirs.ttft_s, "e2e": theirs.e2e_s, "tbt": theirs.mean_tbt_s[several]}
+    columns = {"ttft": "ttft_s", "e2e": "e2e_s", "tbt": "tbt_mean_s"}
+    runs = [simulate(setting(), requests, SLO(), SCENARIOS[name](seed), warmup=0).columns for seed in TIE_SEEDS]
+    for metric, other in values.items():
+        ours = [run[columns[metric]][several] if metric == "tbt" else run[columns[metric]] for run in runs]
+        mean, tail = np.mean(ours), np.mean(np.quantile(ours, 0.99, axis=1))
+        assert mean == pytest.approx(np.mean(other), rel=MEANS), f"mean {metric}"
+        assert tail == pytest.approx(np.quantile(other, 0.99), rel=TAILS), f"P99 {metric}"
+
+
+def test_their_rules_make_the_difference(shared_data):
+    """With our own routing at arrival the two disagree in deep overload: the rule above is what explains it."""
+    theirs = pd.read_csv(shared_data / "peers" / "blis_pd_80rps_2000.csv.gz")
+    requests = Requests.from_arrays(theirs.arrival_s, theirs.prompt_tokens, theirs.output_tokens)
+    ours = simulate(setting(), requests, SLO(), warmup=0).columns["tbt_mean_s"]
+    assert np.mean(ours) < 0.5 * theirs.mean_tbt_s.mean()
