@@ -28,6 +28,7 @@ PREFILL_FLOOR_SPREAD = 0.3  # prompts add tokenisation and sampling to the launc
 GRAPH_FLOOR_S, GRAPH_SPREAD = 3.0 * MS, 1.2  # scheduling when kernels are captured in a graph: 1 to 10 ms
 EXPONENT, EXPONENT_SPREAD = 0.1, 0.2
 ODDS = 3.0  # log odds for the launches that a file's format is usually measured with; data outweigh it
+FASTEST, SLOWEST = 0.1, 50.0  # an engine over its kernels; a wrong unit is off by 1000
 NOISE = 0.08  # relative; equal states measured twice lie up to 9 % apart, and the laws themselves are 3 % off
 
 
@@ -167,6 +168,8 @@ def fit_engine(
     decode, prompt, notes = fitting_rows(bare, decode, prompt)
     if not len(decode) and not len(prompt):
         raise InputError("measured rows that fit the calibration", 0, ">= 1", "; ".join(notes))
+    _check_unit("token", decode_times_s(bare, decode), decode.time_s)
+    _check_unit("prompt", prompt_times_s(bare, prompt), prompt.time_s)
     launch = GPUS[bare[0].gpu].launch_s if bare[0].gpu in GPUS else GPUS["h200"].launch_s
     eager_s = LAUNCHES_PER_LAYER * bare[0].layers * launch
     fits = {
@@ -185,6 +188,12 @@ def fit_engine(
         prompt_rows=len(prompt),
         notes=tuple(notes),
     )
+
+
+def _check_unit(what: str, predicted: Array, measured: Array) -> None:
+    if len(measured) and not FASTEST <= (ratio := float(np.median(measured / predicted))) <= SLOWEST:
+        limit = f"between {FASTEST} and {SLOWEST:g}"
+        raise InputError(f"median {what} time over its kernels", ratio, limit, "check the unit: times in ms")
 
 
 def _mape(predicted: Array, measured: Array) -> float:

@@ -84,6 +84,15 @@ class ModelShape:
         """Whether the model caches latents (multi-head latent attention)."""
         return self.kv_lora > 0
 
+    @property
+    def active_parameters(self) -> float:
+        """Weights that one token uses: all of a dense model, the chosen experts of a mixture."""
+        if not self.is_moe:
+            return self.parameters
+        expert = (3 if self.gated else 2) * self.hidden * self.expert_inter
+        idle = (self.layers - self.dense_layers) * (self.experts - self.experts_per_token) * expert
+        return self.parameters - idle
+
     def kv_bytes_per_token(self, tp: int = 1) -> float:
         """Return the KV cache of one token [bytes] that moves between instances, each part counted once.
 

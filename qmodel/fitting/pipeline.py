@@ -6,6 +6,7 @@ import numpy as np
 
 from qmodel.errors import InputError
 from qmodel.fitting import design
+from qmodel.fitting.bootstrap import bootstrap
 from qmodel.fitting.composition import StepComposition, compose
 from qmodel.fitting.gpus import Gpu
 from qmodel.fitting.models import ModelShape
@@ -54,8 +55,16 @@ def calibrate_model(model: ModelShape, source: KernelSource, gpu: Gpu, tp: int) 
         limit = f"at least {design.MAX_CHUNK} tokens of KV cache beside the weights"
         raise InputError(f"room for {model.name} on {tp} x {gpu.name}", f"{capacity} tokens", limit, "use a larger tp")
     composition = compose(model, source, tp)
-    step, choice, errors = _step_law(composition, capacity, moe=model.is_moe)
-    prefill, prefill_errors = _prefill_law(composition, step, moe=model.is_moe)
+    longest = design.context_limit(model.max_context)
+    step, family, choice, errors = _step_law(composition, capacity, longest, moe=model.is_moe)
+    prefill, prefill_errors = _prefill_law(composition, step, longest, moe=model.is_moe)
+    natural: Family = "moe" if model.is_moe else "dense"
+    standard_errors, correlations = bootstrap(
+        composition,
+        lambda c: design.fit_steps(c, capacity, longest),
+        {"step": (step, family, _weights), "prefill": (prefill, natural, _prompt_weights)},
+        lambda c: design.prompts(c, _lengths(longest)),
+    )
     cleaned = source.report.lines()
     return Calibration(
         model=model.name,
@@ -68,11 +77,13 @@ def calibrate_model(model: ModelShape, source: KernelSource, gpu: Gpu, tp: int) 
         kv_capacity_tokens=capacity,
         valid_range=ValidRange(
             batch=design.MAX_BATCH,
-            context_tokens=min(capacity, design.MAX_BATCH * design.MAX_CONTEXT),
+            context_tokens=min(capacity, design.MAX_BATCH * longest),
             chunk_tokens=design.MAX_CHUNK,
-            prompt_tokens=design.MAX_CONTEXT,
+            prompt_tokens=longest,
         ),
         fit=errors | prefill_errors,
+        standard_errors=standard_errors,
+        correlations=correlations,
         provenance=source.description
         | {"engine_correction": "none", "law_choice": choice}
         | {f"cleaning_{i + 1}": line for i, line in enumerate(cleaned)},
@@ -86,10 +97,20 @@ def _weights(samples: StepSamples) -> np.ndarray:
     return np.asarray(shares * len(samples))
 
 
-def _step_law(composition: StepComposition, capacity: int, *, moe: bool) -> tuple[Law, str, dict[str, float]]:
+def _prompt_weights(samples: StepSamples) -> np.ndarray:
+    return np.where(samples.chunk < SHORT_PROMPT, 0.1, 1.0)
+
+
+def _lengths(longest: int) -> np.ndarray:
+    return np.unique(np.round(np.exp(np.linspace(np.log(_SHORTEST), np.log(longest), 56))))
+
+
+def _step_law(
+    composition: StepComposition, capacity: int, longest: int, *, moe: bool
+) -> tuple[Law, Family, str, dict[str, float]]:
     """Return the family with the lowest off-grid error, why, and its errors."""
-    fitted = design.fit_steps(composition, capacity)
-    held = design.off_grid_steps(composition, capacity)
+    fitted = design.fit_steps(composition, capacity, longest)
+    held = design.off_grid_steps(composition, capacity, longest)
     laws = {family: fit_step_law(fitted, family, weights=_weights(fitted)) for family in FAMILIES}
     rms = {f: float(np.sqrt(np.mean((law_times_s(law, held) / held.time_s - 1) ** 2))) for f, law in laws.items()}
     natural = "moe" if moe else "dense"
@@ -100,6 +121,7 @@ def _step_law(composition: StepComposition, capacity: int, *, moe: bool) -> tupl
     increment = _increment_error(laws[best], composition, held)
     return (
         laws[best],
+        best,
         choice,
         {
             "step_mape": errors.mape,
@@ -122,15 +144,13 @@ def _increment_error(law: Law, composition: StepComposition, held: StepSamples) 
     return float(np.mean(np.abs(predicted / (hosting.time_s - alone) - 1)))
 
 
-def _prefill_law(composition: StepComposition, step: Law, *, moe: bool) -> tuple[Law, dict[str, float]]:
+def _prefill_law(composition: StepComposition, step: Law, longest: int, *, moe: bool) -> tuple[Law, dict[str, float]]:
     """Return the law of lone prompts, cx taken from the step law, with its errors between the fitted lengths."""
-    longest = np.log(design.MAX_CONTEXT)
-    lengths = np.unique(np.round(np.exp(np.linspace(np.log(_SHORTEST), longest, 56))))
+    lengths = _lengths(longest)
     between = np.unique(np.round(np.sqrt(lengths[1:] * lengths[:-1])))
     reload_s = step.reload_s if isinstance(step, PNormLaw) else 0.0
     fitted = design.prompts(composition, lengths)
-    weights = np.where(lengths < SHORT_PROMPT, 0.1, 1.0)
-    law = fit_step_law(fitted, "moe" if moe else "dense", weights=weights, reload_s=reload_s)
+    law = fit_step_law(fitted, "moe" if moe else "dense", weights=_prompt_weights(fitted), reload_s=reload_s)
     long_, short = (design.prompts(composition, between[m]) for m in (between >= SHORT_PROMPT, between < SHORT_PROMPT))
     errors, small = errors_of(law, long_), errors_of(law, short)
     return law, {"prefill_mape": errors.mape, "prefill_p95": errors.p95, "prefill_short_mape": small.mape}

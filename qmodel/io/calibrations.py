@@ -175,7 +175,7 @@ class CalibrationFile(_Strict):
     valid_range: RangeFile
     fit: dict[str, float] = {}
     standard_errors: dict[str, float] = {}
-    covariance: dict[str, float] = {}
+    correlations: dict[str, float] = {}
     engine: EngineFile | None = None
     provenance: dict[str, str] = {}
     other_tp: list[CalibrationFile] = []
@@ -193,8 +193,8 @@ class CalibrationFile(_Strict):
             kv_capacity_tokens=self.kv_capacity_tokens,
             valid_range=ValidRange(**self.valid_range.model_dump()),
             fit=dict(self.fit),
-            standard_errors=dict(self.standard_errors),
-            covariance=dict(self.covariance),
+            standard_errors=dict(_in_seconds(key, value) for key, value in self.standard_errors.items()),
+            correlations={"|".join(_law_name(k) for k in pair.split("|")): v for pair, v in self.correlations.items()},
             engine=self.engine.correction() if self.engine else None,
             provenance=dict(self.provenance),
         )
@@ -219,11 +219,49 @@ class CalibrationFile(_Strict):
                 prompt_tokens=valid.prompt_tokens,
             ),
             fit={k: _rounded(v, 4) for k, v in cal.fit.items()},
-            standard_errors={k: _rounded(v, 3) for k, v in cal.standard_errors.items()},
-            covariance={k: _rounded(v, 4) for k, v in cal.covariance.items()},
+            standard_errors=dict(_in_ms(name, value) for name, value in cal.standard_errors.items()),
+            correlations={
+                "|".join(_file_name(n) for n in pair.split("|")): round(v, 2) for pair, v in cal.correlations.items()
+            },
             engine=EngineFile.of(cal.engine) if cal.engine else None,
             provenance=dict(cal.provenance),
         )
+
+
+# Names of coefficients in laws (seconds) and in files (milliseconds).
+_FILE_NAMES = {
+    "t0_s": "t0_ms",
+    "w_s": "w_ms",
+    "c_s": "c_ms_per_token",
+    "context_s": "context_ms_per_token",
+    "attention_s": "attention_ms_per_token2",
+    "reload_s": "reload_ms_per_token",
+    "alpha_s": "alpha_ms",
+    "batch_s": "batch_ms",
+    "prompt_s": "prompt_ms_per_token",
+    "floor_s": "floor_ms",
+    "floor_per_request_s": "floor_ms_per_request",
+    "prefill_floor_s": "prefill_floor_ms",
+}
+_LAW_NAMES = {value: key for key, value in _FILE_NAMES.items()}
+
+
+def _file_name(name: str) -> str:
+    part, _, coefficient = name.partition(".")
+    return f"{part}.{_FILE_NAMES.get(coefficient, coefficient)}"
+
+
+def _law_name(key: str) -> str:
+    part, _, coefficient = key.partition(".")
+    return f"{part}.{_LAW_NAMES.get(coefficient, coefficient)}"
+
+
+def _in_ms(name: str, value: float) -> tuple[str, float]:
+    return _file_name(name), _rounded(value / MS if name.partition(".")[2] in _FILE_NAMES else value, 3)
+
+
+def _in_seconds(key: str, value: float) -> tuple[str, float]:
+    return _law_name(key), value * MS if key.partition(".")[2] in _LAW_NAMES else value
 
 
 def _law_file(law: StepLaw) -> PNormFile | LinearFile:

@@ -12,6 +12,7 @@ from qmodel.errors import InputError, OutOfRangeError
 from qmodel.laws.engine import EngineCorrection
 from qmodel.laws.prefill import chunked_prefill_s, lone_prefill_s, prefill_work_s
 from qmodel.laws.step import FloatLike, PNormLaw, StepLaw
+from qmodel.laws.uncertainty import draw_calibrations
 
 __all__ = ["Calibration", "ValidRange"]
 
@@ -68,8 +69,8 @@ class Calibration:
         Source package, version, date and choices made.
     engine : EngineCorrection, optional
         What was added to the kernels' laws to obtain `step` and `prefill`; None for kernels alone.
-    covariance : Mapping
-        Covariance of the fitted coefficients, by the names of `standard_errors` in pairs ``a|b``.
+    correlations : Mapping
+        Correlations between the fitted coefficients, by pairs of names of `standard_errors`, ``a|b``.
     """
 
     model: str
@@ -85,7 +86,7 @@ class Calibration:
     standard_errors: Mapping[str, float] = field(default_factory=dict)
     provenance: Mapping[str, str] = field(default_factory=dict)
     engine: EngineCorrection | None = None
-    covariance: Mapping[str, float] = field(default_factory=dict)
+    correlations: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("tp", "layers", "kv_capacity_tokens"):
@@ -199,6 +200,10 @@ class Calibration:
             return self
         bare = {"floor_s": 0.0, "floor_per_request_s": 0.0, "gain": 1.0}
         return replace(self, step=replace(self.step, **bare), prefill=replace(self.prefill, **bare), engine=None)
+
+    def draws(self, n: int, rng: np.random.Generator) -> list[Calibration]:
+        """Return `n` calibrations drawn from the fit's covariance; see `laws.uncertainty.draw_calibrations`."""
+        return draw_calibrations(self, n, rng)
 
     def decode_step_s(
         self, batch: FloatLike, context_tokens: FloatLike, chunk: FloatLike = 0.0, done: FloatLike = 0.0

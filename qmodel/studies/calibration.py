@@ -12,7 +12,7 @@ import numpy as np
 from qmodel.errors import InputError
 from qmodel.fitting.engine import EngineFit, decode_times_s, fit_engine, fitting_rows, prompt_times_s
 from qmodel.io.calibrations import load_calibrations, read_calibrations, save_calibration
-from qmodel.io.measurements import read_measurements
+from qmodel.io.measurements import read_measurements, read_steps
 from qmodel.laws import Calibration, Measurements
 from qmodel.laws.interpolation import at_tp
 
@@ -228,13 +228,21 @@ def calibrate(
 def _from_profiles(model: str | Path, gpu: str, tp: int, profiles: str) -> Calibration:
     from qmodel.fitting import calibrate_model, gpu_named, load_model
     from qmodel.fitting.aiconfigurator import AiconfiguratorTables
+    from qmodel.fitting.measured_steps import calibrate_steps
+    from qmodel.fitting.vidur import VidurDirectory
 
     shape, device = load_model(model), gpu_named(gpu)
     name, _, rest = profiles.partition("/")
     if name == "aiconfigurator":
         engine, _, version = rest.partition("/")
         return calibrate_model(shape, AiconfiguratorTables(gpu, engine or "vllm", version or None), device, tp)
-    raise InputError("profiles", repr(profiles), "'aiconfigurator'")
+    folder = Path(profiles)
+    if folder.is_dir():
+        return calibrate_model(shape, VidurDirectory(folder, shape, device, tp), device, tp)
+    if folder.suffix == ".csv":
+        return calibrate_steps(read_steps(folder), shape, device, tp, f"measured steps, {folder.name}")
+    limit = "'aiconfigurator', a Vidur directory, or a CSV with columns B,K,chi,done,t_ms"
+    raise InputError("profiles", repr(profiles), limit)
 
 
 def _chosen(kernels: Sequence[Calibration], tp: int, notes: list[str]) -> Calibration:
