@@ -7,13 +7,15 @@ from numba import njit
 
 from qmodel._kernels.laws import law_time, span_steps, span_time, work_time
 from qmodel._kernels.policies import (
-    AT_ARRIVAL, AT_ARRIVAL_COUNT_LANDED, AT_ARRIVAL_COUNT_SENT, FINISHED, F_LANDED, F_PREFILLED, F_START,
-    I_BATCH, I_FORGOTTEN, I_HOSTING, I_PART, I_PART_CHUNK, I_REQUESTS, I_SPAN, I_STEPS, I_STEP_TOKENS, K_COMMIT,
-    K_DECODE_EARLY, LANDED, LOOP_FINISHED, L_COUNT, L_HEAD, MOVING, PREFILLING, R_CACHED, R_DECODE, R_DONE,
-    R_NEED, R_OUTPUT, R_PREFILL, R_PROMPT, R_STATE, U_BUSY, U_CAPACITY, U_END, U_KV, U_LINK_RATE, U_PART_WORK,
-    U_S, U_SINCE, U_TOKENS, U_WORK, U_X, U_Y, U_Z, X_BUDGET, X_DECODE, X_FIRST_PREFILL, X_LAYERS, X_MAX_SEQS,
-    X_PACKING, X_PREFILL, X_TREE, Y_KV_BYTES, ) from qmodel._kernels.sim_links import bytes_sent, fewest, mark,
-    push, remove, schedule, send from qmodel._kernels.sim_state import (     F_FINISH,
+    AT_ARRIVAL, AT_ARRIVAL_COUNT_LANDED, AT_ARRIVAL_COUNT_SENT, K_COMMIT, K_DECODE_EARLY, fewest,
+)  # fmt: skip
+from qmodel._kernels.sim_links import bytes_sent, send
+from qmodel._kernels.sim_state import (
+    F_FINISH, F_LANDED, F_PREFILLED, F_START, FINISHED, I_BATCH, I_FORGOTTEN, I_HOSTING, I_PART, I_PART_CHUNK,
+    I_REQUESTS, I_SPAN, I_STEP_TOKENS, I_STEPS, L_COUNT, L_HEAD, LANDED, LOOP_FINISHED, MOVING, PREFILLING,
+    R_CACHED, R_DECODE, R_DONE, R_NEED, R_OUTPUT, R_PREFILL, R_PROMPT, R_STATE, U_BUSY, U_CAPACITY, U_END, U_KV,
+    U_LINK_RATE, U_PART_WORK, U_S, U_SINCE, U_TOKENS, U_WORK, U_X, U_Y, U_Z, X_BUDGET, X_DECODE, X_FIRST_PREFILL,
+    X_LAYERS, X_MAX_SEQS, X_PACKING, X_PREFILL, X_TREE, Y_KV_BYTES, mark, push, remove, schedule,
 )  # fmt: skip
 
 

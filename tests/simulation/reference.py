@@ -121,7 +121,7 @@ class Reference:
 
     # ---- time
 
-    def run(self):  # noqa: C901 - one loop, one instant after the other
+    def run(self):
         """Simulate to the end; return self."""
         todo = list(self.jobs)
         while True:
