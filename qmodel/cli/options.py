@@ -60,5 +60,5 @@ def with_scenario(command: Decorated) -> Decorated:
     own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
     run.__signature__ = inspect.Signature(shared + own)  # type: ignore[attr-defined] # typer reads it
     run.__annotations__ = {p.name: p.annotation for p in shared + own}
-    del run.__wrapped__  # type: ignore[attr-defined] # else the original signature would win
+    del run.__wrapped__  # else the original signature would win
     return run

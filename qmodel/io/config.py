@@ -68,7 +68,8 @@ def load_config(path: str | Path) -> dict[str, Any]:
         raise InputError(f"config {where}", problem, "valid YAML") from None
     if not isinstance(tree, dict) or not tree:
         raise InputError("config", f"'{source}', without keys", "a mapping such as 'cluster: 2P2D'")
-    lines = {str(key).replace("-", "_"): tree.lc.key(key)[0] + 1 for key in tree}
+    where_is = tree.lc.key  # type: ignore[attr-defined] # the parser's own mapping type
+    lines = {str(key).replace("-", "_"): where_is(key)[0] + 1 for key in tree}
     values = {str(key).replace("-", "_"): value for key, value in tree.items()}
     try:
         return ScenarioConfig.model_validate(_plain(values)).model_dump(exclude_none=True)

@@ -106,9 +106,7 @@ class Cluster:
             raise InputError("efficiency", self.efficiency, "in (0, 1]", "0.75 fits published A100 tables")
 
     @classmethod
-    def parse(
-        cls, text: str, calibration: Calibration | Mapping[str, Calibration], **options: Any
-    ) -> Cluster:
+    def parse(cls, text: str, calibration: Calibration | Mapping[str, Calibration], **options: Any) -> Cluster:
         """Return the cluster that a text such as ``2P2D`` means.
 
         Parameters

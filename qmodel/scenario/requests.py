@@ -47,17 +47,13 @@ class Requests:
                 raise InputError(f"length of {name}", len(getattr(self, name)), f"{n}, one per request")
         t = self.arrival_s
         if not np.all(np.isfinite(t)) or t[0] < 0 or np.any(np.diff(t) < 0):
-            raise InputError(
-                "arrival_s", "out of order, negative or not finite", "sorted, finite and >= 0 [s]"
-            )
+            raise InputError("arrival_s", "out of order, negative or not finite", "sorted, finite and >= 0 [s]")
         for name in ("prompt_tokens", "output_tokens"):
             low = int(np.min(getattr(self, name)))
             if low < 1:
                 raise InputError(f"smallest {name}", low, ">= 1", "drop or mend such requests")
         if np.any(self.cached_tokens < 0) or np.any(self.cached_tokens >= self.prompt_tokens):
-            raise InputError(
-                "cached_tokens", "below 0 or not below prompt_tokens", "in [0, prompt_tokens - 1]"
-            )
+            raise InputError("cached_tokens", "below 0 or not below prompt_tokens", "in [0, prompt_tokens - 1]")
 
     @classmethod
     def from_arrays(
