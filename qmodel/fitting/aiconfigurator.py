@@ -153,7 +153,7 @@ class AiconfiguratorTables:
 
         shapes = sorted({tuple(int(v) for v in row) for row in frame[keys].itertuples(index=False)})
         h, i, t, e, k = best = min(shapes, key=lambda shape: (distance(shape), shape))
-        rows = frame[(frame[keys] == best).all(axis=1)]
+        rows = frame[(frame[keys].to_numpy() == np.array(best)).all(axis=1)]
         curve = self._curve(rows["num_tokens"], rows["latency"] * MS, "experts", tail_slope=1.0)
         if (h, i / t, e, k) == (hidden, inter, experts, top):
             return curve
