@@ -3,88 +3,56 @@
 import numpy as np
 from numba import njit
 
-# Columns of a row of `coef`: what a step costs beside its table of tokens.
-CONTEXT, ATTENTION, RELOAD, FLOOR, FLOOR_PER_REQUEST, DECODE_EXTRA = range(6)
+from qmodel._kernels.laws import law_time, work_time
 
-# Columns of a prefill instance: end of its step, work no step has taken, work left of the prompt begun [s].
-FREE, WAITING, PART = range(3)
+# Columns of a prefill instance: end of its step, work no step has taken, work left of the prompt begun [s], prompt
+# tokens not yet computed and those of the step in progress, requests, when its link is free [s], busy time [s].
+FREE, WAITING, PART, TOKENS, STEP_TOKENS, REQUESTS, LINK, BUSY = range(8)
+PREFILL_COLUMNS = 8
 HEAD, TAIL = range(2)
 
 
 @njit(cache=True)
-def step_time(base, coef, batch, context, prompt, quadratic, reloaded):
-    """Return the time of one step from the table `base` of its tokens and linear terms beside it [s]."""
-    kernels = (
-        base[batch + prompt]
-        + coef[DECODE_EXTRA] * batch
-        + coef[CONTEXT] * context
-        + coef[ATTENTION] * quadratic
-        + coef[RELOAD] * reloaded
-    )
-    return max(kernels, coef[FLOOR] + coef[FLOOR_PER_REQUEST] * batch)
+def prefill_step(i, unit, queue, LC, LB, EW, budget, skip, need, cached, done, nxt, start, finish):
+    """Run instance i from unit[FREE] to the end of a step; with `skip`, to one that others may share.
 
-
-@njit(cache=True)
-def rest_work(base, coef, budget, need, done):
-    """Return W of the tokens from `done` to `need` of a prompt [s] (`laws.prefill_work_s`)."""
-    n = need - done
-    m = (n + budget - 1) // budget - 1
-    reloaded = budget * m * (m + 1) / 2 + done * (m + 1)
-    return n * base[budget] / budget + coef[ATTENTION] * n * (done + 0.5 * n) + coef[RELOAD] * reloaded
-
-
-@njit(cache=True)
-def prefill_step(unit, queue, base, coef, budget, work, lone, prompt, cached, done, nxt, start, finish):
-    """Run an instance from unit[FREE] to the end of a step that others may share.
-
-    Steps that the prompt at the head fills alone are run in one go: whatever arrives meanwhile waits. Returns the
-    head of the queue as it was; requests from there to the new head are finished.
+    Steps that the prompt at the head fills alone may be run in one go: whatever arrives meanwhile waits. A budget
+    of 0 means one prompt at a time in a single step. Returns the head of the queue as it was; requests from there
+    to the new head are finished.
     """
     begin = unit[FREE]
     first = queue[HEAD]
     r = first
-    if lone[first] > 0.0:
-        start[first] = begin
-        unit[WAITING] -= work[first]
-        done[first] = prompt[first]
-        duration = lone[first]
-        r = nxt[first]
-    else:
-        duration = 0.0
-        full = (prompt[first] - done[first]) // budget - 1
-        if done[first] == cached[first]:
-            start[first] = begin
-            unit[WAITING] -= work[first]
-        if full > 0:
-            tokens = full * budget
-            duration = (
-                full * base[budget]
-                + coef[ATTENTION] * tokens * (done[first] + 0.5 * tokens)
-                + coef[RELOAD] * full * (done[first] + 0.5 * (full - 1) * budget)
-            )
-            done[first] += tokens
-        room = budget
-        quadratic = 0.0
-        reloaded = 0.0
+    duration, tokens = 0.0, 0
+    while True:
+        room = budget if budget > 0 else need[first] - done[first]
+        n, quadratic, reloaded = 0, 0.0, 0.0
         while r >= 0 and room > 0:
-            if done[r] == cached[r] and r != first:
+            if done[r] == cached[r]:
                 start[r] = begin + duration
-                unit[WAITING] -= work[r]
-            chi = min(room, prompt[r] - done[r])
+                unit[WAITING] -= work_time(EW, LC, LB, i, need[r], done[r])
+            chi = min(room, need[r] - done[r])
             quadratic += chi * (done[r] + 0.5 * chi)
             reloaded += done[r]
             done[r] += chi
+            n += chi
             room -= chi
-            if done[r] < prompt[r]:
+            if done[r] < need[r]:
                 break
             r = nxt[r]
-        duration += step_time(base, coef, 0, 0.0, budget - room, quadratic, reloaded)
+        duration += law_time(LC, LB, i, 0, 0.0, n, quadratic, reloaded)
+        tokens += n
+        if not skip or r != first or need[r] - done[r] < budget:
+            break
     unit[PART] = 0.0
     if r < 0:
         unit[WAITING] = 0.0  # leaves no rounding behind
     elif done[r] > cached[r]:
-        unit[PART] = rest_work(base, coef, budget, prompt[r], done[r])
+        unit[PART] = work_time(EW, LC, LB, i, need[r], done[r])
     unit[FREE] = begin + duration
+    unit[BUSY] += duration
+    unit[TOKENS] -= unit[STEP_TOKENS]
+    unit[STEP_TOKENS] = tokens
     q = first
     while q != r:
         finish[q] = unit[FREE]
@@ -95,7 +63,7 @@ def prefill_step(unit, queue, base, coef, budget, work, lone, prompt, cached, do
 
 @njit(cache=True)
 def enqueue(queue, nxt, r):
-    """Put request r at the tail of a prefill instance's queue."""
+    """Put request r at the tail of a queue."""
     if queue[HEAD] >= 0:
         nxt[queue[TAIL]] = r
     else:
@@ -104,42 +72,37 @@ def enqueue(queue, nxt, r):
 
 
 @njit(cache=True)
-def packed_prefill(arrival, prompt, cached, work, lone, base, coef, law_of, budget):
-    """Route each request to the least outstanding work and run packed FCFS steps; return instance, start, finish.
+def packed_prefill(arrival, need, cached, LC, LB, EW, k, budget):
+    """Route each request to the least outstanding work and run packed FCFS steps.
 
-    `work` and `lone` have shape (laws, n): work of a request, and its time in one unpacked step (0: packed).
+    Returns instance, start and finish of each request and the busy time of each instance.
     """
-    n, k = arrival.shape[0], law_of.shape[0]
+    n = arrival.shape[0]
     instance = np.zeros(n, np.int64)
     start, finish = np.zeros(n), np.zeros(n)
     done = cached.copy()
     nxt = np.full(n, -1, np.int64)
     queue = np.full((k, 2), -1, np.int64)
-    units = np.zeros((k, 3))
+    units = np.zeros((k, PREFILL_COLUMNS))
     for r in range(n + 1):
         t = arrival[r] if r < n else np.inf
         best = 0
         least = np.inf
         for i in range(k):
-            g = law_of[i]
             unit = units[i]
             while queue[i, HEAD] >= 0 and unit[FREE] < t:
-                prefill_step(
-                    unit, queue[i], base[g], coef[g], budget, work[g], lone[g], prompt, cached, done, nxt, start, finish
-                )
+                prefill_step(i, unit, queue[i], LC, LB, EW, budget, True, need, cached, done, nxt, start, finish)
             backlog = unit[WAITING] + unit[PART] + max(unit[FREE] - t, 0.0)
             if backlog < least:
                 least = backlog
                 best = i
         if r == n:
             break
-        g = law_of[best]
-        unit = units[best]
         instance[r] = best
         enqueue(queue[best], nxt, r)
-        unit[WAITING] += work[g, r]
-        unit[FREE] = max(unit[FREE], t)  # an idle instance starts once all that arrives at t is in
-    return instance, start, finish
+        units[best, WAITING] += work_time(EW, LC, LB, best, need[r], cached[r])
+        units[best, FREE] = max(units[best, FREE], t)  # an idle instance starts once all that arrives at t is in
+    return instance, start, finish, units[:, BUSY].copy()
 
 
 @njit(cache=True)

@@ -9,13 +9,13 @@ import numpy.typing as npt
 
 from qmodel.errors import UnstableError
 from qmodel.scenario import Cluster
-from qmodel.system.tables import tabulate
 
 __all__ = ["DecodePool", "decode_pool"]
 
 FloatArray = npt.NDArray[np.float64]
 _TAIL = 1e-9
 _MAX_WAITING = 20_000
+_PROBE = 1_000.0  # tokens of context over which the time per token is read off
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -199,8 +199,8 @@ def _mean_step(cluster: Cluster, cap: int, context: float) -> tuple[FloatArray, 
     batch = np.arange(1, cap + 1, dtype=float)
     total, slope = np.zeros(cap), 0.0
     for cal in cluster.decode_calibrations:
-        base, coef = tabulate(cal.step, cap)
-        kernels = base[1:] + coef[5] * batch + coef[0] * batch * context
-        total += np.maximum(kernels, coef[3] + coef[4] * batch)
-        slope += float(coef[0])
+        step = np.asarray(cal.step.step_time_s(batch, batch * context))
+        total += step
+        more = float(np.asarray(cal.step.step_time_s(float(cap), cap * context + _PROBE)))
+        slope += (more - float(step[-1])) / _PROBE
     return total / cluster.decode_count, slope / cluster.decode_count

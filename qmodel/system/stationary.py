@@ -19,7 +19,7 @@ from qmodel.scenario import SLO, Cluster, Workload
 from qmodel.system.decode import decode_pool
 from qmodel.system.errors import stationary_errors
 from qmodel.system.prediction import Prediction
-from qmodel.system.prefill import IntArray, prefill_inputs, prefill_path
+from qmodel.system.prefill import IntArray, prefill_path
 
 __all__ = ["predict_stationary", "saturated_work_s"]
 
@@ -142,7 +142,7 @@ def predict_stationary(cluster: Cluster, workload: Workload, slo: SLO, requests:
     picks = picks[(ranks * requests).astype(np.int64)]
     arrival = np.cumsum(gaps) / rate
     prompt, cached = prompt_of[picks], cached_of[picks]
-    path = prefill_path(cluster, arrival, prompt, cached, prefill_inputs(cluster, prompt, cached))
+    path = prefill_path(cluster, arrival, prompt, cached)
     kept = slice(int(_WARMUP * requests), None)
     shift = _exact_minus_path(rate, cluster.prefill_count, work_of, weights, arrival, work_of[picks], kept)
     pool = decode_pool(cluster, rate, prompt_of, output_of, weights)

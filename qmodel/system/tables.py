@@ -1,53 +1,92 @@
-"""Step laws as tables that the recursions read: time by tokens in the step, and linear terms beside it."""
+"""Step laws of a cluster's instances in the form that the recursions read."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 
-from qmodel.errors import InputError
-from qmodel.laws.step import LinearLaw, PNormLaw, StepLaw
+from qmodel.laws.step import StepLaw
+from qmodel.scenario import Cluster
 
-__all__ = ["LawTable", "tabulate"]
+__all__ = ["UnitLaws", "unit_laws"]
 
 FloatArray = npt.NDArray[np.float64]
-LawTable = tuple[FloatArray, FloatArray]
 
 
-def tabulate(law: StepLaw, tokens: int) -> LawTable:
-    """Return (base, coef) of a law for steps of up to `tokens` tokens, as `_kernels.system.step_time` reads them.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class UnitLaws:
+    """Laws of units 0..k-1 (prefill) and k..k+d-1 (decode) as `_kernels.laws` reads them.
 
     Parameters
     ----------
-    law : StepLaw
-        A `PNormLaw` or `LinearLaw`; both are a function of the step's tokens plus linear terms.
+    coef : ndarray
+        One row of coefficients a unit.
+    base : ndarray
+        The distinct tables of step time by tokens [s].
+    work : ndarray
+        One row of constants of W(L) a unit.
+    budget : int
+        Tokens of a full prefill step; 0 without packing.
+    """
+
+    coef: FloatArray
+    base: FloatArray
+    work: FloatArray
+    budget: int
+
+
+@lru_cache(maxsize=32)
+def _canonical(params: bytes, size: int) -> tuple[FloatArray, FloatArray]:
+    from qmodel._kernels.laws import canonical
+
+    coef, table = canonical(np.frombuffer(params), size)
+    return np.asarray(coef), np.asarray(table)
+
+
+def _work_constants(law: StepLaw, budget: int) -> tuple[float, float, float, float]:
+    full = float(np.asarray(law.step_time_s(0.0, 0.0, float(budget), 0.0, 0.0)))
+    one = float(np.asarray(law.step_time_s(0.0, 0.0, float(budget), 1.0, 0.0))) - full
+    again = float(np.asarray(law.step_time_s(0.0, 0.0, float(budget), 0.0, 1.0))) - full
+    return full / budget, one, again, float(budget)
+
+
+def unit_laws(cluster: Cluster, tokens: int) -> UnitLaws:
+    """Return the laws of all instances for steps of up to `tokens` tokens.
+
+    Parameters
+    ----------
+    cluster : Cluster
+        Instances and token budget.
     tokens : int
         Most tokens in a step, decode requests and prompt tokens together.
 
     Returns
     -------
-    tuple of ndarray
-        base, shape (tokens + 1,) [s], and coef, shape (6,): per token of context, per token^2 of attention,
-        per reloaded token, floor, floor per request, and what a decode token costs beyond a prompt token [s].
-
-    Raises
-    ------
-    InputError
-        For a law of any other form.
+    UnitLaws
+        Arrays for the kernels.
     """
-    if not isinstance(law, (PNormLaw, LinearLaw)):
-        raise InputError("step law of predict", type(law).__name__, "a PNormLaw or LinearLaw", "simulate it instead")
-    return _tabulate(law, tokens)
+    from qmodel._kernels.laws import C_TABLE, COEF_WIDTH, WORK_WIDTH
 
-
-@lru_cache(maxsize=64)
-def _tabulate(law: PNormLaw | LinearLaw, tokens: int) -> LawTable:
-    m = np.arange(tokens + 1, dtype=float)
-    if isinstance(law, PNormLaw):
-        g = law.gain
-        terms = (g * law.context_s, g * law.attention_s, g * law.reload_s, law.floor_s, law.floor_per_request_s, 0.0)
-        return g * np.asarray(law.base_s(m)), np.array(terms)
-    terms = (law.context_s, law.attention_s, 0.0, 0.0, 0.0, law.batch_s - law.prompt_s)
-    return law.alpha_s + law.prompt_s * m, np.array(terms)
+    k = cluster.prefill_count
+    laws = [c.prefill for c in cluster.prefill_calibrations] + [c.step for c in cluster.decode_calibrations]
+    budget = int(cluster.max_num_batched_tokens) if cluster.packing else 0
+    coef, work = np.zeros((len(laws), COEF_WIDTH)), np.zeros((len(laws), WORK_WIDTH))
+    tables: list[FloatArray] = []
+    rows: dict[bytes, int] = {}
+    constants: dict[bytes, tuple[float, float, float, float]] = {}
+    for u, law in enumerate(laws):
+        params = np.asarray(law.kernel_params(), dtype=float).tobytes()
+        row, table = _canonical(params, tokens + 1)
+        if params not in rows:
+            rows[params] = len(tables)
+            tables.append(table)
+        coef[u] = row
+        coef[u, C_TABLE] = rows[params]
+        if u < k and budget:
+            if params not in constants:
+                constants[params] = _work_constants(law, budget)
+            work[u] = constants[params]
+    return UnitLaws(coef=coef, base=np.stack(tables), work=work, budget=budget)

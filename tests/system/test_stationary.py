@@ -7,7 +7,7 @@ from qmodel.errors import InputError, UnstableError
 from qmodel.scenario import SLO, Cluster, Workload
 from qmodel.system import predict
 from qmodel.system.decode import decode_pool
-from qmodel.system.prefill import prefill_inputs, prefill_path
+from qmodel.system.prefill import prefill_path
 from qmodel.system.stationary import saturated_work_s
 
 QUANTILES = [0.5, 0.95, 0.99]
@@ -22,7 +22,7 @@ def test_time_to_placement_is_within_five_percent_of_a_long_exact_path(calibrati
     prompt = rng.choice(chat_lengths[0], 2_000_000, p=chat_lengths[1])
     arrival = np.cumsum(rng.exponential(1 / workload.rate_per_s, len(prompt)))
     cached = np.zeros(len(prompt), np.int64)
-    path = prefill_path(cluster, arrival, prompt, cached, prefill_inputs(cluster, prompt, cached))
+    path = prefill_path(cluster, arrival, prompt, cached)
     truth = np.quantile((path.placed_s - arrival)[30_000:], QUANTILES)
     assert np.allclose(np.quantile(prediction.parts_s[:3].sum(axis=0), QUANTILES), truth, rtol=0.05)
 

@@ -1,0 +1,471 @@
+"""Both pools of a cluster as one recursion over requests, with deflection.
+
+Prefill instances run packed steps, and hosted prompts run in their chunks, as the laws say. A decode batch between
+its joins and leaves is a fluid: n residents with K tokens of context all receive tokens at the rate 1/T(n, K), so an
+interval has a closed form and no decode step is taken one by one. What a step boundary means to a joining request is
+drawn: it waits for the share `phase` of the step in progress.
+"""
+
+import math
+
+import numpy as np
+from numba import njit
+
+from qmodel._kernels.laws import law_time, safe_chunk, work_time
+from qmodel._kernels.policies import (
+    K_DECODE_EARLY, K_HOST_BUDGET, K_KIND, NONE, OB_BATCH, OB_CONTEXT, OB_HOST, OB_HOSTING, OB_KV, OB_LINK, OB_LOAD,
+    OB_REQUESTS, OB_REST, OB_STRICTEST, OB_TOKENS, OB_WORK, chunk_limit, decide,
+)  # fmt: skip
+from qmodel._kernels.sim_state import R_CACHED, R_DONE, R_NEED, R_PROMPT, U_LINK_RATE
+from qmodel._kernels.system import (
+    BUSY, FREE, HEAD, LINK, PART, PREFILL_COLUMNS, REQUESTS, STEP_TOKENS, TOKENS, WAITING, enqueue, prefill_step,
+)  # fmt: skip
+
+# Float columns of a request [s]; JOINED is the token clock at which it joined, SLOW and HOST see below.
+ARRIVAL, START, FINISH, LANDED, ADMITTED, FIRST, END, SLOW, HOST, JOINED = range(10)
+REQUEST_COLUMNS = 10
+
+# Float columns of a decode instance: now [s], token clock [steps], context [tokens], end of the hosted step [s], host
+# time of the prompts that wait and of the one begun [s], KV of hosted prompts [tokens], when the next hosted step may
+# begin [s], steps above the TBT limit so far, busy time [s], residents that count, when the link is free [s].
+(
+    D_NOW, D_CLOCK, D_CONTEXT, D_END, D_WAIT, D_PART, D_KV, D_FROM, D_SLOW, D_BUSY, D_COUNTED, D_LINK, D_STEP,
+) = range(13)  # fmt: skip
+DECODE_FLOATS = 13
+
+# Integer columns: residents, residents and those on their way, prompt tokens hosted, at a step boundary, prompts in
+# the step in progress, its prompt tokens, residents whose first step it is, and those of them that count.
+E_BATCH, E_REQUESTS, E_TOKENS, E_BOUNDARY, E_HOSTING, E_STEP_TOKENS, E_FRESH, E_FRESH_COUNTED = range(8)
+DECODE_INTS = 8
+
+# Settings.
+S_PREFILL, S_DECODE, S_BUDGET, S_SEQS, S_WARM, S_LAYERS = range(6)
+G_FIXED, G_KV_BYTES, G_TTFT, G_TBT, G_LOG0, G_STEP = range(6)
+
+
+@njit(cache=True)
+def heap_push(keys, ids, size, key, r):
+    """Push (key, r) on a binary heap of `size` entries, ties in order of id."""
+    at = size
+    while at > 0:
+        up = (at - 1) >> 1
+        if keys[up] < key or (keys[up] == key and ids[up] < r):
+            break
+        keys[at], ids[at] = keys[up], ids[up]
+        at = up
+    keys[at], ids[at] = key, r
+
+
+@njit(cache=True)
+def heap_pop(keys, ids, size):
+    """Take the smallest of `size` entries off a binary heap and return its id."""
+    best = ids[0]
+    last = size - 1
+    key, r = keys[last], ids[last]
+    at = 0
+    while True:
+        down = 2 * at + 1
+        if down >= last:
+            break
+        other = down + 1
+        if other < last and (keys[other] < keys[down] or (keys[other] == keys[down] and ids[other] < ids[down])):
+            down = other
+        if key < keys[down] or (key == keys[down] and r < ids[down]):
+            break
+        keys[at], ids[at] = keys[down], ids[down]
+        at = down
+    keys[at], ids[at] = key, r
+    return best
+
+
+@njit(cache=True)
+def _count(hist, G, time, weight):
+    bin_ = int((math.log(time) - G[G_LOG0]) / G[G_STEP])
+    hist[min(max(bin_, 0), len(hist) - 1)] += weight
+
+
+@njit(cache=True)
+def _leave(j, F, D, E, keys, ids, need, S):
+    """Let the resident with the smallest key leave."""
+    r = heap_pop(keys[j], ids[j], E[j, E_BATCH])
+    E[j, E_BATCH] -= 1
+    E[j, E_REQUESTS] -= 1
+    D[j, D_CONTEXT] -= need[r] + D[j, D_CLOCK] - F[r, JOINED]
+    if r >= S[S_WARM]:
+        D[j, D_COUNTED] -= 1.0
+    if E[j, E_BATCH] == 0:
+        D[j, D_CONTEXT] = 0.0
+    F[r, SLOW] = D[j, D_SLOW] - F[r, SLOW]
+    F[r, END] = D[j, D_NOW]
+
+
+@njit(cache=True)
+def _join(r, j, steps, offset, F, D, E, keys, ids, need, S):
+    """Make request r resident; it leaves after `steps` steps from the boundary `offset` steps ahead."""
+    F[r, JOINED] = D[j, D_CLOCK]
+    heap_push(keys[j], ids[j], E[j, E_BATCH], D[j, D_CLOCK] + offset + steps, r)
+    E[j, E_BATCH] += 1
+    D[j, D_CONTEXT] += need[r]
+    if r >= S[S_WARM]:
+        D[j, D_COUNTED] += 1.0
+
+
+@njit(cache=True)
+def _admit(r, j, hosting, F, D, E, keys, ids, fresh, need, output, phase, LC, LB, S, G):
+    """Admit a landed request at the instance's present: it waits for the step in progress, then takes its first."""
+    u, now, batch = S[S_PREFILL] + j, D[j, D_NOW], E[j, E_BATCH]
+    offset, running = 0.0, 0.0
+    if batch > 0 and E[j, E_BOUNDARY] == 0:
+        offset = phase[r]
+        running = law_time(LC, LB, u, batch, D[j, D_CONTEXT], 0, 0.0, 0.0)
+    _join(r, j, float(max(output[r] - 1, 1)), offset, F, D, E, keys, ids, need, S)
+    F[r, ADMITTED] = now + offset * running
+    F[r, SLOW] = D[j, D_SLOW]
+    if hosting:
+        fresh[j, E[j, E_FRESH]] = r
+        E[j, E_FRESH] += 1
+        return
+    step = law_time(LC, LB, u, batch + 1, D[j, D_CONTEXT], 0, 0.0, 0.0)
+    F[r, FIRST] = F[r, ADMITTED] + step
+    if step > G[G_TBT]:
+        F[r, SLOW] += 1.0  # its first step ends the TTFT and is no TBT
+    if running > G[G_TBT]:
+        F[r, SLOW] += offset
+
+
+@njit(cache=True)
+def _settle(j, F, D, E, fresh, LC, LB, S, G):
+    """Give those who joined for a hosted step that may not begin a plain first step."""
+    step = 0.0
+    if E[j, E_FRESH] > 0:
+        step = law_time(LC, LB, S[S_PREFILL] + j, E[j, E_BATCH], D[j, D_CONTEXT], 0, 0.0, 0.0)
+    for b in range(E[j, E_FRESH]):
+        F[fresh[j, b], FIRST] = D[j, D_NOW] + step
+        if step > G[G_TBT]:
+            F[fresh[j, b], SLOW] += 1.0
+    E[j, E_FRESH] = 0
+
+
+@njit(cache=True)
+def _begin_host(
+    j, F, D, E, fresh, hosted, nxt, need, cached, done, PK, PF, chunks, LC, LB, capacity, S, G
+):  # fmt: skip
+    """Begin a step that carries prompt tokens beside the batch; return False when none may begin."""
+    u, B, K = S[S_PREFILL] + j, E[j, E_BATCH], D[j, D_CONTEXT]
+    packed = PK[K_HOST_BUDGET] > 0
+    room = PK[K_HOST_BUDGET] - B if packed else 1
+    n, q, reloaded, hosting = 0, 0.0, 0.0, 0
+    r = hosted[j, HEAD]
+    while r >= 0 and room > 0:
+        if done[r] == cached[r]:
+            held = K + D[j, D_KV]
+            if B + hosting >= S[S_SEQS] or (held > 0.0 and held + need[r] + B + hosting + 1 > capacity[j]):
+                break
+            D[j, D_KV] += need[r]
+            D[j, D_WAIT] -= F[r, HOST]
+            F[r, START] = D[j, D_NOW]
+        left = need[r] - done[r]
+        if packed:
+            chi = min(room, left)
+            room -= chi
+        else:
+            limit = chunk_limit(PF, G[G_TBT] if B > 0 else np.inf, G[G_TBT])
+            chi = safe_chunk(LC, LB, u, B, K, done[r], left, chunks, limit)
+            if chi == 0:
+                chi = min(chunks[len(chunks) - 1], left)
+            room = 0
+        hosting += 1
+        n += chi
+        q += chi * (done[r] + 0.5 * chi)
+        reloaded += done[r]
+        done[r] += chi
+        D[j, D_PART] = F[r, HOST] * (need[r] - done[r]) / (need[r] - cached[r])
+        if done[r] < need[r]:
+            break
+        r = nxt[r]
+    if n == 0:
+        return False
+    step = law_time(LC, LB, u, B, K, n, q, reloaded)
+    D[j, D_STEP] = step
+    D[j, D_END] = D[j, D_NOW] + step
+    E[j, E_HOSTING] = hosting
+    E[j, E_STEP_TOKENS] = n
+    E[j, E_FRESH_COUNTED] = 0
+    for b in range(E[j, E_FRESH]):
+        r = fresh[j, b]
+        F[r, FIRST] = D[j, D_END]
+        if step > G[G_TBT]:
+            F[r, SLOW] += 1.0
+        if r >= S[S_WARM]:
+            E[j, E_FRESH_COUNTED] += 1
+    E[j, E_FRESH] = 0
+    return True
+
+
+@njit(cache=True)
+def _end_host(j, F, D, E, keys, ids, hosted, nxt, need, done, output, hist, S, G):
+    """End the hosted step: residents have made a token each, finished prompts become residents."""
+    step = D[j, D_STEP]
+    D[j, D_NOW] = D[j, D_END]
+    D[j, D_BUSY] += step
+    if E[j, E_BATCH] > 0:
+        if D[j, D_COUNTED] > E[j, E_FRESH_COUNTED]:
+            _count(hist, G, step, D[j, D_COUNTED] - E[j, E_FRESH_COUNTED])
+        D[j, D_CLOCK] += 1.0
+        D[j, D_CONTEXT] += E[j, E_BATCH]
+        if step > G[G_TBT]:
+            D[j, D_SLOW] += 1.0
+        while E[j, E_BATCH] > 0 and keys[j, 0] <= D[j, D_CLOCK] + 0.5:
+            _leave(j, F, D, E, keys, ids, need, S)
+    E[j, E_TOKENS] -= E[j, E_STEP_TOKENS]
+    E[j, E_HOSTING] = 0
+    E[j, E_BOUNDARY] = 1
+    r = hosted[j, HEAD]
+    while r >= 0 and done[r] == need[r]:
+        hosted[j, HEAD] = nxt[r]
+        D[j, D_KV] -= need[r]
+        F[r, FINISH], F[r, LANDED], F[r, ADMITTED], F[r, FIRST] = D[j, D_NOW], D[j, D_NOW], D[j, D_NOW], D[j, D_NOW]
+        F[r, SLOW] = D[j, D_SLOW]
+        if output[r] > 1:
+            _join(r, j, float(output[r] - 1), 0.0, F, D, E, keys, ids, need, S)
+        else:
+            F[r, END] = D[j, D_NOW]
+            F[r, SLOW] = 0.0
+            E[j, E_REQUESTS] -= 1
+        r = hosted[j, HEAD]
+    if r < 0:
+        D[j, D_PART], D[j, D_WAIT] = 0.0, 0.0
+
+
+@njit(cache=True)
+def _flow(j, horizon, F, D, E, keys, ids, need, hist, LC, LB, S, G):
+    """Let the batch make tokens until `horizon` or until a resident leaves, whichever is first."""
+    u, B, K = S[S_PREFILL] + j, E[j, E_BATCH], D[j, D_CONTEXT]
+    step = law_time(LC, LB, u, B, K, 0, 0.0, 0.0)
+    slope = law_time(LC, LB, u, B, K + B, 0, 0.0, 0.0) - step
+    m = max(keys[j, 0] - D[j, D_CLOCK], 0.0)
+    dt = m * (step + 0.5 * slope * m)
+    leaves = D[j, D_NOW] + dt <= horizon
+    if not leaves:
+        dt = horizon - D[j, D_NOW]
+        m = 2.0 * dt / (step + math.sqrt(step * step + 2.0 * slope * dt))
+    if m > 0.0:
+        mean = dt / m
+        if D[j, D_COUNTED] > 0.0:
+            _count(hist, G, mean, D[j, D_COUNTED] * m)
+        if mean > G[G_TBT]:
+            D[j, D_SLOW] += m
+        D[j, D_CLOCK] += m
+        D[j, D_CONTEXT] += B * m
+        D[j, D_BUSY] += dt
+    D[j, D_NOW] = D[j, D_NOW] + dt if leaves else horizon
+    E[j, E_BOUNDARY] = 0
+    if leaves:
+        E[j, E_BOUNDARY] = 1
+        while E[j, E_BATCH] > 0 and keys[j, 0] <= D[j, D_CLOCK] + 1e-9:
+            _leave(j, F, D, E, keys, ids, need, S)
+
+
+@njit(cache=True)
+def advance(
+    j, t, F, D, E, keys, ids, fresh, landing, hosted, nxt, need, cached, done, output, phase, hist,
+    PK, PF, chunks, LC, LB, capacity, S, G,
+):  # fmt: skip
+    """Advance decode instance j to time t; a hosted step in progress at t stays in progress."""
+    while True:
+        if E[j, E_HOSTING] > 0:
+            if D[j, D_END] > t:
+                return
+            _end_host(j, F, D, E, keys, ids, hosted, nxt, need, done, output, hist, S, G)
+            continue
+        now, B = D[j, D_NOW], E[j, E_BATCH]
+        h = hosted[j, HEAD]
+        hosting = h >= 0 and D[j, D_FROM] <= now
+        begun = h >= 0 and done[h] > cached[h]
+        horizon = t
+        r = landing[j, HEAD]
+        if r >= 0 and (B == 0 or (
+            B + (1 if begun else 0) < S[S_SEQS]
+            and D[j, D_CONTEXT] + D[j, D_KV] + need[r] + B + 1 <= capacity[j]
+        )):  # fmt: skip
+            if F[r, LANDED] <= now:
+                landing[j, HEAD] = nxt[r]
+                _admit(r, j, hosting, F, D, E, keys, ids, fresh, need, output, phase, LC, LB, S, G)
+                continue
+            horizon = min(horizon, F[r, LANDED])
+        if now >= t:
+            return
+        if hosting:
+            if _begin_host(j, F, D, E, fresh, hosted, nxt, need, cached, done, PK, PF, chunks, LC, LB, capacity, S, G):
+                continue
+            _settle(j, F, D, E, fresh, LC, LB, S, G)
+        elif h >= 0:
+            horizon = min(horizon, D[j, D_FROM])
+        if B == 0:
+            if horizon == np.inf:
+                return
+            D[j, D_NOW] = horizon
+            E[j, E_BOUNDARY] = 1
+        else:
+            _flow(j, horizon, F, D, E, keys, ids, need, hist, LC, LB, S, G)
+
+
+@njit(cache=True)
+def observe(t, units, D, E, LC, LB, capacity, seen, S):
+    """Write what a router sees of all instances at time t."""
+    k, d = S[S_PREFILL], S[S_DECODE]
+    for i in range(k):
+        unit = units[i]
+        seen[i, OB_WORK] = unit[WAITING] + unit[PART] + max(unit[FREE] - t, 0.0)
+        seen[i, OB_TOKENS] = unit[TOKENS] - (unit[STEP_TOKENS] if unit[FREE] <= t else 0.0)
+        seen[i, OB_REQUESTS] = unit[REQUESTS]
+        seen[i, OB_LINK] = unit[LINK]
+    for j in range(d):
+        u = k + j
+        rest, part = 0.0, 0.0
+        if E[j, E_HOSTING] > 0:
+            rest = max(D[j, D_END] - t, 0.0)
+            part = rest
+        elif E[j, E_BATCH] > 0:
+            rest = 0.5 * law_time(LC, LB, u, E[j, E_BATCH], D[j, D_CONTEXT], 0, 0.0, 0.0)
+        seen[u, OB_HOST] = D[j, D_WAIT] + D[j, D_PART] + part
+        seen[u, OB_BATCH] = E[j, E_BATCH]
+        seen[u, OB_CONTEXT] = D[j, D_CONTEXT]
+        seen[u, OB_HOSTING] = 1.0 if E[j, E_TOKENS] > 0 else 0.0
+        seen[u, OB_LOAD] = E[j, E_REQUESTS]
+        seen[u, OB_REST] = rest
+        seen[u, OB_STRICTEST] = np.inf
+        seen[u, OB_KV] = (D[j, D_CONTEXT] + D[j, D_KV]) / capacity[j]
+
+
+@njit(cache=True)
+def place_hosted(r, j, t, host, F, D, E, hosted, nxt, need, cached, phase, LC, LB, S):
+    """Queue request r for prefill at decode instance j; its first chunk waits for the step in progress."""
+    if hosted[j, HEAD] < 0 and E[j, E_HOSTING] == 0:
+        rest = 0.0
+        if E[j, E_BATCH] > 0 and E[j, E_BOUNDARY] == 0:
+            rest = phase[r] * law_time(LC, LB, S[S_PREFILL] + j, E[j, E_BATCH], D[j, D_CONTEXT], 0, 0.0, 0.0)
+        D[j, D_FROM] = t + rest
+    enqueue(hosted[j], nxt, r)
+    F[r, HOST] = host
+    D[j, D_WAIT] += host
+    E[j, E_TOKENS] += need[r] - cached[r]
+    E[j, E_REQUESTS] += 1
+
+
+@njit(cache=True)
+def transfer(r, i, j, t, F, D, unit, landing, nxt, need, cached, rates, S, G):
+    """Send the cache of request r from prefill instance i to decode instance j, first come first served."""
+    busy = G[G_KV_BYTES] * (need[r] - cached[r]) / min(rates[i], rates[S[S_PREFILL] + j])
+    layers = S[S_LAYERS]
+    if layers > 0:
+        busy = max(busy / layers, busy - (t - F[r, START]) * (layers - 1) / layers)
+    begin = max(t, max(unit[LINK], D[j, D_LINK]))
+    unit[LINK] = begin + busy
+    D[j, D_LINK] = begin + busy
+    F[r, LANDED] = begin + busy + G[G_FIXED]
+    enqueue(landing[j], nxt, r)
+    nxt[r] = -1
+
+
+@njit(cache=True)
+def least_requests(E, d):
+    """Return the decode instance with the fewest requests, ties to the lowest id."""
+    best = 0
+    for j in range(1, d):
+        if E[j, E_REQUESTS] < E[best, E_REQUESTS]:
+            best = j
+    return best
+
+
+@njit(cache=True)
+def two_pools(
+    arrival, need, output, cached, phase, PK, PF, chunks, lengths, batches, contexts, curves, tables, LC, LB, EW,
+    rates, capacity, slo, S, G, bins,
+):  # fmt: skip
+    """Run the recursion with a policy that decides when a request arrives.
+
+    Returns times per request (columns above), whether deflected, tokens by step time, and busy times of all units.
+    """
+    n, k, d = arrival.shape[0], S[S_PREFILL], S[S_DECODE]
+    F = np.zeros((n, REQUEST_COLUMNS))
+    start, finish = np.zeros(n), np.zeros(n)
+    deflected = np.zeros(n, np.bool_)
+    done = cached.copy()
+    nxt = np.full(n, -1, np.int64)
+    instance, target = np.zeros(n, np.int64), np.full(n, -1, np.int64)
+    queue = np.full((k, 2), -1, np.int64)
+    units = np.zeros((k, PREFILL_COLUMNS))
+    D, E = np.zeros((d, DECODE_FLOATS)), np.zeros((d, DECODE_INTS), np.int64)
+    keys, ids = np.zeros((d, S[S_SEQS] + 2)), np.zeros((d, S[S_SEQS] + 2), np.int64)
+    fresh = np.zeros((d, S[S_SEQS] + 2), np.int64)
+    landing, hosted = np.full((d, 2), -1, np.int64), np.full((d, 2), -1, np.int64)
+    hist = np.zeros(bins)
+    event_keys, event_ids, events = np.zeros(n), np.zeros(n, np.int64), 0
+    seen = np.zeros((k + d, 8))
+    view = np.zeros((1, 16), np.int32)
+    UF = np.zeros((k + d, 20))
+    UF[:, U_LINK_RATE] = rates
+    XI = np.zeros(11, np.int64)
+    XI[0], XI[1], XI[2] = k, d, S[S_BUDGET]
+    XF = G[:2]
+    blind = PK[K_KIND] == NONE
+    for r in range(n + 1):
+        t = arrival[r] if r < n else np.inf
+        for i in range(k):
+            unit = units[i]
+            while queue[i, HEAD] >= 0 and unit[FREE] < t:
+                q = prefill_step(
+                    i, unit, queue[i], LC, LB, EW, S[S_BUDGET], blind, need, cached, done, nxt, start, finish
+                )
+                while q != queue[i, HEAD]:
+                    heap_push(event_keys, event_ids, events, unit[FREE], q)
+                    events += 1
+                    q = nxt[q]
+        while events > 0 and event_keys[0] < t:
+            now = event_keys[0]
+            q = heap_pop(event_keys, event_ids, events)
+            events -= 1
+            i = instance[q]
+            units[i, REQUESTS] -= 1.0
+            F[q, START], F[q, FINISH] = start[q], now
+            j = target[q]
+            if j < 0:
+                for o in range(d):
+                    advance(
+                        o, now, F, D, E, keys, ids, fresh, landing, hosted, nxt, need, cached, done, output, phase,
+                        hist, PK, PF, chunks, LC, LB, capacity, S, G,
+                    )  # fmt: skip
+                j = least_requests(E, d)
+                E[j, E_REQUESTS] += 1
+            transfer(q, i, j, now, F, D, units[i], landing, nxt, need, cached, rates, S, G)
+        if not blind or r == n or PK[K_DECODE_EARLY] > 0:
+            for o in range(d):
+                advance(
+                    o, t, F, D, E, keys, ids, fresh, landing, hosted, nxt, need, cached, done, output, phase, hist,
+                    PK, PF, chunks, LC, LB, capacity, S, G,
+                )  # fmt: skip
+        if r == n:
+            break
+        F[r, ARRIVAL] = t
+        observe(t, units, D, E, LC, LB, capacity, seen, S)
+        view[0, R_PROMPT], view[0, R_NEED] = need[r], need[r]
+        view[0, R_CACHED], view[0, R_DONE] = cached[r], cached[r]
+        u, host = decide(
+            t, 0, view, UF, seen, slo, PK, PF, chunks, lengths, batches, contexts, curves, tables, LC, LB, XI, XF
+        )
+        if u < k:
+            instance[r] = u
+            enqueue(queue[u], nxt, r)
+            units[u, WAITING] += work_time(EW, LC, LB, u, need[r], cached[r])
+            units[u, TOKENS] += need[r] - cached[r]
+            units[u, REQUESTS] += 1.0
+            units[u, FREE] = max(units[u, FREE], t)
+            if PK[K_DECODE_EARLY] > 0:
+                target[r] = least_requests(E, d)
+                E[target[r], E_REQUESTS] += 1
+        else:
+            deflected[r] = True
+            place_hosted(r, u - k, t, host, F, D, E, hosted, nxt, need, cached, phase, LC, LB, S)
+    busy = np.concatenate((units[:, BUSY], D[:, D_BUSY]))
+    return F, deflected, hist, busy

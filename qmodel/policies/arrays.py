@@ -1,0 +1,76 @@
+"""A policy's `KernelSpec` as the arrays that compiled decisions read."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from qmodel.policies.state import KernelSpec
+
+__all__ = ["PolicyArrays", "policy_arrays"]
+
+
+class PolicyArrays(NamedTuple):
+    """Arguments of `_kernels.policies.decide`, in its order."""
+
+    PK: Any
+    PF: Any
+    chunks: Any
+    lengths: Any
+    batches: Any
+    contexts: Any
+    curves: Any
+    tables: Any
+
+
+def policy_arrays(spec: KernelSpec) -> PolicyArrays:
+    """Return a policy's parameters and tables for the kernels.
+
+    Parameters
+    ----------
+    spec : KernelSpec
+        Policy as data.
+
+    Returns
+    -------
+    PolicyArrays
+        Integers, floats, chunk sizes and the tables of a threshold rule (of size 1 without one).
+    """
+    from qmodel._kernels import policies as kp
+
+    kinds = {
+        "none": kp.NONE,
+        "static": kp.STATIC,
+        "kairos": kp.KAIROS,
+        "earliest": kp.EARLIEST,
+        "thresholds": kp.THRESHOLDS,
+        "late": kp.LATE,
+        "colocated": kp.COLOCATED,
+        "external": kp.EXTERNAL,
+    }
+    PK, PF = np.zeros(kp.POLICY_INTS, np.int64), np.zeros(kp.POLICY_FLOATS)
+    PK[kp.K_KIND] = kinds[spec.kind]
+    PK[kp.K_ORDER] = {"fcfs": kp.FCFS, "spf": kp.SPF, "aged": kp.AGED}[spec.order]
+    PK[kp.K_WAIT] = {"steps": 0, "exact": 1, "short": 2}[spec.wait]
+    PK[kp.K_HOST_BUDGET] = spec.host_budget
+    PK[kp.K_ROUTE_REQUESTS], PK[kp.K_DECODE_EARLY] = spec.route_by_requests, spec.decode_at_arrival
+    PK[kp.K_STATIC] = kp.STATIC_INCLUSIVE if spec.static_inclusive else 0
+    PF[[kp.P_LIMIT, kp.P_ALPHA, kp.P_BETA, kp.P_AGEING]] = spec.limit_s, spec.alpha, spec.beta, spec.ageing_per_s
+    PF[[kp.P_TOKENS, kp.P_RATIO, kp.P_PROMPT_TOKENS]] = (
+        spec.static_tokens,
+        spec.static_ratio,
+        spec.static_prompt_tokens,
+    )
+    PF[[kp.P_PREFILL_BUSY, kp.P_DECODE_BUSY]] = spec.static_prefill_busy, spec.static_decode_busy
+    chunks = np.array(sorted(spec.chunks, reverse=True), np.int64)
+    rule = spec.rule
+    if rule is None:
+        one = np.zeros(1)
+        return PolicyArrays(PK, PF, chunks, one, one, one, np.zeros((2, 1)), np.zeros((2, 1, 1, 1)))
+    PF[[kp.P_PRICE_PREFILL, kp.P_PRICE_DECODE]] = rule.price_prefill_per_s, rule.price_decode_per_s
+    PF[kp.P_HARM], PK[kp.K_ROOM] = rule.harm_weight, rule.max_waiting_tokens
+    grids = [np.ascontiguousarray(g, dtype=float) for g in (rule.lengths, rule.batches, rule.contexts)]
+    curves = np.ascontiguousarray([rule.work_s, rule.transfer_s], dtype=float)
+    tables = np.ascontiguousarray([rule.host_s, rule.harm_s], dtype=float)
+    return PolicyArrays(PK, PF, chunks, grids[0], grids[1], grids[2], curves, tables)

@@ -1,0 +1,163 @@
+"""Predictions from a sequence of requests: the recursion of `_kernels.system_pools` over both pools."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from qmodel.errors import InputError
+from qmodel.policies.arrays import policy_arrays
+from qmodel.policies.state import KernelSpec
+from qmodel.scenario import SLO, Cluster, Requests
+from qmodel.system.tables import unit_laws
+
+__all__ = ["Trajectory", "run_recursion"]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+WARMUP = 0.1
+_LOG0, _STEP, _BINS = float(np.log(1e-4)), 0.002, 7_000  # steps of 0.2 % from 0.1 ms to 120 s
+_GOLDEN = 0.6180339887498949
+_HALF_STEP = 0.5  # a fluid batch slower than the limit for less than half a step may have met it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Trajectory:
+    """What became of each request that counts (the first tenth is warm-up).
+
+    Parameters
+    ----------
+    parts_s : ndarray, shape (5, n)
+        Parts of TTFT as `Prediction.parts_s` [s].
+    prompt_tokens : ndarray, shape (n,)
+        Lengths [tokens].
+    deflected, tbt_met : ndarray of bool, shape (n,)
+        Whether it was deflected, and met its TBT SLO.
+    mean_tbt_s : ndarray, shape (n,)
+        Mean time between its tokens [s]; NaN for those without.
+    tbt_grid_s, tbt_cdf : ndarray
+        Law of the time between tokens by token [s].
+    utilisation : dict
+        Busy share of both pools.
+    """
+
+    parts_s: FloatArray
+    prompt_tokens: IntArray
+    deflected: npt.NDArray[np.bool_]
+    tbt_met: npt.NDArray[np.bool_]
+    mean_tbt_s: FloatArray
+    tbt_grid_s: FloatArray
+    tbt_cdf: FloatArray
+    utilisation: dict[str, float]
+
+
+@lru_cache(maxsize=1)
+def _tbt_grid() -> FloatArray:
+    return np.exp(_LOG0 + _STEP * np.arange(_BINS + 1))
+
+
+def run_recursion(cluster: Cluster, requests: Requests, slo: SLO, spec: KernelSpec) -> Trajectory:
+    """Return what becomes of a sequence of requests under a policy that decides at their arrival.
+
+    Parameters
+    ----------
+    cluster : Cluster
+        Pools and network.
+    requests : Requests
+        Arrivals and lengths.
+    slo : SLO
+        Limits; the TBT limit also sizes chunks.
+    spec : KernelSpec
+        Policy as data.
+
+    Returns
+    -------
+    Trajectory
+        Times and shares.
+
+    Raises
+    ------
+    InputError
+        When the policy is not covered, or a request cannot fit an instance's KV cache.
+    """
+    from qmodel._kernels import system_pools as kernels
+
+    if spec.kind in ("colocated", "external", "late") or spec.order != "fcfs":
+        raise InputError(
+            "policy of predict", f"{spec.kind} in order {spec.order}", "decided at arrival, in order fcfs",
+            "simulate it instead",
+        )  # fmt: skip
+    _check_room(cluster, requests)
+    n, k, d = len(requests), cluster.prefill_count, cluster.decode_count
+    largest = max(cluster.max_num_batched_tokens, spec.host_budget, *spec.chunks)
+    if not cluster.packing:
+        largest = max(largest, int(requests.prompt_tokens.max()))
+    laws = unit_laws(cluster, largest + cluster.max_num_seqs + 2)
+    calibrations = cluster.prefill_calibrations + cluster.decode_calibrations
+    rates = np.array([cluster.transfer_law(c).bytes_per_s for c in calibrations])
+    capacity = np.array([float(c.kv_capacity_tokens) for c in cluster.decode_calibrations])
+    warm = int(WARMUP * n)
+    layers = cluster.calibration.layers if cluster.pipelined_transfer else 0
+    settings = np.array([k, d, laws.budget, cluster.max_num_seqs, warm, layers], np.int64)
+    numbers = np.array(
+        [cluster.transfer_fixed_s, cluster.calibration.kv_bytes_per_token, slo.ttft_s, slo.tbt_s, _LOG0, _STEP]
+    )
+    phase = (np.arange(n) * _GOLDEN) % 1.0
+    F, deflected, hist, busy = kernels.two_pools(
+        requests.arrival_s, requests.prompt_tokens, requests.output_tokens, requests.cached_tokens, phase,
+        *policy_arrays(spec), laws.coef, laws.base, laws.work, rates, capacity,
+        np.array([[slo.ttft_s, slo.tbt_s]]), settings, numbers, _BINS,
+    )  # fmt: skip
+    return _trajectory(cluster, requests, slo, F, deflected, hist, busy, warm)
+
+
+def _trajectory(
+    cluster: Cluster,
+    requests: Requests,
+    slo: SLO,
+    F: FloatArray,
+    deflected: npt.NDArray[np.bool_],
+    hist: FloatArray,
+    busy: FloatArray,
+    warm: int,
+) -> Trajectory:
+    from qmodel._kernels import system_pools as kernels
+
+    times = F[warm:].T
+    moved, output = deflected[warm:], requests.output_tokens[warm:]
+    start, finish, landed = times[kernels.START], times[kernels.FINISH], times[kernels.LANDED]
+    admitted, first = times[kernels.ADMITTED], times[kernels.FIRST]
+    parts = np.stack([start - times[kernels.ARRIVAL], finish - start, landed - finish, admitted - landed, first - admitted])
+    at_prefill = cluster.first_token == "prefill"
+    if at_prefill:
+        parts[2:] = 0.0
+    gaps = np.where(moved | at_prefill, output - 1, np.maximum(output - 2, 0))
+    slow = times[kernels.SLOW]
+    met = (gaps == 0) | (slow <= np.floor((1.0 - slo.tbt_quantile) * gaps + 1e-9) + _HALF_STEP)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean_gap = np.where(gaps > 0, (times[kernels.END] - (finish if at_prefill else first)) / gaps, np.nan)
+    total = float(hist.sum())
+    cdf = np.concatenate([[0.0], np.cumsum(hist)]) / total if total > 0 else np.linspace(0.0, 1.0, _BINS + 1)
+    k, span = cluster.prefill_count, float(F[:, kernels.END].max())
+    return Trajectory(
+        parts_s=parts,
+        prompt_tokens=requests.prompt_tokens[warm:],
+        deflected=moved,
+        tbt_met=met,
+        mean_tbt_s=mean_gap,
+        tbt_grid_s=_tbt_grid(),
+        tbt_cdf=cdf,
+        utilisation={"prefill": float(busy[:k].mean() / span), "decode": float(busy[k:].mean() / span)},
+    )
+
+
+def _check_room(cluster: Cluster, requests: Requests) -> None:
+    total = requests.prompt_tokens + requests.output_tokens
+    room = min(c.kv_capacity_tokens for c in cluster.decode_calibrations)
+    if int(total.max()) > room:
+        worst = int(total.argmax())
+        what = f"prompt + output tokens of request {worst}"
+        raise InputError(what, int(total[worst]), f"<= {room}, the KV capacity", "drop longer requests")
