@@ -2,9 +2,11 @@
 
 Prefill instances run packed steps, and hosted prompts run in their chunks, as the laws say. A decode batch between
 its joins and leaves is a fluid: n residents with K tokens of context all receive tokens at the rate 1/T(n, K), so an
-interval has a closed form and no decode step is taken one by one. What a step boundary means to a joining request is
-drawn: it waits for the share `phase` of the step in progress.
+interval has a closed form and no decode step is taken one by one. The token clock of an instance counts its steps; it
+is whole at step boundaries, where those who wait join, leave or begin a hosted chunk.
 """
+
+# ruff: noqa: I001 - columns are imported many to a line
 
 import math
 
@@ -13,8 +15,8 @@ from numba import njit
 
 from qmodel._kernels.laws import law_time, safe_chunk, work_time
 from qmodel._kernels.policies import (
-    K_DECODE_EARLY, K_HOST_BUDGET, K_KIND, NONE, OB_BATCH, OB_CONTEXT, OB_HOST, OB_HOSTING, OB_KV, OB_LINK, OB_LOAD,
-    OB_REQUESTS, OB_REST, OB_STRICTEST, OB_TOKENS, OB_WORK, chunk_limit, decide,
+    AT_ARRIVAL, K_DECODE_EARLY, K_HOST_BUDGET, K_KIND, NONE, OB_BATCH, OB_CONTEXT, OB_HOST, OB_HOSTING, OB_KV,
+    OB_LINK, OB_LOAD, OB_REQUESTS, OB_REST, OB_STRICTEST, OB_TOKENS, OB_WORK, chunk_limit, decide,
 )  # fmt: skip
 from qmodel._kernels.sim_state import R_CACHED, R_DONE, R_NEED, R_PROMPT, U_LINK_RATE
 from qmodel._kernels.system import (
@@ -25,21 +27,24 @@ from qmodel._kernels.system import (
 ARRIVAL, START, FINISH, LANDED, ADMITTED, FIRST, END, SLOW, HOST, JOINED = range(10)
 REQUEST_COLUMNS = 10
 
-# Float columns of a decode instance: now [s], token clock [steps], context [tokens], end of the hosted step [s], host
-# time of the prompts that wait and of the one begun [s], KV of hosted prompts [tokens], when the next hosted step may
-# begin [s], steps above the TBT limit so far, busy time [s], residents that count, when the link is free [s].
+# Float columns of a decode instance: now [s], token clock [steps], context [tokens], end and length of the hosted step
+# [s], host time of the prompts that wait and of the one begun [s], KV of hosted prompts [tokens], clock at which the
+# next hosted step may begin and at which the latest joined, steps above the TBT limit so far, busy time [s], residents
+# that count, and when the link is free [s].
 (
-    D_NOW, D_CLOCK, D_CONTEXT, D_END, D_WAIT, D_PART, D_KV, D_FROM, D_SLOW, D_BUSY, D_COUNTED, D_LINK, D_STEP,
-) = range(13)  # fmt: skip
-DECODE_FLOATS = 13
+    D_NOW, D_CLOCK, D_CONTEXT, D_END, D_STEP, D_WAIT, D_PART, D_KV, D_FROM, D_NEXT, D_SLOW, D_BUSY, D_COUNTED, D_LINK,
+) = range(14)  # fmt: skip
+DECODE_FLOATS = 14
 
-# Integer columns: residents, residents and those on their way, prompt tokens hosted, at a step boundary, prompts in
-# the step in progress, its prompt tokens, residents whose first step it is, and those of them that count.
-E_BATCH, E_REQUESTS, E_TOKENS, E_BOUNDARY, E_HOSTING, E_STEP_TOKENS, E_FRESH, E_FRESH_COUNTED = range(8)
-DECODE_INTS = 8
+# Integer columns: residents, residents and those on their way, prompt tokens hosted, prompts in the step in progress,
+# its prompt tokens, residents whose first step it is, and those of them that count.
+E_BATCH, E_REQUESTS, E_TOKENS, E_HOSTING, E_STEP_TOKENS, E_FRESH, E_FRESH_COUNTED = range(7)
+DECODE_INTS = 7
+_ROUNDING = 1e-9
 
 # Settings.
-S_PREFILL, S_DECODE, S_BUDGET, S_SEQS, S_WARM, S_LAYERS = range(6)
+S_PREFILL, S_DECODE, S_BUDGET, S_SEQS, S_WARM, S_LAYERS, S_SHARING = range(7)
+_NO_CONTENTION = 2
 G_FIXED, G_KV_BYTES, G_TTFT, G_TBT, G_LOG0, G_STEP = range(6)
 
 
@@ -100,10 +105,18 @@ def _leave(j, F, D, E, keys, ids, need, S):
 
 
 @njit(cache=True)
-def _join(r, j, steps, offset, F, D, E, keys, ids, need, S):
-    """Make request r resident; it leaves after `steps` steps from the boundary `offset` steps ahead."""
+def next_boundary(j, D, E):
+    """Return the clock of the next step boundary of instance j; an idle one is at a boundary."""
+    if E[j, E_BATCH] == 0:
+        return math.floor(D[j, D_CLOCK] + 0.5)
+    return math.ceil(D[j, D_CLOCK] - _ROUNDING)
+
+
+@njit(cache=True)
+def _join(r, j, steps, boundary, F, D, E, keys, ids, need, S):
+    """Make request r resident; it leaves `steps` steps after the clock shows `boundary`."""
     F[r, JOINED] = D[j, D_CLOCK]
-    heap_push(keys[j], ids[j], E[j, E_BATCH], D[j, D_CLOCK] + offset + steps, r)
+    heap_push(keys[j], ids[j], E[j, E_BATCH], boundary + steps, r)
     E[j, E_BATCH] += 1
     D[j, D_CONTEXT] += need[r]
     if r >= S[S_WARM]:
@@ -111,39 +124,42 @@ def _join(r, j, steps, offset, F, D, E, keys, ids, need, S):
 
 
 @njit(cache=True)
-def _admit(r, j, hosting, F, D, E, keys, ids, fresh, need, output, phase, LC, LB, S, G):
+def _admit(r, j, hosting, F, D, E, keys, ids, fresh, need, output, LC, LB, S, G):
     """Admit a landed request at the instance's present: it waits for the step in progress, then takes its first."""
     u, now, batch = S[S_PREFILL] + j, D[j, D_NOW], E[j, E_BATCH]
-    offset, running = 0.0, 0.0
-    if batch > 0 and E[j, E_BOUNDARY] == 0:
-        offset = phase[r]
+    boundary = next_boundary(j, D, E)
+    running = 0.0
+    if batch == 0:
+        D[j, D_CLOCK] = boundary
+    else:
         running = law_time(LC, LB, u, batch, D[j, D_CONTEXT], 0, 0.0, 0.0)
-    _join(r, j, float(max(output[r] - 1, 1)), offset, F, D, E, keys, ids, need, S)
+    offset = max(boundary - D[j, D_CLOCK], 0.0)
+    if D[j, D_NEXT] != boundary:
+        D[j, D_NEXT] = boundary
+        E[j, E_FRESH] = 0
+    _join(r, j, float(max(output[r] - 1, 1)), boundary, F, D, E, keys, ids, need, S)
+    fresh[j, E[j, E_FRESH]] = r
+    E[j, E_FRESH] += 1
     F[r, ADMITTED] = now + offset * running
-    F[r, SLOW] = D[j, D_SLOW]
+    F[r, SLOW] = D[j, D_SLOW] + (offset if running > G[G_TBT] else 0.0)
     if hosting:
-        fresh[j, E[j, E_FRESH]] = r
-        E[j, E_FRESH] += 1
         return
     step = law_time(LC, LB, u, batch + 1, D[j, D_CONTEXT], 0, 0.0, 0.0)
     F[r, FIRST] = F[r, ADMITTED] + step
     if step > G[G_TBT]:
         F[r, SLOW] += 1.0  # its first step ends the TTFT and is no TBT
-    if running > G[G_TBT]:
-        F[r, SLOW] += offset
 
 
 @njit(cache=True)
 def _settle(j, F, D, E, fresh, LC, LB, S, G):
     """Give those who joined for a hosted step that may not begin a plain first step."""
-    step = 0.0
-    if E[j, E_FRESH] > 0:
-        step = law_time(LC, LB, S[S_PREFILL] + j, E[j, E_BATCH], D[j, D_CONTEXT], 0, 0.0, 0.0)
     for b in range(E[j, E_FRESH]):
-        F[fresh[j, b], FIRST] = D[j, D_NOW] + step
-        if step > G[G_TBT]:
-            F[fresh[j, b], SLOW] += 1.0
-    E[j, E_FRESH] = 0
+        r = fresh[j, b]
+        if F[r, FIRST] == 0.0:
+            step = law_time(LC, LB, S[S_PREFILL] + j, E[j, E_BATCH], D[j, D_CONTEXT], 0, 0.0, 0.0)
+            F[r, FIRST] = D[j, D_NOW] + step
+            if step > G[G_TBT]:
+                F[r, SLOW] += 1.0
 
 
 @njit(cache=True)
@@ -191,11 +207,13 @@ def _begin_host(
     E[j, E_HOSTING] = hosting
     E[j, E_STEP_TOKENS] = n
     E[j, E_FRESH_COUNTED] = 0
+    if D[j, D_NEXT] != D[j, D_CLOCK]:
+        E[j, E_FRESH] = 0
     for b in range(E[j, E_FRESH]):
         r = fresh[j, b]
-        F[r, FIRST] = D[j, D_END]
-        if step > G[G_TBT]:
+        if step > G[G_TBT] and (F[r, FIRST] == 0.0 or F[r, FIRST] - D[j, D_NOW] <= G[G_TBT]):
             F[r, SLOW] += 1.0
+        F[r, FIRST] = D[j, D_END]
         if r >= S[S_WARM]:
             E[j, E_FRESH_COUNTED] += 1
     E[j, E_FRESH] = 0
@@ -215,11 +233,10 @@ def _end_host(j, F, D, E, keys, ids, hosted, nxt, need, done, output, hist, S, G
         D[j, D_CONTEXT] += E[j, E_BATCH]
         if step > G[G_TBT]:
             D[j, D_SLOW] += 1.0
-        while E[j, E_BATCH] > 0 and keys[j, 0] <= D[j, D_CLOCK] + 0.5:
+        while E[j, E_BATCH] > 0 and keys[j, 0] <= D[j, D_CLOCK]:
             _leave(j, F, D, E, keys, ids, need, S)
     E[j, E_TOKENS] -= E[j, E_STEP_TOKENS]
     E[j, E_HOSTING] = 0
-    E[j, E_BOUNDARY] = 1
     r = hosted[j, HEAD]
     while r >= 0 and done[r] == need[r]:
         hosted[j, HEAD] = nxt[r]
@@ -227,7 +244,7 @@ def _end_host(j, F, D, E, keys, ids, hosted, nxt, need, done, output, hist, S, G
         F[r, FINISH], F[r, LANDED], F[r, ADMITTED], F[r, FIRST] = D[j, D_NOW], D[j, D_NOW], D[j, D_NOW], D[j, D_NOW]
         F[r, SLOW] = D[j, D_SLOW]
         if output[r] > 1:
-            _join(r, j, float(output[r] - 1), 0.0, F, D, E, keys, ids, need, S)
+            _join(r, j, float(output[r] - 1), D[j, D_CLOCK], F, D, E, keys, ids, need, S)
         else:
             F[r, END] = D[j, D_NOW]
             F[r, SLOW] = 0.0
@@ -238,15 +255,16 @@ def _end_host(j, F, D, E, keys, ids, hosted, nxt, need, done, output, hist, S, G
 
 
 @njit(cache=True)
-def _flow(j, horizon, F, D, E, keys, ids, need, hist, LC, LB, S, G):
-    """Let the batch make tokens until `horizon` or until a resident leaves, whichever is first."""
+def _flow(j, horizon, clock, F, D, E, keys, ids, need, hist, LC, LB, S, G):
+    """Let the batch make tokens until `horizon` [s], until its clock shows `clock`, or until a resident leaves."""
     u, B, K = S[S_PREFILL] + j, E[j, E_BATCH], D[j, D_CONTEXT]
     step = law_time(LC, LB, u, B, K, 0, 0.0, 0.0)
     slope = law_time(LC, LB, u, B, K + B, 0, 0.0, 0.0) - step
-    m = max(keys[j, 0] - D[j, D_CLOCK], 0.0)
+    until = min(clock, keys[j, 0])
+    m = max(until - D[j, D_CLOCK], 0.0)
     dt = m * (step + 0.5 * slope * m)
-    leaves = D[j, D_NOW] + dt <= horizon
-    if not leaves:
+    reached = D[j, D_NOW] + dt <= horizon
+    if not reached:
         dt = horizon - D[j, D_NOW]
         m = 2.0 * dt / (step + math.sqrt(step * step + 2.0 * slope * dt))
     if m > 0.0:
@@ -255,21 +273,19 @@ def _flow(j, horizon, F, D, E, keys, ids, need, hist, LC, LB, S, G):
             _count(hist, G, mean, D[j, D_COUNTED] * m)
         if mean > G[G_TBT]:
             D[j, D_SLOW] += m
-        D[j, D_CLOCK] += m
         D[j, D_CONTEXT] += B * m
         D[j, D_BUSY] += dt
-    D[j, D_NOW] = D[j, D_NOW] + dt if leaves else horizon
-    E[j, E_BOUNDARY] = 0
-    if leaves:
-        E[j, E_BOUNDARY] = 1
-        while E[j, E_BATCH] > 0 and keys[j, 0] <= D[j, D_CLOCK] + 1e-9:
+    D[j, D_CLOCK] = until if reached else min(D[j, D_CLOCK] + m, until)
+    D[j, D_NOW] = D[j, D_NOW] + dt if reached else horizon
+    if reached:
+        while E[j, E_BATCH] > 0 and keys[j, 0] <= D[j, D_CLOCK]:
             _leave(j, F, D, E, keys, ids, need, S)
 
 
 @njit(cache=True)
 def advance(
-    j, t, F, D, E, keys, ids, fresh, landing, hosted, nxt, need, cached, done, output, phase, hist,
-    PK, PF, chunks, LC, LB, capacity, S, G,
+    j, t, F, D, E, keys, ids, fresh, landing, hosted, nxt, need, cached, done, output, hist, PK, PF, chunks, LC, LB,
+    capacity, S, G,
 ):  # fmt: skip
     """Advance decode instance j to time t; a hosted step in progress at t stays in progress."""
     while True:
@@ -278,36 +294,34 @@ def advance(
                 return
             _end_host(j, F, D, E, keys, ids, hosted, nxt, need, done, output, hist, S, G)
             continue
-        now, B = D[j, D_NOW], E[j, E_BATCH]
-        h = hosted[j, HEAD]
-        hosting = h >= 0 and D[j, D_FROM] <= now
-        begun = h >= 0 and done[h] > cached[h]
+        now, B, h = D[j, D_NOW], E[j, E_BATCH], hosted[j, HEAD]
+        hosting = h >= 0 and (B == 0 or D[j, D_FROM] <= D[j, D_CLOCK])
+        begun = 1 if h >= 0 and done[h] > cached[h] else 0
         horizon = t
         r = landing[j, HEAD]
         if r >= 0 and (B == 0 or (
-            B + (1 if begun else 0) < S[S_SEQS]
-            and D[j, D_CONTEXT] + D[j, D_KV] + need[r] + B + 1 <= capacity[j]
+            B + begun < S[S_SEQS] and D[j, D_CONTEXT] + D[j, D_KV] + need[r] + B + 1 <= capacity[j]
         )):  # fmt: skip
             if F[r, LANDED] <= now:
                 landing[j, HEAD] = nxt[r]
-                _admit(r, j, hosting, F, D, E, keys, ids, fresh, need, output, phase, LC, LB, S, G)
+                _admit(r, j, hosting, F, D, E, keys, ids, fresh, need, output, LC, LB, S, G)
                 continue
             horizon = min(horizon, F[r, LANDED])
         if now >= t:
             return
+        clock = np.inf
         if hosting:
             if _begin_host(j, F, D, E, fresh, hosted, nxt, need, cached, done, PK, PF, chunks, LC, LB, capacity, S, G):
                 continue
             _settle(j, F, D, E, fresh, LC, LB, S, G)
         elif h >= 0:
-            horizon = min(horizon, D[j, D_FROM])
+            clock = D[j, D_FROM]
         if B == 0:
             if horizon == np.inf:
                 return
             D[j, D_NOW] = horizon
-            E[j, E_BOUNDARY] = 1
         else:
-            _flow(j, horizon, F, D, E, keys, ids, need, hist, LC, LB, S, G)
+            _flow(j, horizon, clock, F, D, E, keys, ids, need, hist, LC, LB, S, G)
 
 
 @njit(cache=True)
@@ -339,13 +353,10 @@ def observe(t, units, D, E, LC, LB, capacity, seen, S):
 
 
 @njit(cache=True)
-def place_hosted(r, j, t, host, F, D, E, hosted, nxt, need, cached, phase, LC, LB, S):
+def place_hosted(r, j, host, F, D, E, hosted, nxt, need, cached):
     """Queue request r for prefill at decode instance j; its first chunk waits for the step in progress."""
     if hosted[j, HEAD] < 0 and E[j, E_HOSTING] == 0:
-        rest = 0.0
-        if E[j, E_BATCH] > 0 and E[j, E_BOUNDARY] == 0:
-            rest = phase[r] * law_time(LC, LB, S[S_PREFILL] + j, E[j, E_BATCH], D[j, D_CONTEXT], 0, 0.0, 0.0)
-        D[j, D_FROM] = t + rest
+        D[j, D_FROM] = next_boundary(j, D, E)
     enqueue(hosted[j], nxt, r)
     F[r, HOST] = host
     D[j, D_WAIT] += host
@@ -360,9 +371,11 @@ def transfer(r, i, j, t, F, D, unit, landing, nxt, need, cached, rates, S, G):
     layers = S[S_LAYERS]
     if layers > 0:
         busy = max(busy / layers, busy - (t - F[r, START]) * (layers - 1) / layers)
-    begin = max(t, max(unit[LINK], D[j, D_LINK]))
-    unit[LINK] = begin + busy
-    D[j, D_LINK] = begin + busy
+    begin = t
+    if S[S_SHARING] != _NO_CONTENTION:
+        begin = max(t, max(unit[LINK], D[j, D_LINK]))
+        unit[LINK] = begin + busy
+        D[j, D_LINK] = begin + busy
     F[r, LANDED] = begin + busy + G[G_FIXED]
     enqueue(landing[j], nxt, r)
     nxt[r] = -1
@@ -380,7 +393,7 @@ def least_requests(E, d):
 
 @njit(cache=True)
 def two_pools(
-    arrival, need, output, cached, phase, PK, PF, chunks, lengths, batches, contexts, curves, tables, LC, LB, EW,
+    arrival, need, output, cached, PK, PF, chunks, lengths, batches, contexts, curves, tables, LC, LB, EW,
     rates, capacity, slo, S, G, bins,
 ):  # fmt: skip
     """Run the recursion with a policy that decides when a request arrives.
@@ -433,16 +446,17 @@ def two_pools(
             if j < 0:
                 for o in range(d):
                     advance(
-                        o, now, F, D, E, keys, ids, fresh, landing, hosted, nxt, need, cached, done, output, phase,
-                        hist, PK, PF, chunks, LC, LB, capacity, S, G,
+                        o, now, F, D, E, keys, ids, fresh, landing, hosted, nxt, need, cached, done, output, hist,
+                        PK, PF, chunks, LC, LB, capacity, S, G,
                     )  # fmt: skip
                 j = least_requests(E, d)
+            if target[q] < 0 or PK[K_DECODE_EARLY] != AT_ARRIVAL:
                 E[j, E_REQUESTS] += 1
             transfer(q, i, j, now, F, D, units[i], landing, nxt, need, cached, rates, S, G)
         if not blind or r == n or PK[K_DECODE_EARLY] > 0:
             for o in range(d):
                 advance(
-                    o, t, F, D, E, keys, ids, fresh, landing, hosted, nxt, need, cached, done, output, phase, hist,
+                    o, t, F, D, E, keys, ids, fresh, landing, hosted, nxt, need, cached, done, output, hist,
                     PK, PF, chunks, LC, LB, capacity, S, G,
                 )  # fmt: skip
         if r == n:
@@ -463,9 +477,10 @@ def two_pools(
             units[u, FREE] = max(units[u, FREE], t)
             if PK[K_DECODE_EARLY] > 0:
                 target[r] = least_requests(E, d)
-                E[target[r], E_REQUESTS] += 1
+                if PK[K_DECODE_EARLY] == AT_ARRIVAL:
+                    E[target[r], E_REQUESTS] += 1
         else:
             deflected[r] = True
-            place_hosted(r, u - k, t, host, F, D, E, hosted, nxt, need, cached, phase, LC, LB, S)
+            place_hosted(r, u - k, host, F, D, E, hosted, nxt, need, cached)
     busy = np.concatenate((units[:, BUSY], D[:, D_BUSY]))
     return F, deflected, hist, busy

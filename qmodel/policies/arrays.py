@@ -54,7 +54,14 @@ def policy_arrays(spec: KernelSpec) -> PolicyArrays:
     PK[kp.K_ORDER] = {"fcfs": kp.FCFS, "spf": kp.SPF, "aged": kp.AGED}[spec.order]
     PK[kp.K_WAIT] = {"steps": 0, "exact": 1, "short": 2}[spec.wait]
     PK[kp.K_HOST_BUDGET] = spec.host_budget
-    PK[kp.K_ROUTE_REQUESTS], PK[kp.K_DECODE_EARLY] = spec.route_by_requests, spec.decode_at_arrival
+    PK[kp.K_ROUTE_REQUESTS], PK[kp.K_SCATTER] = spec.route_by_requests, spec.tie_seed
+    PK[kp.K_DECODE_EARLY] = {
+        "prefilled": kp.AT_PREFILLED,
+        "arrival": kp.AT_ARRIVAL,
+        "arrival_sent": kp.AT_ARRIVAL_COUNT_SENT,
+        "arrival_landed": kp.AT_ARRIVAL_COUNT_LANDED,
+    }[spec.decode_choice]
+    PK[kp.K_COMMIT] = spec.count_until == "last_batch_starts"
     PK[kp.K_STATIC] = kp.STATIC_INCLUSIVE if spec.static_inclusive else 0
     PF[[kp.P_LIMIT, kp.P_ALPHA, kp.P_BETA, kp.P_AGEING]] = spec.limit_s, spec.alpha, spec.beta, spec.ageing_per_s
     PF[[kp.P_TOKENS, kp.P_RATIO, kp.P_PROMPT_TOKENS]] = (

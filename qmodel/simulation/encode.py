@@ -14,6 +14,7 @@ from qmodel._kernels import policies as kp
 from qmodel._kernels import sim_state as ks
 from qmodel.errors import InputError
 from qmodel.laws import Calibration
+from qmodel.policies.arrays import policy_arrays
 from qmodel.policies.state import KernelSpec
 from qmodel.scenario import SLO, Cluster, Requests
 
@@ -23,20 +24,7 @@ FloatArray = npt.NDArray[np.float64]
 
 HISTOGRAM_LOG0, HISTOGRAM_STEP, HISTOGRAM_BINS = float(np.log(1e-5)), 0.001, 18_500  # up to 1e3 s in steps of 0.1 %
 
-_KINDS = {
-    "none": kp.NONE,
-    "static": kp.STATIC,
-    "kairos": kp.KAIROS,
-    "earliest": kp.EARLIEST,
-    "thresholds": kp.THRESHOLDS,
-    "late": kp.LATE,
-    "colocated": kp.COLOCATED,
-    "external": kp.EXTERNAL,
-}
-_ORDERS = {"fcfs": kp.FCFS, "spf": kp.SPF, "aged": kp.AGED}
 _SHARING = {"fcfs": 0, "fair": 1, "none": 2}
-_DECODE_CHOICES = {"prefilled": 0, "arrival": 1, "arrival_sent": 2, "arrival_landed": 3}
-_WAITS = {"steps": 0, "exact": 1, "short": 2}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -125,34 +113,6 @@ def _laws(scene: Scene, size: int) -> tuple[FloatArray, FloatArray, FloatArray]:
     return coef, base, work
 
 
-def _policy(spec: KernelSpec) -> tuple[Any, ...]:
-    PK, PF = np.zeros(kp.POLICY_INTS, np.int64), np.zeros(kp.POLICY_FLOATS)
-    PK[kp.K_KIND], PK[kp.K_ORDER], PK[kp.K_WAIT] = _KINDS[spec.kind], _ORDERS[spec.order], _WAITS[spec.wait]
-    PK[kp.K_HOST_BUDGET] = spec.host_budget
-    PK[kp.K_ROUTE_REQUESTS], PK[kp.K_DECODE_EARLY] = spec.route_by_requests, _DECODE_CHOICES[spec.decode_choice]
-    PK[kp.K_SCATTER] = spec.tie_seed
-    PK[kp.K_COMMIT] = spec.count_until == "last_batch_starts"
-    PK[kp.K_STATIC] = kp.STATIC_INCLUSIVE if spec.static_inclusive else 0
-    PF[kp.P_LIMIT], PF[kp.P_ALPHA], PF[kp.P_BETA], PF[kp.P_AGEING] = (
-        spec.limit_s, spec.alpha, spec.beta, spec.ageing_per_s,
-    )  # fmt: skip
-    PF[kp.P_TOKENS], PF[kp.P_RATIO], PF[kp.P_PROMPT_TOKENS] = (
-        spec.static_tokens, spec.static_ratio, spec.static_prompt_tokens,
-    )  # fmt: skip
-    PF[kp.P_PREFILL_BUSY], PF[kp.P_DECODE_BUSY] = spec.static_prefill_busy, spec.static_decode_busy
-    chunks = np.array(sorted(spec.chunks, reverse=True), np.int64)
-    rule = spec.rule
-    if rule is None:
-        zero = np.zeros(1)
-        return PK, PF, chunks, zero, zero, zero, np.zeros((2, 1)), np.zeros((2, 1, 1, 1))
-    PF[kp.P_PRICE_PREFILL], PF[kp.P_PRICE_DECODE] = rule.price_prefill_per_s, rule.price_decode_per_s
-    PF[kp.P_HARM], PK[kp.K_ROOM] = rule.harm_weight, rule.max_waiting_tokens
-    grids = [np.ascontiguousarray(g, dtype=float) for g in (rule.lengths, rule.batches, rule.contexts)]
-    curves = np.ascontiguousarray([rule.work_s, rule.transfer_s], dtype=float)
-    tables = np.ascontiguousarray([rule.host_s, rule.harm_s], dtype=float)
-    return PK, PF, chunks, *grids, curves, tables
-
-
 def arrays_of(scene: Scene, requests: Requests, slos: Sequence[SLO], spec: KernelSpec, warm_from: int) -> Arrays:
     """Return the kernel's arguments for requests that `checks.check` has accepted."""
     cluster, n, k, d = scene.cluster, len(requests), len(scene.prefill), len(scene.decode)
@@ -195,7 +155,7 @@ def arrays_of(scene: Scene, requests: Requests, slos: Sequence[SLO], spec: Kerne
     XI[ks.X_LAYERS] = cluster.calibration.layers if cluster.pipelined_transfer else 0
     XF[:] = cluster.transfer_fixed_s, cluster.calibration.kv_bytes_per_token, HISTOGRAM_LOG0, HISTOGRAM_STEP
     slots = np.zeros((d, cluster.max_num_seqs, 4), np.int64)
-    policy = _policy(spec)
+    policy = policy_arrays(spec)
     return Arrays._make((
         np.zeros(1), np.zeros(ks.LOOP_INTS, np.int64), R, F, UF, UI, lists, np.full(size, np.inf), winners,
         np.zeros(units, np.int64), slots, np.zeros((d, cluster.max_num_seqs)),

@@ -44,8 +44,10 @@ class DecodePool:
         Steps the pool makes per second at its cap, summed over residents [1/s].
     mean_steps : float
         Mean decode steps of a request.
-    utilisation : float
+    load : float
         Needed steps per second over that capacity.
+    busy_share : float
+        Share of time in which an instance makes steps.
     """
 
     instances: int
@@ -59,7 +61,8 @@ class DecodePool:
     context_s: float
     completions_per_s: float
     mean_steps: float
-    utilisation: float
+    load: float
+    busy_share: float
 
     def first_token(
         self, prompt_tokens: FloatArray, uniform: FloatArray, phase: FloatArray
@@ -190,7 +193,8 @@ def decode_pool(
         context_s=per_context,
         completions_per_s=float(pool_rate[-1]),
         mean_steps=E,
-        utilisation=asked / limit,
+        load=asked / limit,
+        busy_share=float(pi[1:] @ np.minimum(np.arange(1, len(pi)), d)) / d,
     )
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from qmodel.errors import InputError
+from qmodel.policies import as_policy
+from qmodel.policies.state import KernelSpec
 from qmodel.scenario import SLO, Cluster, Workload
 from qmodel.system.prediction import Prediction
 
@@ -12,14 +14,15 @@ __all__ = ["Fidelity", "Method", "predict"]
 
 Method = Literal["auto", "stationary", "trace", "windows"]
 Fidelity = Literal["fast", "balanced", "exact"]
-_PATH_LENGTH = {"fast": 4_096, "balanced": 8_192, "exact": 131_072}
+_METHODS = ("auto", "stationary", "trace", "windows")
+_FIDELITIES = ("fast", "balanced", "exact")
 
 
 def predict(
     cluster: Cluster,
     workload: Workload,
     slo: SLO,
-    policy: object | None = None,
+    policy: Any = None,
     method: Method = "auto",
     *,
     fidelity: Fidelity = "balanced",
@@ -34,10 +37,12 @@ def predict(
         Where requests come from; Poisson streams are predicted in steady state, others over their span.
     slo : SLO
         Limits that attainment refers to.
-    policy : object, optional
-        A policy or a plan; None never deflects.
+    policy : policy, plan or None
+        Who prefills where; None never deflects.
     method : {"auto", "stationary", "trace", "windows"}
-        "auto" takes the steady state for Poisson streams and the recursion over requests otherwise.
+        "stationary" is the steady state under Poisson arrivals; "trace" the recursion over the workload's own
+        requests; "windows" the same over requests redrawn from sums per window. "auto" takes the first for Poisson
+        streams and the second otherwise.
     fidelity : {"fast", "balanced", "exact"}
         How long the paths are that the numbers rest on.
 
@@ -52,16 +57,42 @@ def predict(
         When the method or policy is not covered.
     UnstableError
         When a steady state is asked for and a pool is overloaded.
+
+    Examples
+    --------
+    >>> from qmodel.io.calibrations import load_calibration
+    >>> cluster = Cluster.parse("2P2D", load_calibration("deepseek-v2-lite"))
+    >>> workload = Workload.poisson(10.0, prompt_tokens=1000, output_tokens=200)
+    >>> prediction = predict(cluster, workload, SLO(ttft_s=1.0, tbt_s=0.060))
+    >>> 0.05 < prediction.ttft_s(0.95) < 0.5
+    True
     """
-    if fidelity not in _PATH_LENGTH:
-        raise InputError("fidelity", repr(fidelity), f"one of {', '.join(_PATH_LENGTH)}")
-    if method not in ("auto", "stationary", "trace", "windows"):
-        raise InputError("method of predict", repr(method), "one of auto, stationary, trace, windows")
-    if policy is not None and type(policy).__name__ != "Disaggregated":
-        raise InputError("policy of predict", type(policy).__name__, "None or Disaggregated", "simulate it instead")
+    if fidelity not in _FIDELITIES:
+        raise InputError("fidelity", repr(fidelity), f"one of {', '.join(_FIDELITIES)}")
+    if method not in _METHODS:
+        raise InputError("method of predict", repr(method), f"one of {', '.join(_METHODS)}")
+    spec = _spec_of(policy)
     chosen = method if method != "auto" else ("stationary" if workload.kind == "poisson" else "trace")
     if chosen == "stationary":
-        from qmodel.system.stationary import predict_stationary
+        from qmodel.system.stationary import predict_stationary, predict_stationary_with_policy
 
-        return predict_stationary(cluster, workload, slo, _PATH_LENGTH[fidelity])
-    raise InputError("method of predict", chosen, "stationary", "simulate it instead")
+        if spec.kind == "none" and not spec.route_by_requests:
+            return predict_stationary(cluster, workload, slo, fidelity)
+        return predict_stationary_with_policy(cluster, workload, slo, spec, fidelity)
+    from qmodel.system.trace import predict_trace, predict_windows
+
+    if chosen == "windows":
+        return predict_windows(cluster, workload, slo, spec, fidelity)
+    return predict_trace(cluster, workload, slo, spec)
+
+
+def _spec_of(policy: Any) -> KernelSpec:
+    chosen = as_policy(policy)
+    if not hasattr(chosen, "kernel_spec"):
+        raise InputError(
+            "policy of predict", type(chosen).__name__, "a built-in policy or a plan", "simulate it instead"
+        )
+    spec = chosen.kernel_spec()
+    if not isinstance(spec, KernelSpec):
+        raise InputError("kernel_spec() of the policy", type(spec).__name__, "a KernelSpec")
+    return spec

@@ -17,8 +17,7 @@ __all__ = ["PARTS", "Prediction"]
 
 FloatArray = npt.NDArray[np.float64]
 PARTS = ("queue", "prefill", "transfer", "admission", "first_step")
-_NEAR = 0.025
-_FEWEST_NEAR = 50
+_FEWEST_NEAR = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -41,8 +40,8 @@ class Prediction:
         Probability that its TBTs meet the SLO.
     tbt_grid_s, tbt_cdf : ndarray, shape (m,)
         Law of the time between tokens, by token [s].
-    worst_tbt_s : ndarray, shape (n,)
-        Longest time between two tokens of each request [s]; NaN-free, 0 for requests without any.
+    mean_tbt_s : ndarray, shape (n,)
+        Mean time between the tokens of each request [s]; NaN for requests without any.
     utilisation : Mapping
         Busy share of the pools: ``prefill`` and ``decode``.
     error_estimate : Mapping
@@ -59,7 +58,7 @@ class Prediction:
     tbt_met: FloatArray
     tbt_grid_s: FloatArray
     tbt_cdf: FloatArray
-    worst_tbt_s: FloatArray
+    mean_tbt_s: FloatArray
     utilisation: Mapping[str, float]
     error_estimate: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -86,50 +85,59 @@ class Prediction:
         found = np.quantile(self.parts_s.sum(axis=0), levels)
         return float(found) if np.ndim(q) == 0 else found
 
-    def tbt_s(self, q: npt.ArrayLike, by: Literal["token", "request"] = "token") -> Any:
+    def tbt_s(self, q: npt.ArrayLike, weight: Literal["token", "request"] = "token") -> Any:
         """Return the q-quantile of the time between tokens [s].
 
         Parameters
         ----------
         q : float or array_like
             In (0, 1).
-        by : {"token", "request"}
-            Law over all tokens, or over requests of the longest of each.
+        weight : {"token", "request"}
+            Law over all tokens, or over requests of the mean of each.
 
         Returns
         -------
         float or ndarray
             Time between tokens [s].
+
+        Raises
+        ------
+        InputError
+            When q is outside (0, 1), or no request makes a second token.
         """
         levels = _levels(q)
-        if by == "request":
-            found = np.quantile(self.worst_tbt_s, levels)
+        if weight == "request":
+            means = self.mean_tbt_s[np.isfinite(self.mean_tbt_s)]
+            if not len(means):
+                raise InputError("requests with time between tokens", 0, ">= 1", "give longer outputs")
+            found = np.quantile(means, levels)
         else:
             found = np.interp(levels, self.tbt_cdf, self.tbt_grid_s)
         return float(found) if np.ndim(q) == 0 else found
 
     def breakdown(self, q: float | None = None) -> dict[str, float]:
-        """Return the mean parts of TTFT [s], among all requests or among those near its q-quantile.
+        """Return where TTFT goes [s]: queue, prefill, transfer, admission, first_step.
 
         Parameters
         ----------
         q : float, optional
-            In (0, 1). Requests within 2.5 % of ranks of it count, at least 50.
+            Means over the 1 % of requests (at least 20) around the q-quantile of TTFT, scaled to add up to it;
+            without it plain means.
 
         Returns
         -------
         dict
-            ``queue``, ``prefill``, ``transfer``, ``admission`` and ``first_step`` [s].
+            The parts [s].
         """
-        n = self.parts_s.shape[1]
-        chosen: Any = slice(None)
-        if q is not None:
-            level = float(_levels(q))
-            reach = max(min(_NEAR, 1.0 - level, level), _FEWEST_NEAR / n)
-            low = max(0, min(n - 1, int(n * (level - reach))))
-            high = min(n, max(low + 1, int(np.ceil(n * (level + reach)))))
-            chosen = np.argsort(self.parts_s.sum(axis=0), kind="stable")[low:high]
-        means = self.parts_s[:, chosen].mean(axis=1)
+        if q is None:
+            return dict(zip(PARTS, map(float, self.parts_s.mean(axis=1)), strict=True))
+        total = self.parts_s.sum(axis=0)
+        n = len(total)
+        half = max(_FEWEST_NEAR // 2, n // 200)
+        centre = round(float(_levels(q)) * (n - 1))
+        near = np.argsort(total, kind="stable")[max(0, centre - half) : centre + half + 1]
+        means = self.parts_s[:, near].mean(axis=1)
+        means *= float(self.ttft_s(q)) / max(float(means.sum()), 1e-300)
         return dict(zip(PARTS, map(float, means), strict=True))
 
     @property

@@ -20,7 +20,7 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 WARMUP = 0.1
 _LOG0, _STEP, _BINS = float(np.log(1e-4)), 0.002, 7_000  # steps of 0.2 % from 0.1 ms to 120 s
-_GOLDEN = 0.6180339887498949
+_NO_CONTENTION = 2  # links: 0 books transfers one after the other, also in place of fair shares
 _HALF_STEP = 0.5  # a fluid batch slower than the limit for less than half a step may have met it
 
 
@@ -56,7 +56,7 @@ class Trajectory:
 
 @lru_cache(maxsize=1)
 def _tbt_grid() -> FloatArray:
-    return np.exp(_LOG0 + _STEP * np.arange(_BINS + 1))
+    return np.asarray(np.exp(_LOG0 + _STEP * np.arange(_BINS + 1)))
 
 
 def run_recursion(cluster: Cluster, requests: Requests, slo: SLO, spec: KernelSpec) -> Trajectory:
@@ -101,13 +101,13 @@ def run_recursion(cluster: Cluster, requests: Requests, slo: SLO, spec: KernelSp
     capacity = np.array([float(c.kv_capacity_tokens) for c in cluster.decode_calibrations])
     warm = int(WARMUP * n)
     layers = cluster.calibration.layers if cluster.pipelined_transfer else 0
-    settings = np.array([k, d, laws.budget, cluster.max_num_seqs, warm, layers], np.int64)
+    sharing = _NO_CONTENTION if cluster.link_sharing == "none" else 0
+    settings = np.array([k, d, laws.budget, cluster.max_num_seqs, warm, layers, sharing], np.int64)
     numbers = np.array(
         [cluster.transfer_fixed_s, cluster.calibration.kv_bytes_per_token, slo.ttft_s, slo.tbt_s, _LOG0, _STEP]
     )
-    phase = (np.arange(n) * _GOLDEN) % 1.0
     F, deflected, hist, busy = kernels.two_pools(
-        requests.arrival_s, requests.prompt_tokens, requests.output_tokens, requests.cached_tokens, phase,
+        requests.arrival_s, requests.prompt_tokens, requests.output_tokens, requests.cached_tokens,
         *policy_arrays(spec), laws.coef, laws.base, laws.work, rates, capacity,
         np.array([[slo.ttft_s, slo.tbt_s]]), settings, numbers, _BINS,
     )  # fmt: skip
@@ -130,7 +130,9 @@ def _trajectory(
     moved, output = deflected[warm:], requests.output_tokens[warm:]
     start, finish, landed = times[kernels.START], times[kernels.FINISH], times[kernels.LANDED]
     admitted, first = times[kernels.ADMITTED], times[kernels.FIRST]
-    parts = np.stack([start - times[kernels.ARRIVAL], finish - start, landed - finish, admitted - landed, first - admitted])
+    parts = np.stack(
+        [start - times[kernels.ARRIVAL], finish - start, landed - finish, admitted - landed, first - admitted]
+    )
     at_prefill = cluster.first_token == "prefill"
     if at_prefill:
         parts[2:] = 0.0

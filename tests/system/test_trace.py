@@ -1,0 +1,90 @@
+"""Predictions over a span against the simulator, with and without deflection."""
+
+import numpy as np
+import pytest
+
+from qmodel.errors import InputError
+from qmodel.policies import Colocated, Disaggregated, EarliestCompletion, Kairos, StaticLength
+from qmodel.scenario import SLO, Cluster, Requests, Workload
+from qmodel.simulation import simulate
+from qmodel.system import predict
+
+SLOS = SLO(ttft_s=1.0, tbt_s=0.060)
+
+
+@pytest.fixture(scope="module")
+def drifting(chat_lengths) -> Workload:
+    """Five minutes whose rate swings between half and one and a half times its mean."""
+    rng = np.random.default_rng(4)
+    even = np.sort(rng.random(6000))
+    grid = np.linspace(0, 1, 2001)
+    intensity = np.cumsum(1 + 0.5 * np.sin(6 * np.pi * grid))
+    arrival = 300 * np.interp(even, intensity / intensity[-1], grid)
+    prompt = rng.choice(chat_lengths[0], 6000, p=chat_lengths[1])
+    output = 1 + rng.geometric(1 / 150, 6000)
+    return Workload.from_requests(Requests.from_arrays(np.sort(arrival), prompt, output))
+
+
+@pytest.mark.parametrize("policy", [Disaggregated(), Kairos(), EarliestCompletion(), StaticLength(512)])
+@pytest.mark.parametrize("load", [0.7, 1.1])
+def test_trace_predictions_match_the_simulator(calibration, drifting, policy, load):
+    cluster = Cluster.parse("2P2D", calibration)
+    workload = drifting.at_load(load, cluster)
+    predicted = predict(cluster, workload, SLOS, policy)
+    simulated = simulate(cluster, workload, SLOS, policy, seed=0)
+    for q in (0.5, 0.95, 0.99):
+        assert predicted.ttft_s(q) == pytest.approx(simulated.ttft_s(q), rel=0.08)
+    assert predicted.tbt_s(0.99) == pytest.approx(simulated.tbt_s(0.99), rel=0.05)
+    assert predicted.tbt_s(0.5, "request") == pytest.approx(simulated.tbt_s(0.5, "request"), rel=0.05)
+    assert predicted.slo_attainment == pytest.approx(simulated.slo_attainment, abs=0.03)
+    assert predicted.deflected_share == pytest.approx(simulated.deflected_share, abs=0.03)
+    for pool in ("prefill", "decode"):
+        assert predicted.utilisation[pool] == pytest.approx(simulated.utilisation[pool], abs=0.02)
+    for part, value in simulated.breakdown().items():
+        assert predicted.breakdown()[part] == pytest.approx(value, rel=0.1, abs=0.004)
+
+
+def test_a_lone_request_takes_its_zero_load_time_on_either_path(calibration):
+    cluster = Cluster.parse("1P1D", calibration)
+    lone = Workload.from_requests(Requests.from_arrays([0.0, 100.0], [3000, 3000], [5, 5]))
+    assert predict(cluster, lone, SLOS).ttft_s(0.5) == pytest.approx(cluster.zero_load_ttft_s(3000), rel=1e-9)
+    hosted = predict(cluster, lone, SLO(ttft_s=9.0, tbt_s=9.0), StaticLength(4000))
+    chunks = [(2048, 0), (952, 2048)]
+    expected = sum(calibration.decode_step_s(0.0, 0.0, chunk, done) for chunk, done in chunks)
+    assert hosted.deflected_share == 1
+    assert hosted.ttft_s(0.5) == pytest.approx(expected, rel=1e-9)
+
+
+def test_tbt_attainment_matches_the_simulator_when_batches_are_too_large(calibration, drifting):
+    cluster = Cluster.parse("1P1D", calibration)
+    workload = drifting.at_load(0.9, cluster)
+    limits = SLO(ttft_s=5.0, tbt_s=0.021)
+    predicted, simulated = predict(cluster, workload, limits), simulate(cluster, workload, limits, seed=0)
+    assert 0.05 < simulated.tbt_attainment < 0.95
+    assert predicted.tbt_attainment == pytest.approx(simulated.tbt_attainment, abs=0.03)
+
+
+def test_windows_see_only_sums_and_stay_near(calibration, drifting):
+    cluster = Cluster.parse("2P2D", calibration)
+    workload = drifting.at_load(0.8, cluster)
+    coarse = predict(cluster, workload, SLOS, method="windows")
+    exact = predict(cluster, workload, SLOS)
+    assert coarse.ttft_s(0.95) == pytest.approx(exact.ttft_s(0.95), rel=0.3)
+    assert coarse.error_estimate["ttft_p95"] > exact.error_estimate["ttft_p95"]
+
+
+def test_poisson_with_a_policy_matches_the_simulator(calibration, chat_lengths):
+    cluster = Cluster.parse("2P2D", calibration)
+    workload = Workload.poisson(1.0, chat_lengths, 150).at_load(1.1, cluster)
+    predicted = predict(cluster, workload, SLOS, Kairos())
+    runs = [simulate(cluster, workload, SLOS, Kairos(), seed=seed, requests=60_000) for seed in range(6)]
+    assert predicted.ttft_s(0.95) == pytest.approx(np.mean([run.ttft_s(0.95) for run in runs]), rel=0.1)
+    assert predicted.deflected_share == pytest.approx(np.mean([run.deflected_share for run in runs]), abs=0.03)
+
+
+def test_what_is_not_covered_is_refused(calibration, drifting):
+    cluster = Cluster.parse("1P1D", calibration)
+    with pytest.raises(InputError, match="policy of predict"):
+        predict(cluster, drifting, SLOS, Colocated())
+    with pytest.raises(InputError, match="policy"):
+        predict(cluster, drifting, SLOS, policy=3)
