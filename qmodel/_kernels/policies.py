@@ -28,9 +28,9 @@ AT_PREFILLED, AT_ARRIVAL, AT_ARRIVAL_COUNT_SENT, AT_ARRIVAL_COUNT_LANDED = range
 # Float parameters of a policy.
 (
     P_PRICE_PREFILL, P_PRICE_DECODE, P_HARM, P_LIMIT, P_ALPHA, P_BETA, P_AGEING, P_TOKENS, P_RATIO, P_PROMPT_TOKENS,
-    P_PREFILL_BUSY, P_DECODE_BUSY,
-) = range(12)  # fmt: skip
-POLICY_FLOATS = 12
+    P_PREFILL_BUSY, P_DECODE_BUSY, P_RELIEF,
+) = range(13)  # fmt: skip
+POLICY_FLOATS = 13
 
 # Columns of what a router sees of a unit; the first of a prefill, then of a decode instance.
 OB_WORK, OB_TOKENS, OB_REQUESTS, OB_LINK = range(4)
@@ -295,8 +295,8 @@ def decide_static(r, k, d, R, seen, PK, PF, chunks, slo, EC, EB, budget):
 def late_pull(t, u, k, R, F, UF, seen, lists, PF, lengths, batches, contexts, curves, tables, scratch):
     """Return (request, host time) that decode instance u pulls from the shared queue, or (-1, 0).
 
-    gain = expected wait + s + x - v - h - harm;  value = (gain + relief)/h,  relief = (requests behind)*s/k,
-    over the queue in its order; the expected wait is the work ahead shared by the k prefill instances.
+    gain = expected wait + s + x - v - h - harm;  value = (gain + relief)/h,  relief = (requests behind)*s/k;
+    pulled only where gain + relief_weight*relief > 0, over the queue in its order; the expected wait is the work ahead shared by the k prefill instances.
     """
     ahead = 0.0
     for i in range(k):
@@ -316,8 +316,9 @@ def late_pull(t, u, k, R, F, UF, seen, lists, PF, lengths, batches, contexts, cu
         gain = ahead / k + s + x - v - h
         if PF[P_HARM] > 0.0:
             gain -= PF[P_HARM] * max(0.0, at(harm, i, f))
-        if gain > 0.0:
-            value = (gain + behind * s / k) / h
+        relief = behind * s / k
+        if gain + PF[P_RELIEF] * relief > 0.0:
+            value = (gain + relief) / h
             if value > best_value:
                 best, best_value, best_host = r, value, h
         ahead += s

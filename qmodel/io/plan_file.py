@@ -109,6 +109,7 @@ class _Rule(_Strict):
     harm_weight: NotNegative
     max_waiting_tokens: Annotated[int, Field(ge=0)]
     ageing_per_s: NotNegative
+    relief_weight: NotNegative
 
 
 class _ThresholdTable(_Strict):

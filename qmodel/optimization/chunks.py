@@ -13,8 +13,9 @@ __all__ = ["CHUNKS", "NO_SCHEDULE_S", "Schedule", "chunk_schedule", "safe_chunks
 
 FloatArray = npt.NDArray[np.float64]
 
-# Candidate chunk sizes of the paper's evaluation [tokens], largest first.
-CHUNKS = (2048, 1024, 512, 256, 128)
+# Candidate chunk sizes [tokens], largest first. The paper's powers of two leave up to half of a step's room unused:
+# multiples of 128 lower P95 TTFT by up to a fifth in congested panels (docs/decisions/0051).
+CHUNKS = tuple(range(2048, 0, -128))
 # Host time where some step has no TBT-safe chunk [s]: so long that no price makes deflection worth it, yet finite.
 NO_SCHEDULE_S = 1e6
 

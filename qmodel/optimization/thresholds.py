@@ -27,8 +27,10 @@ FloatArray = npt.NDArray[np.float64]
 _LENGTHS = 40
 _BATCHES = (0, 1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 _CONTEXTS = 12
-# Most deflected prompt tokens that wait at a decode instance under late binding (prototype's value).
-MAX_WAITING_TOKENS = 2000
+# Late binding: most deflected prompt tokens that wait at a decode instance, and the weight of the relief of those
+# behind in whether to pull; both from the panels (docs/decisions/0051).
+MAX_WAITING_TOKENS = 1000
+RELIEF_WEIGHT = 1.0
 AGEING_PER_S = 0.1
 
 
@@ -225,6 +227,7 @@ def threshold_rule(
         tbt_limit_s=slo.tbt_s,
         max_waiting_tokens=MAX_WAITING_TOKENS,
         ageing_per_s=AGEING_PER_S,
+        relief_weight=RELIEF_WEIGHT,
         lengths=lengths,
         batches=batches,
         contexts=contexts,

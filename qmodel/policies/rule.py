@@ -58,6 +58,8 @@ class ThresholdRule:
         Host time of a prompt's whole chunk schedule [s]; a large finite number where no chunk is TBT-safe.
     harm_s : ndarray, shape (n_L, n_B, n_K)
         Delay of the residents by that schedule, summed over them [s].
+    relief_weight : float
+        Late binding: how much the time that a pull saves those behind it counts in whether to pull; 0 or more.
     """
 
     binding: Binding
@@ -77,9 +79,10 @@ class ThresholdRule:
     transfer_s: FloatArray
     host_s: FloatArray
     harm_s: FloatArray
+    relief_weight: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("price_prefill_per_s", "price_decode_per_s", "harm_weight", "ageing_per_s"):
+        for name in ("price_prefill_per_s", "price_decode_per_s", "harm_weight", "ageing_per_s", "relief_weight"):
             value = getattr(self, name)
             if not (np.isfinite(value) and value >= 0):
                 raise InputError(f"threshold rule {name}", value, "finite and >= 0", "derive the plan again")

@@ -89,7 +89,7 @@ class LateThresholds:
 
     A free prefill instance fills its step from the head of the queue. A decode instance with less than
     `max_waiting_tokens` deflected prompt tokens takes, at each arrival, end of a prefill step and end of a hosting
-    step, the waiting prompt with the best value, if its gain is positive:
+    step, the waiting prompt with the best value, if its gain (with the rule's weight of the relief) is positive:
 
         gain = expected wait + s + x - v - h - harm,   value = (gain + (requests behind)*s/k)/h
 
