@@ -1,0 +1,464 @@
+"""Decide deflections from a plan file with the standard library only: copy this file into a router.
+
+    plan = load_plan("plan.json")
+    decision = plan.decide(prompt_tokens, cached_tokens, prefill_backlog_s, decode_states)
+    if decision.deflect: ...send to decode instance decision.instance
+
+Whatever it is given, `decide` and `pull` return: on stale, impossible or missing signals the answer is "do not
+deflect". A rule is immutable and replaced whole, so threads need no lock to decide; see `WatchedPlan` for plans that
+are reloaded when their file changes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import threading
+import time
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+__all__ = ["Decision", "DecodeState", "PlanError", "RuntimePlan", "Waiting", "WatchedPlan", "load_plan"]
+
+SCHEMA_VERSION = 1
+# Limits that no honest signal passes; beyond them the answer is the default.
+MAX_TOKENS = 100_000_000
+MAX_SECONDS = 1e6
+MAX_INSTANCES = 4096
+MAX_WAITING = 100_000
+MAX_BYTES = 64 * 1024 * 1024
+# A host time from here on means that some step has no TBT-safe chunk.
+NO_SCHEDULE_S = 5e5
+_INF = math.inf
+
+
+class PlanError(ValueError):
+    """The file is no plan that this version can apply; the message says why."""
+
+
+class DecodeState(NamedTuple):
+    """What a router knows of one decode instance.
+
+    Parameters
+    ----------
+    batch : float
+        Resident requests.
+    context_tokens : float
+        Their context [tokens].
+    deflected_work_s : float
+        Deflected prefill work that waits there, the running one included [s].
+    age_s : float
+        Age of this observation [s].
+    waiting_tokens : float
+        Deflected prompt tokens that wait there [tokens]; late binding only.
+    """
+
+    batch: float
+    context_tokens: float
+    deflected_work_s: float = 0.0
+    age_s: float = 0.0
+    waiting_tokens: float = 0.0
+
+
+class Decision(NamedTuple):
+    """The answer for one request.
+
+    Parameters
+    ----------
+    deflect : bool
+        Whether its prefill runs on a decode instance.
+    instance : int
+        That decode instance, by its place in the list; -1 when not deflected.
+    host_s : float
+        Time its chunk schedule takes there [s]: what to add to that instance's deflected work; 0 when not deflected.
+    reason : str
+        ``threshold``, ``below threshold``, ``no safe instance`` or ``bad signal``.
+    """
+
+    deflect: bool
+    instance: int
+    host_s: float
+    reason: str
+
+
+class Waiting(NamedTuple):
+    """A request in the shared queue, for late binding; listed in the plan's order, head first.
+
+    Parameters
+    ----------
+    prompt_tokens, cached_tokens : int
+        Prompt and cached prefix [tokens].
+    """
+
+    prompt_tokens: int
+    cached_tokens: int = 0
+
+
+_KEEP = Decision(False, -1, 0.0, "below threshold")
+_UNSAFE = Decision(False, -1, 0.0, "no safe instance")
+_BAD = Decision(False, -1, 0.0, "bad signal")
+
+
+class RuntimePlan:
+    """A plan, ready to decide; immutable.
+
+    Parameters
+    ----------
+    data : dict
+        The plan file's content.
+    max_age_s : float
+        Oldest observation of a decode instance that is used [s].
+
+    Raises
+    ------
+    PlanError
+        When the content is not a usable plan.
+    """
+
+    __slots__ = (
+        "_batches",
+        "_contexts",
+        "_harm",
+        "_host",
+        "_lengths",
+        "_moved",
+        "_room",
+        "_work",
+        "harm_weight",
+        "late",
+        "max_age_s",
+        "order",
+        "prefill_instances",
+        "price_decode_per_s",
+        "price_prefill_per_s",
+        "relief_weight",
+        "version",
+    )  # fmt: skip
+
+    def __init__(self, data: Any, max_age_s: float = 5.0) -> None:
+        try:
+            self._read(data)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, RecursionError) as bad:
+            if isinstance(bad, PlanError):
+                raise
+            raise PlanError(f"not a usable plan: {type(bad).__name__}: {str(bad)[:120]}") from None
+        self.max_age_s = max_age_s
+
+    def _read(self, data: Any) -> None:
+        if not isinstance(data, dict):
+            raise PlanError("a plan is a JSON object")
+        version = data["schema_version"]
+        if type(version) is not int or not 1 <= version <= SCHEMA_VERSION:
+            raise PlanError(f"schema version {version!r} is not one of 1..{SCHEMA_VERSION}")
+        self.version = str(data["qmodel_version"])
+        tables, at_dispatch, late = data["tables"], data["dispatch_rule"], data["late_rule"]
+        self.late = late is not None
+        rule = late if self.late else at_dispatch
+        self.order = str(rule["order"])
+        self.price_prefill_per_s = _finite(at_dispatch["price_prefill_per_s"], "price_prefill_per_s")
+        self.price_decode_per_s = _finite(at_dispatch["price_decode_per_s"], "price_decode_per_s")
+        self.harm_weight = _finite(at_dispatch["harm_weight"], "harm_weight")
+        self.relief_weight = _finite(rule.get("relief_weight", 0.0), "relief_weight")
+        self._room = _finite(rule["max_waiting_tokens"], "max_waiting_tokens")
+        self.prefill_instances = max(1, int(_finite(data["inputs"]["cluster"]["prefill"], "prefill")))
+        self._lengths, self._batches, self._contexts = (_grid(tables, n) for n in ("lengths", "batches", "contexts"))
+        n = len(self._lengths)
+        self._work, self._moved = (_column(tables, name, n) for name in ("work_s", "transfer_s"))
+        shape = n, len(self._batches), len(self._contexts)
+        self._host, self._harm = (_cube(tables, name, shape) for name in ("host_s", "harm_s"))
+
+    def decide(
+        self,
+        prompt_tokens: float,
+        cached_tokens: float,
+        prefill_backlog_s: float,
+        decode_states: Sequence[Any],
+    ) -> Decision:
+        """Return where a request's prefill runs, decided when it arrives.
+
+        Deflect iff w + s + g_P*((w + s)^2 - w^2) + x > v + h + g_D*((v + h)^2 - v^2) + harm at the cheapest decode
+        instance.
+
+        Parameters
+        ----------
+        prompt_tokens, cached_tokens : float
+            Prompt and cached prefix [tokens].
+        prefill_backlog_s : float
+            Work ahead at the least loaded prefill instance [s].
+        decode_states : sequence of DecodeState
+            One per decode instance; plain tuples in the same order of fields are accepted.
+
+        Returns
+        -------
+        Decision
+            Never deflects on signals that are stale or impossible.
+        """
+        try:
+            need = prompt_tokens - cached_tokens
+            if not (cached_tokens >= 0 and 0 < need <= MAX_TOKENS and 0.0 <= prefill_backlog_s <= MAX_SECONDS):
+                return _BAD
+            lengths = self._lengths
+            i = bisect_right(lengths, need) - 1
+            last = len(lengths) - 2
+            i = 0 if i < 0 else last if i > last else i
+            f = (need - lengths[i]) / (lengths[i + 1] - lengths[i])
+            work, moved = self._work, self._moved
+            s = work[i] + f * (work[i + 1] - work[i])
+            x = moved[i] + f * (moved[i + 1] - moved[i])
+            w, gp, gd = prefill_backlog_s, self.price_prefill_per_s, self.price_decode_per_s
+            keep = w + s + gp * s * (2.0 * w + s) + x
+            best, cheapest, own, usable = -1, _INF, 0.0, False
+            if len(decode_states) > MAX_INSTANCES:
+                return _BAD
+            harm_weight, host_at = self.harm_weight, self._at
+            for j, state in enumerate(decode_states):
+                batch, context, v = state[0], state[1], state[2]
+                if not (0.0 <= batch <= MAX_TOKENS and 0.0 <= context <= MAX_SECONDS * 1e6 and 0.0 <= v <= MAX_SECONDS):
+                    continue
+                if len(state) > 3 and not 0.0 <= state[3] <= self.max_age_s:
+                    continue
+                usable = True
+                if v >= cheapest:
+                    continue
+                h = host_at(self._host, i, f, batch, context)
+                cost = v + h + gd * h * (2.0 * v + h)
+                if harm_weight > 0.0:
+                    cost += harm_weight * host_at(self._harm, i, f, batch, context)
+                if cost < cheapest and h < NO_SCHEDULE_S:
+                    best, cheapest, own = j, cost, h
+            if best < 0:
+                return _UNSAFE if usable else _BAD
+            return Decision(True, best, own, "threshold") if keep > cheapest else _KEEP
+        except (TypeError, ValueError, IndexError, OverflowError, AttributeError, KeyError, ArithmeticError):
+            return _BAD
+
+    def _at(self, table: list[list[list[float]]], i: int, f: float, batch: float, context: float) -> float:
+        """Return a table at a length's bracket, batch and context held to the grid."""
+        batches, contexts = self._batches, self._contexts
+        b = bisect_right(batches, batch) - 1
+        if b > len(batches) - 2:
+            b = len(batches) - 2
+        g = (batch - batches[b]) / (batches[b + 1] - batches[b])
+        g = 1.0 if g > 1.0 else g
+        c = bisect_right(contexts, context) - 1
+        if c > len(contexts) - 2:
+            c = len(contexts) - 2
+        k = (context - contexts[c]) / (contexts[c + 1] - contexts[c])
+        k = 1.0 if k > 1.0 else k
+        row, nxt = table[i], table[i + 1]
+        r0, r1 = row[b], row[b + 1]
+        low, high = r0[c] + g * (r1[c] - r0[c]), r0[c + 1] + g * (r1[c + 1] - r0[c + 1])
+        first = low + k * (high - low)
+        r0, r1 = nxt[b], nxt[b + 1]
+        low, high = r0[c] + g * (r1[c] - r0[c]), r0[c + 1] + g * (r1[c + 1] - r0[c + 1])
+        value = first + f * (low + k * (high - low) - first)
+        return value if value > 0.0 else 0.0
+
+    def _curve(self, table: list[float], need: float) -> tuple[float, int, float]:
+        lengths = self._lengths
+        i = min(max(bisect_right(lengths, need) - 1, 0), len(lengths) - 2)
+        f = (need - lengths[i]) / (lengths[i + 1] - lengths[i])
+        return max(0.0, table[i] + f * (table[i + 1] - table[i])), i, f
+
+    def pull(self, waiting: Iterable[Any], decode_state: Any, prefill_backlog_s: float = 0.0) -> int:
+        """Return which waiting request a decode instance takes now, or -1; late binding.
+
+        gain = expected wait + s + x - v - h - harm, relief = (requests behind)*s/k; among those with
+        gain + relief_weight*relief > 0 the largest (gain + relief)/h. Takes time in proportion to the queue.
+
+        Parameters
+        ----------
+        waiting : iterable of Waiting
+            The shared queue in the plan's order, head first; plain tuples are accepted.
+        decode_state : DecodeState
+            The instance that asks.
+        prefill_backlog_s : float
+            Rest of the running prefill steps and begun prompts, summed over the prefill instances [s].
+
+        Returns
+        -------
+        int
+            Place in `waiting`, or -1: when the plan does not bind late, nothing gains, there is no room, or a signal is
+            stale or impossible.
+        """
+        try:
+            return self._pull(list(waiting), decode_state, prefill_backlog_s)
+        except (TypeError, ValueError, IndexError, OverflowError, AttributeError, KeyError, ArithmeticError):
+            return -1
+
+    def _pull(self, queue: list[Any], decode_state: Any, prefill_backlog_s: float) -> int:
+        batch, context, v, age, room = (*decode_state, 0.0, 0.0)[:5] if len(decode_state) < 5 else decode_state[:5]
+        fine = 0.0 <= batch <= MAX_TOKENS and 0.0 <= context <= MAX_SECONDS * 1e6 and 0.0 <= v <= MAX_SECONDS
+        if not (self.late and fine and 0.0 <= age <= self.max_age_s and 0.0 <= room < self._room):
+            return -1
+        if len(queue) > MAX_WAITING or not 0.0 <= prefill_backlog_s <= MAX_SECONDS:
+            return -1
+        ahead, k, best, best_value = prefill_backlog_s, self.prefill_instances, -1, 0.0
+        for place, (prompt, cached, *_) in enumerate(queue):
+            need = prompt - cached
+            if not (cached >= 0 and 0 < need <= MAX_TOKENS):
+                continue
+            s, i, f = self._curve(self._work, need)
+            x = self._curve(self._moved, need)[0]
+            h = max(1e-9, self._at(self._host, i, f, batch, context))
+            gain = ahead / k + s + x - v - h
+            if self.harm_weight > 0.0:
+                gain -= self.harm_weight * self._at(self._harm, i, f, batch, context)
+            relief = (len(queue) - 1 - place) * s / k
+            value = (gain + relief) / h
+            if h < NO_SCHEDULE_S and gain + self.relief_weight * relief > 0.0 and value > best_value:
+                best, best_value = place, value
+            ahead += s
+        return best
+
+    def adapted(
+        self, rate_prefill_per_s: float, load_prefill: float, rate_decode_per_s: float, load_decode: float
+    ) -> RuntimePlan:
+        """Return a copy with prices from measured rates and loads per instance: g = lam/(2*(1 - rho)).
+
+        Parameters
+        ----------
+        rate_prefill_per_s, rate_decode_per_s : float
+            Kept and deflected requests per second of one instance [1/s].
+        load_prefill, load_decode : float
+            Loads of the two pools; held to [0, 0.98].
+
+        Returns
+        -------
+        RuntimePlan
+            This plan itself when a measurement is impossible.
+        """
+        measured = (rate_prefill_per_s, load_prefill, rate_decode_per_s, load_decode)
+        try:
+            if not all(0.0 <= value < _INF for value in measured):
+                return self
+        except TypeError:
+            return self
+        copy = object.__new__(RuntimePlan)
+        for name in RuntimePlan.__slots__:
+            setattr(copy, name, getattr(self, name))
+        copy.price_prefill_per_s = rate_prefill_per_s / (2.0 * (1.0 - min(load_prefill, 0.98)))
+        copy.price_decode_per_s = rate_decode_per_s / (2.0 * (1.0 - min(load_decode, 0.98)))
+        return copy
+
+
+def _finite(value: Any, name: str) -> float:
+    if type(value) not in (int, float) or not 0.0 <= value <= 1e12:
+        raise PlanError(f"{name} is {str(value)[:40]!r}, it must be a number >= 0")
+    return float(value)
+
+
+def _grid(tables: Any, name: str) -> list[float]:
+    values = [_finite(value, name) for value in tables[name]]
+    if len(values) < 2 or any(b <= a for a, b in pairwise(values)):
+        raise PlanError(f"{name} must increase strictly and have at least two points")
+    return values
+
+
+def _column(tables: Any, name: str, n: int) -> list[float]:
+    values = [_finite(value, name) for value in tables[name]]
+    if len(values) != n:
+        raise PlanError(f"{name} has {len(values)} values, it must have {n}")
+    return values
+
+
+def _cube(tables: Any, name: str, shape: tuple[int, int, int]) -> list[list[list[float]]]:
+    cube = [[[_finite(value, name) for value in row] for row in page] for page in tables[name]]
+    if len(cube) != shape[0] or any(len(p) != shape[1] or any(len(r) != shape[2] for r in p) for p in cube):
+        raise PlanError(f"{name} must have shape {shape}")
+    return cube
+
+
+def load_plan(path: str | os.PathLike[str], max_age_s: float = 5.0) -> RuntimePlan:
+    """Read a plan file.
+
+    Parameters
+    ----------
+    path : str or path
+        File written by `qmodel thresholds`.
+    max_age_s : float
+        Oldest observation of a decode instance that is used [s].
+
+    Returns
+    -------
+    RuntimePlan
+        Ready to decide.
+
+    Raises
+    ------
+    PlanError
+        When the file is missing, too large, or no usable plan.
+    """
+    try:
+        file = Path(path)
+        if file.stat().st_size > MAX_BYTES:
+            raise PlanError(f"{path} is larger than {MAX_BYTES} bytes")
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as bad:
+        if isinstance(bad, PlanError):
+            raise
+        raise PlanError(f"cannot read {path}: {str(bad)[:120]}") from None
+    return RuntimePlan(data, max_age_s)
+
+
+class WatchedPlan:
+    """A plan that follows its file: a changed file is loaded, a broken one refused and the old plan kept.
+
+    Parameters
+    ----------
+    path : str or path
+        File to follow.
+    every_s : float
+        Least time between two looks at the file [s].
+    max_age_s : float
+        Oldest observation of a decode instance that is used [s].
+    """
+
+    def __init__(self, path: str | os.PathLike[str], every_s: float = 1.0, max_age_s: float = 5.0) -> None:
+        self._path, self._every_s, self._max_age_s = path, every_s, max_age_s
+        self._lock = threading.Lock()
+        self._seen = self._stamp()
+        self._looked = time.monotonic()
+        self.plan = load_plan(path, max_age_s)
+        self.last_error: str | None = None
+
+    def _stamp(self) -> tuple[int, int, int] | None:
+        try:
+            status = Path(self._path).stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_size, status.st_ino
+
+    def refresh(self) -> bool:
+        """Look at the file now; return whether a new plan was taken. `last_error` says why one was refused."""
+        with self._lock:
+            self._looked = time.monotonic()
+            stamp = self._stamp()
+            if stamp is None or stamp == self._seen:
+                return False
+            self._seen = stamp
+            try:
+                self.plan = load_plan(self._path, self._max_age_s)
+            except PlanError as bad:
+                self.last_error = str(bad)
+                return False
+            self.last_error = None
+            return True
+
+    def decide(
+        self, prompt_tokens: float, cached_tokens: float, prefill_backlog_s: float, decode_states: Sequence[Any]
+    ) -> Decision:
+        """Return `RuntimePlan.decide` of the current plan, after a look at the file when one is due."""
+        if time.monotonic() - self._looked >= self._every_s:
+            self.refresh()
+        return self.plan.decide(prompt_tokens, cached_tokens, prefill_backlog_s, decode_states)
+
+    def pull(self, waiting: Iterable[Any], decode_state: Any, prefill_backlog_s: float = 0.0) -> int:
+        """Return `RuntimePlan.pull` of the current plan, after a look at the file when one is due."""
+        if time.monotonic() - self._looked >= self._every_s:
+            self.refresh()
+        return self.plan.pull(waiting, decode_state, prefill_backlog_s)

@@ -1,0 +1,263 @@
+"""The standard-library runtime: agrees with the optimizer and the policies, survives garbage, follows its file."""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qmodel import runtime
+from qmodel.io.calibrations import load_calibration
+from qmodel.io.plan_file import save_plan
+from qmodel.optimization import derive_plan, thresholds_s
+from qmodel.runtime import DecodeState, PlanError, RuntimePlan, Waiting, WatchedPlan, load_plan
+from qmodel.scenario import SLO, Cluster, Workload
+
+
+@pytest.fixture(scope="module")
+def plan():
+    cluster = Cluster(prefill=2, decode=2, calibration=load_calibration("deepseek-v2-lite"))
+    return derive_plan(cluster, Workload.builtin("azure-conv").at_load(0.9, cluster), SLO())
+
+
+@pytest.fixture(scope="module")
+def path(plan, tmp_path_factory):
+    file = tmp_path_factory.mktemp("plans") / "plan.json"
+    save_plan(plan, file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def loaded(path):
+    return load_plan(path)
+
+
+def test_imports_the_standard_library_only():
+    tree = ast.parse(Path(runtime.__file__).read_text())
+    names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    assert {name.split(".")[0] for name in names} <= set(sys.stdlib_module_names)
+
+
+def test_deflects_exactly_above_the_threshold(plan, loaded):
+    rng = np.random.default_rng(3)
+    seen = set()
+    for _ in range(300):
+        tokens = int(rng.integers(20, 12_000))
+        batch, context, v = rng.uniform(0, 250), rng.uniform(0, 400_000), rng.uniform(0, 1)
+        theta = float(thresholds_s(plan.dispatch_rule, tokens, v, batch, context))
+        if not 1e-6 < theta < 1e5:
+            continue
+        state = [DecodeState(batch, context, v)]
+        seen.add(loaded.decide(tokens, 0, theta * 0.999, state).deflect)
+        assert not loaded.decide(tokens, 0, theta * 0.999, state).deflect
+        assert loaded.decide(tokens, 0, theta * 1.001, state).deflect
+        seen.add(True)
+    assert seen == {True, False}
+
+
+def test_equals_the_policy(plan, loaded):
+    policies = pytest.importorskip("qmodel.policies")
+    policy = policies.Thresholds(plan.dispatch_rule)
+    rng = np.random.default_rng(4)
+    for _ in range(200):
+        batch, context, v = rng.integers(0, 250, 3).astype(float), rng.uniform(0, 3e5, 3), rng.uniform(0, 0.5, 3)
+        w, tokens, cached = rng.uniform(0, 2), int(rng.integers(200, 20_000)), int(rng.integers(0, 150))
+
+        class State:
+            prefill_work_s = np.array([w, w + 1])
+            deflected_work_s = v
+
+        State.batch, State.context_tokens = batch, context
+        request = policies.state.RequestView(
+            arrival_s=0.0, prompt_tokens=tokens, cached_tokens=cached, ttft_slo_s=1.0, tbt_slo_s=0.06
+        )
+        route = policy.decide(State, request)
+        decision = loaded.decide(tokens, cached, w, list(zip(batch, context, v, strict=True)))
+        assert decision.deflect == (route.pool == "decode")
+        if decision.deflect:
+            assert decision.instance == route.instance
+            assert decision.host_s == pytest.approx(route.host_s)
+
+
+def test_takes_the_cheapest_instance(loaded):
+    busy, free = DecodeState(100, 150_000, 5.0), DecodeState(100, 150_000, 0.0)
+    assert loaded.decide(1000, 0, 10.0, [busy, free]).instance == 1
+    assert loaded.decide(1000, 0, 10.0, [free, busy]).instance == 0
+
+
+def test_pull_takes_what_relieves_most_per_second(plan, loaded):
+    queue = [Waiting(1000)] * 50
+    choice = loaded.pull(queue, DecodeState(50, 60_000), 2.0)
+    assert 0 <= choice < 50
+    assert loaded.pull([], DecodeState(50, 60_000), 2.0) == -1
+    assert loaded.pull(queue, DecodeState(50, 60_000, 0.0, 0.0, plan.rule.max_waiting_tokens), 2.0) == -1
+    assert loaded.pull([Waiting(1000)], DecodeState(50, 60_000), 0.0) == -1
+
+
+@pytest.mark.parametrize(
+    "states",
+    [
+        [],
+        None,
+        [DecodeState(math.nan, 1000)],
+        [DecodeState(10, math.inf)],
+        [DecodeState(10, 1000, -1.0)],
+        [DecodeState(10, 1000, 0.0, 3600.0)],
+        [DecodeState(10, 1000, 0.0, math.nan)],
+        [("ten", 1000, 0.0)],
+        [()],
+        [None],
+        17,
+        [DecodeState(10, 1000)] * 5000,
+    ],
+)
+def test_bad_signals_never_deflect(loaded, states):
+    decision = loaded.decide(2000, 0, 1000.0, states)
+    assert not decision.deflect
+    assert decision.instance == -1
+
+
+def test_stale_instances_are_passed_over(loaded):
+    stale, fresh = DecodeState(10, 1000, 0.0, 60.0), DecodeState(100, 150_000, 0.0)
+    assert loaded.decide(2000, 0, 10.0, [stale, fresh]).instance == 1
+
+
+junk = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(10**30), 10**30),
+    st.floats(),
+    st.text(max_size=5),
+    st.lists(st.floats(), max_size=6),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(tokens=junk, cached=junk, backlog=junk, states=st.one_of(junk, st.lists(junk, max_size=4)), waiting=junk)
+def test_fuzzed_signals_never_raise(loaded, tokens, cached, backlog, states, waiting):
+    decision = loaded.decide(tokens, cached, backlog, states)
+    assert isinstance(decision.deflect, bool)
+    assert isinstance(loaded.pull(waiting, states, backlog), int)
+    if not isinstance(tokens, (int, float)) or not isinstance(backlog, (int, float)):
+        assert not decision.deflect
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_fuzzed_plans_raise_only_plan_errors(path, data):
+    plan = json.loads(path.read_text())
+    target, keys = plan, []
+    while isinstance(target, (dict, list)) and target and len(keys) < data.draw(st.integers(1, 4)):
+        key = data.draw(st.sampled_from(sorted(target) if isinstance(target, dict) else range(len(target))))
+        keys.append((target, key))
+        target = target[key]
+    holder, key = keys[-1]
+    holder[key] = data.draw(junk)
+    try:
+        changed = RuntimePlan(plan)
+    except PlanError:
+        return
+    decision = changed.decide(1000, 0, 1.0, [DecodeState(50, 60_000)])
+    assert math.isfinite(decision.host_s)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"schema_version": 99}', "[" * 100_000])
+def test_broken_files_are_refused(tmp_path, text):
+    file = tmp_path / "plan.json"
+    file.write_text(text)
+    with pytest.raises(PlanError):
+        load_plan(file)
+
+
+def test_missing_file_is_refused(tmp_path):
+    with pytest.raises(PlanError):
+        load_plan(tmp_path / "none.json")
+
+
+def test_follows_its_file_and_refuses_a_broken_one(path, tmp_path):
+    file = tmp_path / "plan.json"
+    text = path.read_text()
+    file.write_text(text)
+    watched = WatchedPlan(file, every_s=0.0)
+    first = watched.plan
+    assert not watched.refresh()
+    file.write_text(text[:1000])
+    assert not watched.refresh()
+    assert watched.plan is first
+    assert watched.last_error
+    changed = json.loads(text)
+    changed["dispatch_rule"]["price_prefill_per_s"] = 0.0
+    file.write_text(json.dumps(changed))
+    watched.decide(1000, 0, 0.0, [DecodeState(1, 1)])
+    assert watched.plan is not first
+    assert watched.plan.price_prefill_per_s == 0.0
+    assert watched.last_error is None
+    file.unlink()
+    assert not watched.refresh()
+    assert watched.decide(1000, 0, 50.0, [DecodeState(50, 60_000)]).deflect
+
+
+def test_threads_decide_while_the_plan_is_reloaded(path, tmp_path):
+    file = tmp_path / "plan.json"
+    text = path.read_text()
+    file.write_text(text)
+    watched = WatchedPlan(file, every_s=0.0)
+    wrong, stop = [], threading.Event()
+
+    def ask():
+        while not stop.is_set():
+            decision = watched.decide(1000, 0, 50.0, [DecodeState(50, 60_000)])
+            if not decision.deflect:
+                wrong.append(decision)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for number in range(5):
+        changed = json.loads(text)
+        changed["dispatch_rule"]["price_prefill_per_s"] = float(number)
+        scratch = tmp_path / "next.json"
+        scratch.write_text(json.dumps(changed))
+        scratch.replace(file)
+        time.sleep(0.05)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert watched.plan.price_prefill_per_s in range(5)
+
+
+def test_adapted_prices_follow_the_closed_form(loaded):
+    adapted = loaded.adapted(5.0, 0.5, 2.0, 0.75)
+    assert adapted.price_prefill_per_s == pytest.approx(5.0)
+    assert adapted.price_decode_per_s == pytest.approx(4.0)
+    assert loaded.adapted(math.nan, 0.5, 1.0, 0.5) is loaded
+    assert loaded.adapted("x", 0.5, 1.0, 0.5) is loaded
+    assert loaded.adapted(5.0, 3.0, 1.0, 0.5).price_prefill_per_s == pytest.approx(125.0)
+
+
+def test_a_decision_costs_little_beside_parsing_its_request(loaded):
+    # A ratio in one run, not a time: a decision against the JSON round trip of a small request body.
+    states = [DecodeState(60.0, 80_000.0, 0.1), DecodeState(70.0, 90_000.0, 0.0)]
+    body = {"model": "m", "messages": [{"role": "user", "content": "word " * 400}], "max_tokens": 100}
+
+    def best(work):
+        times = []
+        for _ in range(7):
+            start = time.perf_counter()
+            for _ in range(300):
+                work()
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    assert best(lambda: loaded.decide(1000, 0, 0.3, states)) < 3 * best(lambda: json.loads(json.dumps(body)))
