@@ -132,7 +132,7 @@ class ServiceTime:
     @classmethod
     def hyperexponential(cls, probs: Sequence[float], means_s: Sequence[float]) -> ServiceTime:
         """Return a mixture of exponential laws: mean `means_s[i]` [s] with probability `probs[i]`."""
-        if len(probs) != len(means_s) or not probs:
+        if len(probs) != len(means_s) or len(probs) == 0:
             raise InputError("hyperexponential", f"{len(probs)} probabilities, {len(means_s)} means", "as many, >= 1")
         parts = tuple(Gamma(shape=1.0, mean_s=_positive("phase mean", mean)) for mean in means_s)
         return cls(parts=parts, weights=tuple(float(p) for p in probs), name=f"H{len(parts)}")
@@ -161,7 +161,7 @@ class ServiceTime:
     @classmethod
     def mixture(cls, probs: Sequence[float], laws: Sequence[ServiceTime]) -> ServiceTime:
         """Return the law that is `laws[i]` with probability `probs[i]`."""
-        if len(probs) != len(laws) or not laws:
+        if len(probs) != len(laws) or len(laws) == 0:
             raise InputError("mixture", f"{len(probs)} probabilities, {len(laws)} laws", "as many, >= 1")
         parts = tuple(part for law in laws for part in law.parts)
         weights = tuple(float(p) * w for p, law in zip(probs, laws, strict=True) for w in law.weights)

@@ -4,6 +4,7 @@ Nothing here knows about language models, except `decode_batch`: it is a queuein
 """
 
 from qmodel.distributions import ServiceTime
+from qmodel.queueing.balking import BalkingMetrics, mgk_balking
 from qmodel.queueing.bursty import map_k, mmpp_k
 from qmodel.queueing.decode import DecodeBatch, decode_batch
 from qmodel.queueing.erlang import FiniteQueue, erlang_b, erlang_c, mmk, mmkn
@@ -12,6 +13,7 @@ from qmodel.queueing.mgk import mgk
 from qmodel.queueing.paths import kiefer_wolfowitz
 
 __all__ = [
+    "BalkingMetrics",
     "DecodeBatch",
     "FiniteQueue",
     "QueueMetrics",
@@ -22,6 +24,7 @@ __all__ = [
     "kiefer_wolfowitz",
     "map_k",
     "mgk",
+    "mgk_balking",
     "mmk",
     "mmkn",
     "mmpp_k",

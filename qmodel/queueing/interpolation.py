@@ -21,7 +21,7 @@ from qmodel.queueing.matrix import solve_mphk
 from qmodel.queueing.metrics import QueueMetrics, TabulatedTail
 from qmodel.queueing.renewal import renewal_tail
 
-__all__ = ["solve_mgk"]
+__all__ = ["matching_frequency", "solve_mgk"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -110,6 +110,11 @@ def solve_mgk(arrival_rate_per_s: float, servers: int, service: ServiceTime) -> 
     )
 
 
+def matching_frequency(k: int, rho: float, scv: float) -> float:
+    """Return the frequency at which the Laplace transform of the service law is matched, in 1/mean."""
+    return (FREQUENCY + FREQUENCY_SLOPE * k * (1 - rho)) * math.sqrt(2 / (1 + scv))
+
+
 def _transform(law: ServiceTime, at: float) -> float:
     return float(law.laplace(at).real)
 
@@ -117,7 +122,7 @@ def _transform(law: ServiceTime, at: float) -> float:
 def _base(lam: float, k: int, unit: ServiceTime) -> _Base:
     """Return the exactly solved neighbours of a law of mean 1."""
     scv = unit.scv
-    at = (FREQUENCY + FREQUENCY_SLOPE * (k - lam)) * math.sqrt(2 / (1 + scv))
+    at = matching_frequency(k, lam / k, scv)
     if scv >= H2_SCV:
         fit = fit_h2_transform(unit, at)
         if fit is not None:

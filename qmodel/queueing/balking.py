@@ -1,0 +1,325 @@
+"""Workload-dependent balking: a class joins only when the wait it would meet is within its threshold."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from qmodel._kernels.queueing_balking import march_balking
+from qmodel.distributions.service import ServiceTime
+from qmodel.errors import ConvergenceError, InputError, UnstableError
+from qmodel.queueing.checks import check_servers
+from qmodel.queueing.fluid import virtual_wait
+from qmodel.queueing.metrics import tabulated
+from qmodel.queueing.mgk import mgk
+
+__all__ = ["BalkingMetrics", "mgk_balking"]
+
+FloatArray = npt.NDArray[np.float64]
+
+#: Grid of the one-server march before refinement, and the refinements whose differences Romberg's rule removes.
+CELLS = 1024
+REFINEMENTS = 3
+#: Largest number of cells a common divisor of services and thresholds may ask for.
+MAX_CELLS = 1 << 14
+#: Servers up to which the fluid is solved.
+MAX_SERVERS = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class BalkingMetrics:
+    """What classes meet in a queue that they join only when the wait is within their threshold.
+
+    Parameters
+    ----------
+    rates_per_s, services_s, thetas_s : ndarray, shape (classes,)
+        Arrival rate [1/s], service [s] and threshold [s] of each class.
+    servers : int
+        Number of servers.
+    accept : ndarray, shape (classes,)
+        Probability that an arrival of the class joins, P(V <= theta).
+    mean_wait_s : ndarray, shape (classes,)
+        Mean wait of those of the class who join [s]; 0 for a class that never does.
+    grid_s, virtual_cdf : ndarray, shape (points,)
+        P(V <= grid) of the virtual wait.
+    decay_per_s : float
+        Rate at which 1 - CDF falls beyond the grid [1/s]; infinity when nothing is there.
+    method : str
+        How it was computed.
+    exact : bool
+        Whether exact up to rounding and discretisation.
+    error_estimate : dict of str to float
+        Relative half-widths.
+    """
+
+    rates_per_s: FloatArray
+    services_s: FloatArray
+    thetas_s: FloatArray
+    servers: int
+    accept: FloatArray
+    mean_wait_s: FloatArray
+    grid_s: FloatArray
+    virtual_cdf: FloatArray
+    decay_per_s: float
+    method: str
+    exact: bool
+    error_estimate: dict[str, float]
+
+    def __post_init__(self) -> None:
+        bad = ~(np.isfinite(self.accept) & (self.accept >= -1e-9) & (self.accept <= 1 + 1e-9))
+        if bad.any() or not np.all(np.isfinite(self.mean_wait_s)):
+            raise ConvergenceError("acceptance under thresholds", float(self.accept[bad][0]) if bad.any() else math.nan)
+
+    def virtual_wait_cdf(self, x: npt.ArrayLike) -> FloatArray:
+        """Return P(V <= x) of the virtual wait (the wait an arrival would meet), x in seconds."""
+        at = np.asarray(x, dtype=np.float64)
+        inside = np.interp(at, self.grid_s, self.virtual_cdf)
+        top = 1 - self.virtual_cdf[-1]
+        with np.errstate(invalid="ignore"):
+            beyond = 1 - top * np.exp(-self.decay_per_s * np.maximum(at - self.grid_s[-1], 0.0))
+        inside = np.where(at > self.grid_s[-1], np.where(top > 0, beyond, 1.0), inside)
+        return np.asarray(np.where(at < 0, 0.0, inside))
+
+    def virtual_wait_quantile_s(self, q: float) -> float:
+        """Return the q quantile of the virtual wait [s], 0 <= q < 1."""
+        return self._quantile(q, np.ones(1), np.array([math.inf]))
+
+    def wait_quantile_s(self, q: float) -> float:
+        """Return the q quantile of the wait of all who join [s], 0 <= q < 1."""
+        return self._quantile(q, self.rates_per_s, self.thetas_s)
+
+    def _quantile(self, q: float, rates: FloatArray, thetas: FloatArray) -> float:
+        if not 0.0 <= q < 1.0:
+            raise InputError("quantile level", q, "at least 0 and below 1")
+        whole = float(rates @ self.virtual_wait_cdf(thetas))
+
+        def share(x: float) -> float:
+            return float(rates @ self.virtual_wait_cdf(np.minimum(x, thetas))) / whole
+
+        if whole == 0 or share(0.0) >= q:
+            return 0.0
+        low, high = 0.0, max(float(self.grid_s[-1]), 1e-300)
+        while share(high) < q and high < 1e6 * float(self.grid_s[-1]):
+            high *= 2
+        for _ in range(100):
+            middle = 0.5 * (low + high)
+            low, high = (middle, high) if share(middle) < q else (low, middle)
+        return high
+
+    @property
+    def wait_probability(self) -> float:
+        """P(V > 0)."""
+        return float(1 - self.virtual_cdf[0])
+
+    @property
+    def mean_wait_all_s(self) -> float:
+        """Mean wait of all who join [s]."""
+        joined = self.rates_per_s * self.accept
+        return float(joined @ self.mean_wait_s / joined.sum()) if joined.sum() > 0 else 0.0
+
+    @property
+    def rejected(self) -> float:
+        """Share of arrivals that do not join."""
+        return float(1 - self.rates_per_s @ self.accept / self.rates_per_s.sum())
+
+    @property
+    def rejected_work(self) -> float:
+        """Share of the offered work that does not join."""
+        work = self.rates_per_s * self.services_s
+        return float(1 - work @ self.accept / work.sum())
+
+    @property
+    def utilisation(self) -> float:
+        """Load of those who join, per server."""
+        return float(self.rates_per_s * self.services_s @ self.accept / self.servers)
+
+
+def mgk_balking(
+    rates_per_s: npt.ArrayLike, services_s: npt.ArrayLike, thetas_s: npt.ArrayLike, servers: int
+) -> BalkingMetrics:
+    """Exact for one server, approximation for more: Poisson classes that join iff the virtual wait is <= theta.
+
+    One server: F' = sum_i lam_i [F(min(x, theta_i)) - F(x - s_i)]^+, F the law of the virtual wait V including its mass
+    at 0. More servers: classes are grouped into two exponential types with the mean and second moment of the services,
+    and V with the types in the other servers is a modulated fluid, solved by its Riccati equation, then corrected
+    for the true services (docs/decisions/0021).
+
+    Parameters
+    ----------
+    rates_per_s : array_like, shape (classes,)
+        Arrival rate of each class [1/s].
+    services_s : array_like, shape (classes,)
+        Service time of each class [s].
+    thetas_s : array_like, shape (classes,) or number
+        Longest wait with which each class still joins [s]; infinity: always; negative: never.
+    servers : int
+        Number of servers.
+
+    Returns
+    -------
+    BalkingMetrics
+        Acceptance and mean wait by class, and the law of the virtual wait.
+
+    Raises
+    ------
+    UnstableError
+        When the classes that always join fill the servers.
+    InputError
+        When rates or services are not finite and positive.
+
+    Notes
+    -----
+    Liu & Kulkarni, Balking and reneging in M/G/s systems, Probab. Eng. Inf. Sci. 22 (2008).
+
+    Examples
+    --------
+    >>> queue = mgk_balking([0.5, 0.2, 0.02], [1.0, 2.0, 10.0], 4.0, 1)
+    >>> round(float(queue.accept[0]), 8)
+    0.77793748
+    """
+    k = check_servers(servers)
+    rates = np.atleast_1d(np.asarray(rates_per_s, dtype=np.float64))
+    services = np.broadcast_to(np.asarray(services_s, dtype=np.float64), rates.shape)
+    thetas = np.broadcast_to(np.asarray(thetas_s, dtype=np.float64), rates.shape)
+    for what, array in (("rate of a class", rates), ("service of a class", services)):
+        if array.ndim != 1 or not np.all(np.isfinite(array) & (array >= 0)) or not array.sum() > 0:
+            raise InputError(what, "negative, zero or not finite", "finite, >= 0, and not all zero")
+    if np.any(np.isnan(thetas)):
+        raise InputError("threshold", math.nan, "a number, infinity for 'always'")
+    always = np.isinf(thetas) & (thetas > 0)
+    load = float(rates[always] @ services[always]) / k
+    if load >= 1:
+        raise UnstableError("load of the classes that always join", load, "below 1", "give them a threshold")
+    if k > MAX_SERVERS:
+        raise InputError("servers with thresholds", k, f"at most {MAX_SERVERS}", "split the pool")
+    keep = (rates > 0) & (services > 0) & (thetas >= 0)
+    if not keep.any():
+        return _metrics(rates, services, thetas, k, np.array([0.0, 1.0]), np.ones(2), math.inf, "empty", exact=True)
+    finite = thetas.copy()
+    finite[always] = _reach(rates, services, thetas, k)
+    if k == 1:
+        return _one_server(rates, services, thetas, finite, keep)
+    if always[keep].all():
+        plain = mgk(float(rates[keep].sum()), k, ServiceTime.from_samples(services[keep], rates[keep]))
+        table = tabulated(plain)
+        cdf = -np.expm1(table.log_tail)
+        return _metrics(rates, services, thetas, k, table.grid, cdf, table.decay, plain.method, exact=False)
+    grid, cdf, decay = virtual_wait(rates[keep], services[keep], finite[keep], k)
+    method = f"two-type modulated fluid, {k} servers"
+    return _metrics(rates, services, thetas, k, grid, cdf, decay, method, exact=False)
+
+
+def _reach(rates: FloatArray, services: FloatArray, thetas: FloatArray, k: int) -> float:
+    """Return a threshold that stands for "always": the tail there is about 1e-9."""
+    always = np.isinf(thetas) & (thetas > 0)
+    top = float(thetas[~always].max(initial=0.0))
+    lam, mean = rates[always].sum(), rates[always] @ services[always] / rates[always].sum() if always.any() else 0.0
+    if not always.any() or not mean > 0:
+        return top
+    second = rates[always] @ services[always] ** 2 / lam
+    rho = lam * mean / k
+    return float(top + 3 * services.max() + 21 * second / (2 * mean * k * (1 - rho)))
+
+
+def _one_server(
+    rates: FloatArray, services: FloatArray, thetas: FloatArray, finite: FloatArray, keep: npt.NDArray[np.bool_]
+) -> BalkingMetrics:
+    """March the level-crossing equation on three grids and extrapolate."""
+    lam, s, theta = (np.ascontiguousarray(array[keep]) for array in (rates, services, finite))
+    top = float((theta + s).max())
+    cells = _aligned_cells(np.concatenate([s, theta]), top)
+    table = []
+    for level in range(REFINEMENTS):
+        count = cells << level
+        f, area = np.empty(count + 1), np.empty(count + 1)
+        march_balking(lam, s, theta, top / count, f, area)
+        table.append((f[:: 1 << level] / f[-1], area[:: 1 << level] / f[-1]))
+    cdf, area = (_romberg([entry[i] for entry in table]) for i in (0, 1))
+    grid = np.linspace(0.0, top, cells + 1)
+    metrics = _metrics(rates, services, thetas, 1, grid, np.clip(cdf, 0.0, 1.0), math.inf, "", exact=True)
+    # The integral of the CDF gives means to the order of the march, better than the table of the CDF would.
+    below = np.interp(np.minimum(finite, top), grid, area)
+    accept = np.where(thetas >= 0, metrics.accept, 0.0)
+    # The grid may end below a class's threshold.
+    past = np.maximum(finite - top, 0.0)
+    mean = np.where(accept > 0, np.maximum(finite - (below + past) / np.maximum(accept, 1e-300), 0.0), 0.0)
+    return BalkingMetrics(
+        rates_per_s=rates,
+        services_s=services,
+        thetas_s=thetas,
+        servers=1,
+        accept=accept,
+        mean_wait_s=mean,
+        grid_s=grid,
+        virtual_cdf=metrics.virtual_cdf,
+        decay_per_s=math.inf,
+        method="exact M/G/1 with thresholds (level crossing)",
+        exact=True,
+        error_estimate={},
+    )
+
+
+def _romberg(values: list[FloatArray]) -> FloatArray:
+    """Return the limit of values computed at h, h/2, h/4 with errors in h^2 and h^4."""
+    rows = values
+    power = 4.0
+    while len(rows) > 1:
+        rows = [(power * fine - coarse) / (power - 1) for coarse, fine in itertools.pairwise(rows)]
+        power *= 4.0
+    return rows[0]
+
+
+def _aligned_cells(breaks: FloatArray, top: float) -> int:
+    """Return a number of cells of (0, top) whose edges hold all `breaks` where there is one, else the default."""
+    from fractions import Fraction
+
+    unit = float(breaks[breaks > 0].min())
+    denominator = 1
+    for value in np.unique(breaks):
+        ratio = Fraction(float(value) / unit).limit_denominator(64)
+        if abs(float(ratio) * unit - value) > 1e-12 * top:
+            return CELLS * 4
+        denominator = math.lcm(denominator, ratio.denominator)
+    cell = unit / denominator
+    cells = round(top / cell)
+    if cells > MAX_CELLS:
+        return CELLS * 4
+    return cells * max(math.ceil(CELLS / cells), 1)
+
+
+def _metrics(
+    rates: FloatArray,
+    services: FloatArray,
+    thetas: FloatArray,
+    k: int,
+    grid: FloatArray,
+    cdf: FloatArray,
+    decay: float,
+    method: str,
+    *,
+    exact: bool,
+) -> BalkingMetrics:
+    """Return the metrics that follow from a table of the virtual wait's CDF."""
+    area = np.concatenate([[0.0], np.cumsum(0.5 * np.diff(grid) * (cdf[1:] + cdf[:-1]))])
+    at = np.clip(thetas, 0.0, grid[-1])
+    found = np.where(thetas >= 0, np.interp(at, grid, cdf), 0.0)
+    accept = np.where(np.isinf(thetas) & (thetas > 0), 1.0, found)
+    mean = np.maximum(at - np.interp(at, grid, area) / np.maximum(found, 1e-300), 0.0)
+    return BalkingMetrics(
+        rates_per_s=rates,
+        services_s=services,
+        thetas_s=thetas,
+        servers=k,
+        accept=accept,
+        mean_wait_s=np.where(accept > 0, mean, 0.0),
+        grid_s=grid,
+        virtual_cdf=cdf,
+        decay_per_s=decay,
+        method=method,
+        exact=exact,
+        error_estimate={} if exact else {"mean": 0.04, "p95": 0.04, "accept": 0.04},
+    )
