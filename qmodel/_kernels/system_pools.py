@@ -15,12 +15,12 @@ from numba import njit
 
 from qmodel._kernels.laws import law_time, safe_chunk, work_time
 from qmodel._kernels.policies import (
-    AT_ARRIVAL, K_DECODE_EARLY, K_HOST_BUDGET, K_KIND, NONE, OB_BATCH, OB_CONTEXT, OB_HOST, OB_HOSTING, OB_KV,
-    OB_LINK, OB_LOAD, OB_REQUESTS, OB_REST, OB_STRICTEST, OB_TOKENS, OB_WORK, chunk_limit, decide,
+    AT_ARRIVAL, FCFS, K_DECODE_EARLY, K_HOST_BUDGET, K_KIND, K_ORDER, NONE, OB_BATCH, OB_CONTEXT, OB_HOST, OB_HOSTING,
+    OB_KV, OB_LINK, OB_LOAD, OB_REQUESTS, OB_REST, OB_STRICTEST, OB_TOKENS, OB_WORK, chunk_limit, decide, queue_key,
 )  # fmt: skip
 from qmodel._kernels.sim_state import R_CACHED, R_DONE, R_NEED, R_PROMPT, U_LINK_RATE
 from qmodel._kernels.system import (
-    BUSY, FREE, HEAD, LINK, PART, PREFILL_COLUMNS, REQUESTS, STEP_TOKENS, TOKENS, WAITING, enqueue, prefill_step,
+    BUSY, FREE, HEAD, LINK, PART, PREFILL_COLUMNS, REQUESTS, STEP_TOKENS, TAIL, TOKENS, WAITING, enqueue, prefill_step,
 )  # fmt: skip
 
 # Float columns of a request [s]; JOINED is the token clock at which it joined, SLOW and HOST see below.
@@ -382,6 +382,23 @@ def transfer(r, i, j, t, F, D, unit, landing, nxt, need, cached, rates, S, G):
 
 
 @njit(cache=True)
+def enqueue_by_key(queue, nxt, key, r, begun):
+    """Put request r behind all whose key is not larger; a prompt already begun stays at the head."""
+    before, at = -1, queue[HEAD]
+    if at >= 0 and begun:
+        before, at = at, nxt[at]
+    while at >= 0 and key[at] <= key[r]:
+        before, at = at, nxt[at]
+    nxt[r] = at
+    if before < 0:
+        queue[HEAD] = r
+    else:
+        nxt[before] = r
+    if at < 0:
+        queue[TAIL] = r
+
+
+@njit(cache=True)
 def least_requests(E, d):
     """Return the decode instance with the fewest requests, ties to the lowest id."""
     best = 0
@@ -414,6 +431,7 @@ def two_pools(
     fresh = np.zeros((d, S[S_SEQS] + 2), np.int64)
     landing, hosted = np.full((d, 2), -1, np.int64), np.full((d, 2), -1, np.int64)
     hist = np.zeros(bins)
+    order_key = np.zeros(n)
     event_keys, event_ids, events = np.zeros(n), np.zeros(n, np.int64), 0
     seen = np.zeros((k + d, 8))
     view = np.zeros((1, 16), np.int32)
@@ -470,7 +488,12 @@ def two_pools(
         )
         if u < k:
             instance[r] = u
-            enqueue(queue[u], nxt, r)
+            if PK[K_ORDER] == FCFS:
+                enqueue(queue[u], nxt, r)
+            else:
+                order_key[r] = queue_key(t, 0, view, PK, PF, EW, LC, LB)
+                h = queue[u, HEAD]
+                enqueue_by_key(queue[u], nxt, order_key, r, h >= 0 and done[h] > cached[h])
             units[u, WAITING] += work_time(EW, LC, LB, u, need[r], cached[r])
             units[u, TOKENS] += need[r] - cached[r]
             units[u, REQUESTS] += 1.0

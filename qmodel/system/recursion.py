@@ -60,7 +60,7 @@ def _tbt_grid() -> FloatArray:
 
 
 def run_recursion(cluster: Cluster, requests: Requests, slo: SLO, spec: KernelSpec) -> Trajectory:
-    """Return what becomes of a sequence of requests under a policy that decides at their arrival.
+    """Return what becomes of a sequence of requests under a policy.
 
     Parameters
     ----------
@@ -83,13 +83,8 @@ def run_recursion(cluster: Cluster, requests: Requests, slo: SLO, spec: KernelSp
     InputError
         When the policy is not covered, or a request cannot fit an instance's KV cache.
     """
-    from qmodel._kernels import system_pools as kernels
-
-    if spec.kind in ("colocated", "external", "late") or spec.order != "fcfs":
-        raise InputError(
-            "policy of predict", f"{spec.kind} in order {spec.order}", "decided at arrival, in order fcfs",
-            "simulate it instead",
-        )  # fmt: skip
+    if spec.kind in ("colocated", "external"):
+        raise InputError("policy of predict", spec.kind, "one with separate pools", "simulate it instead")
     _check_room(cluster, requests)
     n, k, d = len(requests), cluster.prefill_count, cluster.decode_count
     largest = max(cluster.max_num_batched_tokens, spec.host_budget, *spec.chunks)
@@ -106,11 +101,18 @@ def run_recursion(cluster: Cluster, requests: Requests, slo: SLO, spec: KernelSp
     numbers = np.array(
         [cluster.transfer_fixed_s, cluster.calibration.kv_bytes_per_token, slo.ttft_s, slo.tbt_s, _LOG0, _STEP]
     )
-    F, deflected, hist, busy = kernels.two_pools(
-        requests.arrival_s, requests.prompt_tokens, requests.output_tokens, requests.cached_tokens,
-        *policy_arrays(spec), laws.coef, laws.base, laws.work, rates, capacity,
-        np.array([[slo.ttft_s, slo.tbt_s]]), settings, numbers, _BINS,
-    )  # fmt: skip
+    columns = (requests.arrival_s, requests.prompt_tokens, requests.output_tokens, requests.cached_tokens)
+    tables = (*policy_arrays(spec), laws.coef, laws.base, laws.work, rates, capacity)
+    if spec.kind == "late":
+        from qmodel._kernels.system_late import late_pools
+
+        found = late_pools(*columns, *tables, settings, numbers, _BINS)
+    else:
+        from qmodel._kernels.system_pools import two_pools
+
+        limits = np.array([[slo.ttft_s, slo.tbt_s]])
+        found = two_pools(*columns, *tables, limits, settings, numbers, _BINS)
+    F, deflected, hist, busy = found
     return _trajectory(cluster, requests, slo, F, deflected, hist, busy, warm)
 
 

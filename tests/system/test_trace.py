@@ -44,6 +44,20 @@ def test_trace_predictions_match_the_simulator(calibration, drifting, policy, lo
         assert predicted.breakdown()[part] == pytest.approx(value, rel=0.1, abs=0.004)
 
 
+@pytest.mark.parametrize(("binding", "order"), [("dispatch", "spf"), ("late", "fcfs"), ("late", "spf")])
+def test_plans_in_any_binding_and_order_match_the_simulator(calibration, drifting, binding, order):
+    from qmodel import derive_thresholds
+
+    cluster = Cluster.parse("2P2D", calibration)
+    workload = drifting.at_load(1.0, cluster)
+    plan = derive_thresholds(cluster, workload, SLOS, binding=binding, order=order)
+    predicted, simulated = predict(cluster, workload, SLOS, plan), simulate(cluster, workload, SLOS, plan, seed=0)
+    for q in (0.5, 0.95):
+        assert predicted.ttft_s(q) == pytest.approx(simulated.ttft_s(q), rel=0.1)
+    assert predicted.slo_attainment == pytest.approx(simulated.slo_attainment, abs=0.03)
+    assert predicted.deflected_share == pytest.approx(simulated.deflected_share, abs=0.03)
+
+
 def test_a_lone_request_takes_its_zero_load_time_on_either_path(calibration):
     cluster = Cluster.parse("1P1D", calibration)
     lone = Workload.from_requests(Requests.from_arrays([0.0, 100.0], [3000, 3000], [5, 5]))
