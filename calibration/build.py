@@ -1,4 +1,4 @@
-"""Rebuild every calibration file from kernel profiles: ``python calibration/build.py`` (needs qmodel[profiles])."""
+"""Rebuild every calibration file and the report page: ``python calibration/build.py`` (needs qmodel[profiles])."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from qmodel.fitting import calibrate_model, gpu_named, load_model
 from qmodel.fitting.aiconfigurator import AiconfiguratorTables
 from qmodel.io.calibrations import save_calibration
+from qmodel.studies.calibration_report import write_report
 
 WANTED: dict[str, dict[str, tuple[int, ...]]] = {
     "a100": {
@@ -40,13 +41,16 @@ WANTED: dict[str, dict[str, tuple[int, ...]]] = {
 
 def main() -> None:
     """Build each calibration and say so."""
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
+    folder = (Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent).resolve()
     for gpu, models in WANTED.items():
         for model, degrees in models.items():
             for tp in degrees:
                 calibration = calibrate_model(load_model(model), AiconfiguratorTables(gpu), gpu_named(gpu), tp)
                 save_calibration(calibration, folder / f"{calibration.name}.json")
                 print(f"{calibration.name}: off-grid error {100 * calibration.fit['step_mape']:.1f} %", flush=True)
+    if folder == Path(__file__).resolve().parent:
+        for path in write_report(folder, folder.parent / "docs"):
+            print(f"wrote {path.relative_to(folder.parent)}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Fits: kernel profiles and measurements to laws, traces to compact workload models."""
 
+from qmodel.fitting import design
 from qmodel.fitting.composition import StepComposition, compose
 from qmodel.fitting.gpus import GPUS, gpu_named
 from qmodel.fitting.models import ModelShape, known_models, load_model
@@ -15,6 +16,7 @@ __all__ = [
     "StepComposition",
     "calibrate_model",
     "compose",
+    "design",
     "errors_of",
     "fit_step_law",
     "gpu_named",

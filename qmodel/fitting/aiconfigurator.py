@@ -148,8 +148,8 @@ class AiconfiguratorTables:
 
         def distance(key: tuple[int, ...]) -> float:
             h, i, t, e, k = key
-            density = abs(math.log((e / k) / (experts / top)))
-            return abs(math.log(h / hidden)) + abs(math.log(i / t / inter)) + density
+            spread = abs(math.log((e / k) / (experts / top))) + 0.5 * abs(math.log(e / experts))
+            return abs(math.log(h / hidden)) + abs(math.log(i / t / inter)) + spread
 
         shapes = sorted({tuple(int(v) for v in row) for row in frame[keys].itertuples(index=False)})
         h, i, t, e, k = best = min(shapes, key=lambda shape: (distance(shape), shape))

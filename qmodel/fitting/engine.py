@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -15,7 +15,15 @@ from qmodel.laws import Calibration, DecodeTimes, EngineCorrection, PromptTimes
 from qmodel.laws.interpolation import at_tp
 from qmodel.units import MS
 
-__all__ = ["EngineFit", "decode_times_s", "fit_engine", "fitting_rows", "prompt_times_s"]
+__all__ = [
+    "EngineFit",
+    "carried_engine",
+    "decode_times_s",
+    "expected_engine",
+    "fit_engine",
+    "fitting_rows",
+    "prompt_times_s",
+]
 
 Array = npt.NDArray[np.float64]
 
@@ -23,8 +31,7 @@ Array = npt.NDArray[np.float64]
 LAUNCHES_PER_LAYER = 12  # norms 2, products 4, rotation, cache write, attention, activation, all-reduces 2
 GAIN, GAIN_SPREAD = 1.2, 0.1  # Vidur's measured A100 products over the kernel tables: 1.28, 1.24, 1.19, 1.04, 1.18
 REQUEST_S, REQUEST_SPREAD = 0.1 * MS, 0.7  # host time per request and step of Python engines; within a factor of 2
-EAGER_SPREAD = 0.14  # log spread of the three eager all-reduce launches that the floor is built from
-PREFILL_FLOOR_SPREAD = 0.3  # prompts add tokenisation and sampling to the launches
+PREFILL_FLOOR_SPREAD = 0.3  # at least: prompts add tokenisation and sampling to the launches
 GRAPH_FLOOR_S, GRAPH_SPREAD = 3.0 * MS, 1.2  # scheduling when kernels are captured in a graph: 1 to 10 ms
 EXPONENT, EXPONENT_SPREAD = 0.1, 0.2
 ODDS = 3.0  # log odds for the launches that a file's format is usually measured with; data outweigh it
@@ -170,10 +177,10 @@ def fit_engine(
         raise InputError("measured rows that fit the calibration", 0, ">= 1", "; ".join(notes))
     _check_unit("token", decode_times_s(bare, decode), decode.time_s)
     _check_unit("prompt", prompt_times_s(bare, prompt), prompt.time_s)
-    launch = GPUS[bare[0].gpu].launch_s if bare[0].gpu in GPUS else GPUS["h200"].launch_s
-    eager_s = LAUNCHES_PER_LAYER * bare[0].layers * launch
+    eager_s = _eager_floor_s(bare[0])
+    spread = GPUS.get(bare[0].gpu, GPUS["h200"]).launch_spread
     fits = {
-        "eager": _fit(bare, decode, prompt, eager_s, EAGER_SPREAD, PREFILL_FLOOR_SPREAD),
+        "eager": _fit(bare, decode, prompt, eager_s, spread, max(spread, PREFILL_FLOOR_SPREAD)),
         "graph": _fit(bare, decode, prompt, GRAPH_FLOOR_S, GRAPH_SPREAD, GRAPH_SPREAD),
     }
     launches = min(fits, key=lambda name: fits[name][0] - (ODDS if name == usual else 0.0))
@@ -188,6 +195,47 @@ def fit_engine(
         prompt_rows=len(prompt),
         notes=tuple(notes),
     )
+
+
+def expected_engine(calibration: Calibration) -> EngineCorrection:
+    """Return what an engine that launches kernels one by one is expected to add, before any measurement.
+
+    Parameters
+    ----------
+    calibration : Calibration
+        Its layers and GPU set the floor.
+    """
+    floor = _eager_floor_s(calibration)
+    return EngineCorrection(
+        floor_s=floor, floor_per_request_s=REQUEST_S, gain=GAIN, prefill_floor_s=floor, prefill_gain=GAIN
+    )
+
+
+def carried_engine(calibration: Calibration, target: Calibration) -> EngineCorrection | None:
+    """Return a calibration's engine correction for another model or GPU: floors follow layers and launch time.
+
+    Parameters
+    ----------
+    calibration : Calibration
+        Where the correction was fitted.
+    target : Calibration
+        Where it is wanted.
+
+    Returns
+    -------
+    EngineCorrection or None
+        None when there is no correction.
+    """
+    if calibration.engine is None:
+        return None
+    ratio = _eager_floor_s(target) / _eager_floor_s(calibration)
+    engine = calibration.engine
+    return replace(engine, floor_s=ratio * engine.floor_s, prefill_floor_s=ratio * engine.prefill_floor_s)
+
+
+def _eager_floor_s(calibration: Calibration) -> float:
+    gpu = GPUS.get(calibration.gpu, GPUS["h200"])
+    return LAUNCHES_PER_LAYER * calibration.layers * gpu.launch_s
 
 
 def _check_unit(what: str, predicted: Array, measured: Array) -> None:

@@ -20,8 +20,8 @@ Law = PNormLaw | LinearLaw
 
 FAMILIES: tuple[Family, ...] = ("linear", "dense", "moe")
 # A dense model's law gives up convexity (a > 0), and any model the floor and gain of the p-norm law for the linear
-# baseline, only for an error this much lower.
-CHOICE_MARGIN = 0.9
+# baseline, only for half the error.
+CHOICE_MARGIN = 0.5
 SHORT_PROMPT = 256  # below it the prefill law's error is stated apart
 _SHORTEST = 16
 

@@ -141,13 +141,13 @@ def draw_chunk_increment(axes: Axes, calibrations: Sequence[tuple[str, Calibrati
     for number, (label, calibration) in enumerate(calibrations):
         for line, done in enumerate((0.0, 16_384.0)):
             chunks, increment = chunk_increment_table(calibration, 40.0, 1500.0, done)
-            text = f"{label}, {done / 1024:.0f}k tokens done"
+            text = f"{label}, {done / 1024:.0f}k done"
             axes.plot(chunks, increment * 1e3, "o", ls=LINES[4 - 3 * line], color=COLORS[number + 1], ms=3, label=text)
     axes.set(xscale="log", yscale="log", xlabel="chunk [tokens]", ylabel="longer decode step dT [ms]")
     axes.set_xticks(CHUNKS, [str(c) for c in CHUNKS], minor=False)
     axes.set_xticks([], minor=True)
     axes.set_title("Chunk hosted by a decode step of 40 requests")
-    axes.legend(loc="upper left")
+    axes.legend(loc="upper left", fontsize=7)
 
 
 def draw_fit(axes: Axes, residuals: Axes, calibration: Calibration, held: StepSamples) -> None:

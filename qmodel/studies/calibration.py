@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from qmodel.errors import InputError
-from qmodel.fitting.engine import EngineFit, decode_times_s, fit_engine, fitting_rows, prompt_times_s
+from qmodel.fitting.engine import EngineFit, carried_engine, decode_times_s, fit_engine, fitting_rows, prompt_times_s
 from qmodel.io.calibrations import load_calibrations, read_calibrations, save_calibration
 from qmodel.io.measurements import read_measurements, read_steps
 from qmodel.laws import Calibration, Measurements
@@ -323,7 +323,7 @@ def _carried(calibration: Calibration, rows: Measurements, notes: list[str]) -> 
             notes.append(
                 f"rows are of {model} on {gpu}: its shipped laws under the engine correction of {calibration.name}"
             )
-            engine = calibration.engine
+            engine = carried_engine(calibration, kernels[0])
             return [k.with_engine(engine) for k in kernels] if engine else kernels
     limit = f"of {calibration.model} on {calibration.gpu}, or of a shipped calibration"
     raise InputError("measured rows", f"of {rows.model} on {rows.gpu}", limit)
