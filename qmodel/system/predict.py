@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from qmodel.errors import InputError
 from qmodel.policies import as_policy
 from qmodel.policies.state import KernelSpec
 from qmodel.scenario import SLO, Cluster, Workload
+from qmodel.scenario.ranges import range_warnings
 from qmodel.system.prediction import Prediction
 
 __all__ = ["Fidelity", "Method", "predict"]
@@ -67,6 +69,14 @@ def predict(
     >>> 0.05 < prediction.ttft_s(0.95) < 0.5
     True
     """
+    prediction = _predicted(cluster, workload, slo, policy, method, fidelity)
+    beyond = range_warnings(cluster, workload)
+    return replace(prediction, warnings=(*prediction.warnings, *beyond)) if beyond else prediction
+
+
+def _predicted(
+    cluster: Cluster, workload: Workload, slo: SLO, policy: Any, method: Method, fidelity: Fidelity
+) -> Prediction:
     if fidelity not in _FIDELITIES:
         raise InputError("fidelity", repr(fidelity), f"one of {', '.join(_FIDELITIES)}")
     if method not in _METHODS:
