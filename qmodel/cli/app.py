@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from qmodel.cli import calibrate, data, evaluate, thresholds
+from qmodel.cli import calibrate, data, emit, evaluate, thresholds
 
 __all__ = ["app"]
 
@@ -45,4 +45,5 @@ app.command()(evaluate.simulate)
 app.command()(evaluate.compare)
 app.command()(calibrate.calibrate)
 app.command()(calibrate.validate)
+app.command()(emit.emit)
 app.add_typer(data.data, name="data")

@@ -14,7 +14,7 @@ from qmodel.units import parse_duration_s, parse_rate_per_s
 if TYPE_CHECKING:
     from qmodel.scenario import SLO, Cluster, Workload
 
-__all__ = ["DEFAULTS", "Scenario", "parse_bandwidth", "parse_policy", "resolve"]
+__all__ = ["DEFAULTS", "Scenario", "open_workload", "parse_bandwidth", "parse_policy", "resolve"]
 
 DEFAULTS: dict[str, Any] = {
     "gpu": "a100",
@@ -114,7 +114,7 @@ def _build(options: dict[str, Any]) -> Scenario:
         max_num_batched_tokens=options["max_num_batched_tokens"],
         max_num_seqs=options["max_num_seqs"],
     )
-    workload = _workload(str(options["workload"]))
+    workload = open_workload(str(options["workload"]))
     if load is not None:
         workload = workload.at_load(load, cluster)
     elif rate is not None:
@@ -122,7 +122,8 @@ def _build(options: dict[str, Any]) -> Scenario:
     return Scenario(cluster=cluster, workload=workload, slo=slo, options=options, notices=tuple(workload.notices))
 
 
-def _workload(text: str) -> Workload:
+def open_workload(text: str) -> Workload:
+    """Return the workload that a built-in name or a file name means."""
     from qmodel.scenario import Workload
 
     looks_like_file = any(mark in text for mark in "/\\.") or Path(text).exists()
