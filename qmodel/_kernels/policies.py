@@ -7,7 +7,7 @@ from numba import njit
 
 from qmodel._kernels.laws import chunked_time, law_time, schedule_time, span_steps, span_time, work_time
 from qmodel._kernels.sim_state import (
-    I_BATCH, I_HOSTING, I_HOST_TOKENS, I_REQUESTS, I_SPAN, L_COUNT, L_HEAD, R_CLASS, R_DONE, R_NEED, R_NEXT,
+    I_BATCH, I_DOWN, I_HOSTING, I_HOST_TOKENS, I_REQUESTS, I_SPAN, L_COUNT, L_HEAD, R_CLASS, R_DONE, R_NEED, R_NEXT,
     R_PROMPT, U_CAPACITY, U_CONTEXT, U_END, U_HOST_KV, U_HOST_PART, U_HOST_WAIT, U_LINK_FREE, U_LINK_RATE,
     U_PART_WORK, U_S, U_SINCE, U_TOKENS, U_WORK, U_X, U_Y, U_Z, X_BUDGET, X_DECODE, X_PREFILL, Y_FIXED,
     Y_KV_BYTES,
@@ -37,6 +37,9 @@ OB_WORK, OB_TOKENS, OB_REQUESTS, OB_LINK = range(4)
 OB_HOST, OB_BATCH, OB_CONTEXT, OB_HOSTING, OB_LOAD, OB_REST, OB_STRICTEST, OB_KV = range(8)
 OBSERVED = 8
 
+#: Load of an instance that is down, and its mark among the hosting ones.
+UNAVAILABLE, DOWN = 1e15, 2.0
+
 
 @njit(cache=True)
 def strictest_tbt(j, classes, slo, own):
@@ -52,6 +55,9 @@ def strictest_tbt(j, classes, slo, own):
 def observe_prefill(t, k, UF, UI, seen):
     """Write what a router sees of the prefill instances at time t."""
     for i in range(k):
+        if UI[i, I_DOWN]:
+            seen[i, OB_WORK], seen[i, OB_TOKENS], seen[i, OB_REQUESTS] = UNAVAILABLE, UNAVAILABLE, UNAVAILABLE
+            continue
         seen[i, OB_WORK] = (
             UF[i, U_WORK] + UF[i, U_PART_WORK] + max(0.0, UF[i, U_END] - t if UF[i, U_END] < np.inf else 0.0)
         )
@@ -65,6 +71,10 @@ def observe_decode(t, k, d, UF, UI, classes, slo, seen):
     """Write what a router sees of the decode instances at time t; K is that of the last finished step."""
     for j in range(d):
         u = k + j
+        seen[u, OB_HOSTING] = 1.0 if UI[u, I_HOST_TOKENS] > 0 else 0.0
+        if UI[u, I_DOWN]:
+            seen[u, OB_HOSTING], seen[u, OB_HOST], seen[u, OB_LOAD] = DOWN, UNAVAILABLE, UNAVAILABLE
+            continue
         context, rest, part = UF[u, U_CONTEXT], 0.0, 0.0
         if UF[u, U_END] < np.inf:
             rest = UF[u, U_END] - t
@@ -82,7 +92,6 @@ def observe_decode(t, k, d, UF, UI, classes, slo, seen):
         seen[u, OB_HOST] = UF[u, U_HOST_WAIT] + UF[u, U_HOST_PART] + part
         seen[u, OB_BATCH] = UI[u, I_BATCH]
         seen[u, OB_CONTEXT] = context
-        seen[u, OB_HOSTING] = 1.0 if UI[u, I_HOST_TOKENS] > 0 else 0.0
         seen[u, OB_LOAD] = UI[u, I_REQUESTS]
         seen[u, OB_REST] = rest
         seen[u, OB_STRICTEST] = strictest_tbt(j, classes, slo, np.inf)
@@ -178,6 +187,18 @@ def fewest(seen, start, stop, column, r, PK):
 
 
 @njit(cache=True)
+def available(start, stop, r, UI, PK):
+    """Return the decode instance with the fewest requests among those that are up; any if none is."""
+    best = fewest(UI, start, stop, I_REQUESTS, r, PK)
+    if UI[best, I_DOWN] == 0:
+        return best
+    for u in range(start, stop):
+        if UI[u, I_DOWN] == 0 and (UI[best, I_DOWN] or UI[u, I_REQUESTS] < UI[best, I_REQUESTS]):
+            best = u
+    return best
+
+
+@njit(cache=True)
 def kairos_prefill(i, need, done, seen, mode, EC, EB, budget):
     """Return the prefill estimate [s] of Kairos at instance i: queue wait + execution (DESIGN 4)."""
     ahead = seen[i, OB_TOKENS]
@@ -199,12 +220,12 @@ def chunk_limit(PF, strictest, own):
 
 
 @njit(cache=True)
-def decide_kairos(r, k, d, R, seen, slo, PK, PF, chunks, EC, EB, budget):
+def decide_kairos(r, k, d, R, seen, slo, PK, PF, chunks, EC, EB, budget, e, g):
     """Return (unit, host time) of Kairos' decision."""
     need, done, c = R[r, R_NEED], R[r, R_DONE], R[r, R_CLASS]
     best, at_prefill = 0, np.inf
     for i in range(k):
-        estimate = kairos_prefill(i, need, done, seen, PK[K_WAIT], EC, EB, budget)
+        estimate = e * kairos_prefill(i, need, done, seen, PK[K_WAIT], EC, EB, budget)
         if estimate < at_prefill:
             best, at_prefill = i, estimate
     host, at_decode = -1, np.inf
@@ -212,7 +233,8 @@ def decide_kairos(r, k, d, R, seen, slo, PK, PF, chunks, EC, EB, budget):
         if seen[u, OB_HOSTING] > 0:
             continue
         limit = chunk_limit(PF, seen[u, OB_STRICTEST], slo[c, 1])
-        estimate = schedule_time(EC, EB, u, int(seen[u, OB_BATCH]), seen[u, OB_CONTEXT], need, done, chunks, limit)
+        B, K = int(seen[u, OB_BATCH]), seen[u, OB_CONTEXT]
+        estimate = g * schedule_time(EC, EB, u, B, K, need, done, chunks, limit)
         if 0.0 <= estimate < at_decode:
             host, at_decode = u, estimate
     if host >= 0 and at_decode <= PF[P_ALPHA] * at_prefill and at_decode <= slo[c, 0]:
@@ -221,12 +243,12 @@ def decide_kairos(r, k, d, R, seen, slo, PK, PF, chunks, EC, EB, budget):
 
 
 @njit(cache=True)
-def decide_earliest(t, r, k, d, R, UF, seen, slo, PF, chunks, EC, EB, XI, XF):
+def decide_earliest(t, r, k, d, R, UF, seen, slo, PF, chunks, EC, EB, XI, XF, e, g):
     """Return (unit, host time) of the earliest completion, complete estimates on both sides."""
     need, done, c, budget = R[r, R_NEED], R[r, R_DONE], R[r, R_CLASS], XI[X_BUDGET]
     best, at_prefill = 0, np.inf
     for i in range(k):
-        ready = seen[i, OB_WORK] + chunked_time(EC, EB, i, need, done, budget)
+        ready = e * (seen[i, OB_WORK] + chunked_time(EC, EB, i, need, done, budget))
         link = max(ready, seen[i, OB_LINK] - t)
         moved = XF[Y_FIXED] + XF[Y_KV_BYTES] * (R[r, R_PROMPT] - done) / UF[i, U_LINK_RATE]
         if link + moved < at_prefill:
@@ -234,10 +256,11 @@ def decide_earliest(t, r, k, d, R, UF, seen, slo, PF, chunks, EC, EB, XI, XF):
     host, at_decode, own = -1, np.inf, 0.0
     for u in range(k, k + d):
         limit = chunk_limit(PF, seen[u, OB_STRICTEST], slo[c, 1])
-        estimate = schedule_time(EC, EB, u, int(seen[u, OB_BATCH]), seen[u, OB_CONTEXT], need, done, chunks, limit)
-        if estimate < 0.0:
+        B, K = int(seen[u, OB_BATCH]), seen[u, OB_CONTEXT]
+        estimate = g * schedule_time(EC, EB, u, B, K, need, done, chunks, limit)
+        if estimate < 0.0 or seen[u, OB_HOSTING] == DOWN:
             continue
-        ready = estimate + (seen[u, OB_HOST] if seen[u, OB_HOSTING] > 0 else seen[u, OB_REST])
+        ready = estimate + g * (seen[u, OB_HOST] if seen[u, OB_HOSTING] > 0 else seen[u, OB_REST])
         if ready < at_decode:
             host, at_decode, own = u, ready, estimate
     if host >= 0 and at_decode < at_prefill:
@@ -246,17 +269,19 @@ def decide_earliest(t, r, k, d, R, UF, seen, slo, PF, chunks, EC, EB, XI, XF):
 
 
 @njit(cache=True)
-def decide_thresholds(r, k, d, R, seen, PF, lengths, batches, contexts, curves, tables):
+def decide_thresholds(r, k, d, R, seen, PF, lengths, batches, contexts, curves, tables, e, g):
     """Return (unit, host time): deflect iff a_P(w, s) + x > a_D(v, h) + harm at the best decode instance."""
     i, f = bracket(lengths, R[r, R_NEED] - R[r, R_DONE])
-    s, x = max(0.0, at(curves[0], i, f)), max(0.0, at(curves[1], i, f))
+    s, x = e * max(0.0, at(curves[0], i, f)), max(0.0, at(curves[1], i, f))
     best = least(seen, 0, k, OB_WORK)
-    w, gp, gd = seen[best, OB_WORK], PF[P_PRICE_PREFILL], PF[P_PRICE_DECODE]
+    w, gp, gd = e * seen[best, OB_WORK], PF[P_PRICE_PREFILL], PF[P_PRICE_DECODE]
     at_prefill = w + s + gp * ((w + s) * (w + s) - w * w) + x
     host, at_decode, own = -1, np.inf, 0.0
     for u in range(k, k + d):
-        v = seen[u, OB_HOST]
-        h = interpolate3(tables[0], i, f, batches, contexts, seen[u, OB_BATCH], seen[u, OB_CONTEXT])
+        if seen[u, OB_HOSTING] == DOWN:
+            continue
+        v = g * seen[u, OB_HOST]
+        h = g * interpolate3(tables[0], i, f, batches, contexts, seen[u, OB_BATCH], seen[u, OB_CONTEXT])
         cost = v + h + gd * ((v + h) * (v + h) - v * v)
         if PF[P_HARM] > 0.0:
             cost += PF[P_HARM] * interpolate3(
@@ -284,7 +309,7 @@ def decide_static(r, k, d, R, seen, PK, PF, chunks, slo, EC, EB, budget):
     local = local or R[r, R_PROMPT] < PF[P_PROMPT_TOKENS]
     local = local or seen[best, OB_TOKENS] > PF[P_PREFILL_BUSY] * budget
     host = fewest(seen, k, k + d, OB_LOAD, r, PK)
-    if not local or seen[host, OB_KV] > PF[P_DECODE_BUSY]:
+    if not local or seen[host, OB_KV] > PF[P_DECODE_BUSY] or seen[host, OB_HOSTING] == DOWN:
         return best, 0.0
     limit = chunk_limit(PF, seen[host, OB_STRICTEST], slo[c, 1])
     B, K = int(seen[host, OB_BATCH]), seen[host, OB_CONTEXT]
@@ -292,15 +317,17 @@ def decide_static(r, k, d, R, seen, PK, PF, chunks, slo, EC, EB, budget):
 
 
 @njit(cache=True)
-def late_pull(t, u, k, R, F, UF, seen, lists, PF, lengths, batches, contexts, curves, tables, scratch):
+def late_pull(t, u, k, R, UF, UI, seen, lists, PF, lengths, batches, contexts, curves, tables, scratch, noise):
     """Return (request, host time) that decode instance u pulls from the shared queue, or (-1, 0).
 
     gain = expected wait + s + x - v - h - harm;  value = (gain + relief)/h,  relief = (requests behind)*s/k;
     pulled only where gain + relief_weight*relief > 0, over the queue in its order; the expected wait is the work ahead shared by the k prefill instances.
     """
-    ahead = 0.0
+    ahead, running = 0.0, 0
     for i in range(k):
+        running += 1 - UI[i, I_DOWN]
         ahead += UF[i, U_PART_WORK] + (max(0.0, UF[i, U_END] - t) if UF[i, U_END] < np.inf else 0.0)
+    k = max(1, running)
     v, B, K = seen[u, OB_HOST], seen[u, OB_BATCH], seen[u, OB_CONTEXT]
     host, harm = scratch[0], scratch[1]
     collapse(tables[0], batches, contexts, B, K, host)
@@ -312,7 +339,8 @@ def late_pull(t, u, k, R, F, UF, seen, lists, PF, lengths, batches, contexts, cu
     while r >= 0:
         behind -= 1
         i, f = bracket(lengths, R[r, R_NEED] - R[r, R_DONE])
-        s, x, h = max(0.0, at(curves[0], i, f)), max(0.0, at(curves[1], i, f)), max(1e-9, at(host, i, f))
+        e, g = noise[r % len(noise), 0], noise[r % len(noise), 1]
+        s, x, h = e * max(0.0, at(curves[0], i, f)), max(0.0, at(curves[1], i, f)), g * max(1e-9, at(host, i, f))
         gain = ahead / k + s + x - v - h
         if PF[P_HARM] > 0.0:
             gain -= PF[P_HARM] * max(0.0, at(harm, i, f))
@@ -336,19 +364,29 @@ def queue_key(t, r, R, PK, PF, EW, EC, EB):
 
 
 @njit(cache=True)
-def decide(
-    t, r, R, UF, seen, slo, PK, PF, chunks, lengths, batches, contexts, curves, tables, EC, EB, XI, XF
+def decide_noisy(
+    t, r, R, UF, seen, slo, PK, PF, chunks, lengths, batches, contexts, curves, tables, EC, EB, XI, XF, e, g
 ):  # fmt: skip
-    """Return (unit, host time of a deflected prompt there) of the policy of kind PK[K_KIND]."""
+    """Return `decide` when estimates are e times too high on the prefill and g times on the decode side."""
     k, d, kind = XI[X_PREFILL], XI[X_DECODE], PK[K_KIND]
     if kind == COLOCATED:
         return fewest(seen, k, k + d, OB_LOAD, r, PK), 0.0
     if kind == KAIROS:
-        return decide_kairos(r, k, d, R, seen, slo, PK, PF, chunks, EC, EB, XI[X_BUDGET])
+        return decide_kairos(r, k, d, R, seen, slo, PK, PF, chunks, EC, EB, XI[X_BUDGET], e, g)
     if kind == EARLIEST:
-        return decide_earliest(t, r, k, d, R, UF, seen, slo, PF, chunks, EC, EB, XI, XF)
+        return decide_earliest(t, r, k, d, R, UF, seen, slo, PF, chunks, EC, EB, XI, XF, e, g)
     if kind == THRESHOLDS:
-        return decide_thresholds(r, k, d, R, seen, PF, lengths, batches, contexts, curves, tables)
+        return decide_thresholds(r, k, d, R, seen, PF, lengths, batches, contexts, curves, tables, e, g)
     if kind == STATIC:
         return decide_static(r, k, d, R, seen, PK, PF, chunks, slo, EC, EB, XI[X_BUDGET])
     return fewest(seen, 0, k, OB_REQUESTS if PK[K_ROUTE_REQUESTS] else OB_WORK, r, PK), 0.0
+
+
+@njit(cache=True)
+def decide(
+    t, r, R, UF, seen, slo, PK, PF, chunks, lengths, batches, contexts, curves, tables, EC, EB, XI, XF
+):  # fmt: skip
+    """Return (unit, host time of a deflected prompt there) of the policy of kind PK[K_KIND]."""
+    return decide_noisy(
+        t, r, R, UF, seen, slo, PK, PF, chunks, lengths, batches, contexts, curves, tables, EC, EB, XI, XF, 1.0, 1.0
+    )

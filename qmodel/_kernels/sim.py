@@ -12,15 +12,17 @@ from numba import njit
 
 from qmodel._kernels.laws import work_time
 from qmodel._kernels.policies import (
-    AT_ARRIVAL, EXTERNAL, FCFS, K_DECODE_EARLY, K_KIND, K_ORDER, K_ROOM, LATE, NONE, decide, fewest, late_pull,
+    AT_ARRIVAL, EXTERNAL, FCFS, K_DECODE_EARLY, K_KIND, K_ORDER, K_ROOM, LATE, NONE, decide_noisy, available, late_pull,
     observe_decode, observe_prefill, queue_key,
 )  # fmt: skip
 from qmodel._kernels.sim_decode import end_decode, start_decode
+from qmodel._kernels.sim_faults import E_TIME, apply_fault
 from qmodel._kernels.sim_prefill import end_prefill, land, start_prefill, wake
 from qmodel._kernels.sim_state import (
-    F_ARRIVAL, F_HOST, F_KEY, HOSTED, I_DIRTY, I_HOSTING, I_HOST_TOKENS, I_REQUESTS, LOOP_DIRTY, LOOP_EVENTS,
-    LOOP_FINISHED, LOOP_NEXT, LOOP_PULL, L_COUNT, R_DECODE, R_DEFLECTED, R_DONE, R_NEED, R_PREFILL, R_STATE,
-    U_END, U_HOST_WAIT, U_TOKENS, U_WORK, WAITING, X_DECODE, X_PREFILL, mark, push, push_sorted, remove,
+    CLOCK_INTERVAL, CLOCK_NOW, CLOCK_OBSERVE, F_ARRIVAL, F_HOST, F_KEY, HOSTED, I_DIRTY, I_DOWN, I_HOST_TOKENS,
+    I_HOSTING, I_REQUESTS, L_COUNT, L_HEAD, LOOP_ASKED, LOOP_DIRTY, LOOP_EVENTS, LOOP_FAULT, LOOP_FINISHED,
+    LOOP_NEXT, LOOP_PULL, R_DECODE, R_DEFLECTED, R_DONE, R_NEED, R_PREFILL, R_STATE, U_END, U_HOST_WAIT, U_TOKENS,
+    U_WORK, WAITING, X_DECODE, X_PREFILL, mark, push, push_sorted, remove,
 )  # fmt: skip
 
 DONE, ASK, STUCK = range(3)
@@ -41,7 +43,7 @@ def _place(t, r, u, host, R, F, UF, UI, lists, times, winners, loop, dirty, PK, 
         else:
             push_sorted(lists, R, F, u, r)
         if PK[K_DECODE_EARLY]:
-            R[r, R_DECODE] = fewest(UI, k, k + XI[X_DECODE], I_REQUESTS, r, PK)
+            R[r, R_DECODE] = available(k, k + XI[X_DECODE], r, UI, PK)
             if PK[K_DECODE_EARLY] == AT_ARRIVAL:
                 UI[R[r, R_DECODE], I_REQUESTS] += 1
         if UF[u, U_END] == np.inf:
@@ -99,7 +101,7 @@ def _sort_dirty(dirty, n):
 @njit(cache=True)
 def _pull_all(
     t, R, F, UF, UI, lists, times, winners, loop, dirty, classes, slo, seen, scratch, PK, PF, lengths, batches,
-    contexts, curves, tables, EC, EB, EW, XI,
+    contexts, curves, tables, EC, EB, EW, XI, noise,
 ):  # fmt: skip
     """Let each decode instance with room pull one waiting prompt, in order of id."""
     k, d = XI[X_PREFILL], XI[X_DECODE]
@@ -107,12 +109,14 @@ def _pull_all(
     for u in range(k, k + d):
         if lists[0, L_COUNT] == 0:
             return
-        if UI[u, I_HOST_TOKENS] >= PK[K_ROOM]:
+        if UI[u, I_HOST_TOKENS] >= PK[K_ROOM] or UI[u, I_DOWN]:
             continue
         if not fresh:
             observe_decode(t, k, d, UF, UI, classes, slo, seen)
             fresh = True
-        r, host = late_pull(t, u, k, R, F, UF, seen, lists, PF, lengths, batches, contexts, curves, tables, scratch)
+        r, host = late_pull(
+            t, u, k, R, UF, UI, seen, lists, PF, lengths, batches, contexts, curves, tables, scratch, noise
+        )
         if r >= 0:
             remove(lists, R, 0, r)
             UF[0, U_WORK] -= work_time(EW, EC, EB, 0, R[r, R_NEED], R[r, R_DONE])
@@ -122,77 +126,115 @@ def _pull_all(
 
 
 @njit(cache=True)
+def _start_all(
+    now, late, R, F, UF, UI, lists, times, winners, loop, dirty, slots, longest, classes, violations, hist, seen,
+    scratch, slo, PK, PF, chunks, lengths, batches, contexts, curves, tables, LC, LB, EC, EB, EW, XI, XF, noise,
+):  # fmt: skip
+    """End an instant: prefill instances fill steps, decode instances pull, decode instances start."""
+    k = XI[X_PREFILL]
+    _sort_dirty(dirty, loop[LOOP_DIRTY])
+    first_decode = 0
+    while first_decode < loop[LOOP_DIRTY] and dirty[first_decode] < k:
+        u = dirty[first_decode]
+        UI[u, I_DIRTY] = 0
+        first_decode += 1
+        if not late:
+            start_prefill(now, u, 0, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, XI)
+    if late:
+        _fill_late(now, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, XI)
+    if loop[LOOP_PULL] > 0:
+        loop[LOOP_PULL] = 0
+        _pull_all(
+            now, R, F, UF, UI, lists, times, winners, loop, dirty, classes, slo, seen, scratch, PK, PF, lengths,
+            batches, contexts, curves, tables, EC, EB, EW, XI, noise,
+        )  # fmt: skip
+        _fill_late(now, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, XI)
+        _sort_dirty(dirty[first_decode:], loop[LOOP_DIRTY] - first_decode)
+    for at in range(first_decode, loop[LOOP_DIRTY]):
+        u = dirty[at]
+        UI[u, I_DIRTY] = 0
+        start_decode(
+            now, u, R, F, UF, UI, lists, times, winners, slots, longest, classes, violations, hist, slo, PK, PF,
+            chunks, LC, LB, XI, XF,
+        )  # fmt: skip
+    loop[LOOP_DIRTY] = 0
+
+
+@njit(cache=True)
 def run(
     clock, loop, R, F, UF, UI, lists, times, winners, dirty, slots, longest, classes, violations, hist, seen,
-    scratch, slo, PK, PF, chunks, lengths, batches, contexts, curves, tables, LC, LB, EC, EB, EW, XI, XF,
+    scratch, slo, PK, PF, chunks, lengths, batches, contexts, curves, tables, LC, LB, EC, EB, EW, XI, XF, faults, noise,
 ):  # fmt: skip
     """Advance the simulation until every request has finished, or until an external policy is asked.
 
-    All state lives in the arrays, so that a call goes on where the last one returned. Returns DONE, ASK (the
-    request loop[LOOP_NEXT] - 1 has arrived: place it by calling `answer`) or STUCK (nothing can happen any more).
+    All state lives in the arrays, so that a call goes on where the last one returned. Returns DONE, ASK (request
+    loop[LOOP_ASKED] has arrived: place it by calling `answer`) or STUCK (nothing can happen any more).
     """
     k, d, n = XI[X_PREFILL], XI[X_DECODE], R.shape[0]
-    late = PK[K_KIND] == LATE
-    now = clock[0]
+    late, again = PK[K_KIND] == LATE, 2 * k + 4 * d
+    stale = clock[CLOCK_INTERVAL] > 0.0
+    now = clock[CLOCK_NOW]
     while True:
         leaf = winners[1]
         t = times[leaf]
         arrival = F[loop[LOOP_NEXT], F_ARRIVAL] if loop[LOOP_NEXT] < n else np.inf
+        if lists[again, L_COUNT] > 0:
+            arrival = now
         arrives = arrival < t
-        if arrives:
-            t = arrival
-        if loop[LOOP_DIRTY] > 0 or loop[LOOP_PULL] > 0:
-            if t > now:
-                _sort_dirty(dirty, loop[LOOP_DIRTY])
-                first_decode = 0
-                while first_decode < loop[LOOP_DIRTY] and dirty[first_decode] < k:
-                    u = dirty[first_decode]
-                    UI[u, I_DIRTY] = 0
-                    first_decode += 1
-                    if not late:
-                        start_prefill(now, u, 0, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, XI)
-                if late:
-                    _fill_late(now, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, XI)
-                if loop[LOOP_PULL] > 0:
-                    loop[LOOP_PULL] = 0
-                    _pull_all(
-                        now, R, F, UF, UI, lists, times, winners, loop, dirty, classes, slo, seen, scratch, PK, PF,
-                        lengths, batches, contexts, curves, tables, EC, EB, EW, XI,
-                    )  # fmt: skip
-                    _fill_late(now, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, XI)
-                    _sort_dirty(dirty[first_decode:], loop[LOOP_DIRTY] - first_decode)
-                for at in range(first_decode, loop[LOOP_DIRTY]):
-                    u = dirty[at]
-                    UI[u, I_DIRTY] = 0
-                    start_decode(
-                        now, u, R, F, UF, UI, lists, times, winners, slots, longest, classes, violations, hist, slo,
-                        PK, PF, chunks, LC, LB, XI, XF,
-                    )  # fmt: skip
-                loop[LOOP_DIRTY] = 0
-                continue
-        elif t == np.inf:
-            clock[0] = now
+        t = min(t, arrival)
+        fails = loop[LOOP_FAULT] < len(faults) and faults[loop[LOOP_FAULT], E_TIME] <= t
+        if fails:
+            t, arrives = max(now, faults[loop[LOOP_FAULT], E_TIME]), False
+        if (loop[LOOP_DIRTY] > 0 or loop[LOOP_PULL] > 0) and t > now:
+            _start_all(
+                now, late, R, F, UF, UI, lists, times, winners, loop, dirty, slots, longest, classes, violations,
+                hist, seen, scratch, slo, PK, PF, chunks, lengths, batches, contexts, curves, tables, LC, LB, EC, EB,
+                EW, XI, XF, noise,
+            )  # fmt: skip
+            continue
+        if loop[LOOP_FINISHED] == n or t == np.inf:
+            clock[CLOCK_NOW] = now
             return DONE if loop[LOOP_FINISHED] == n else STUCK
+        if clock[CLOCK_OBSERVE] <= t:
+            now = clock[CLOCK_OBSERVE]
+            observe_prefill(now, k, UF, UI, seen)
+            observe_decode(now, k, d, UF, UI, classes, slo, seen)
+            clock[CLOCK_OBSERVE] += clock[CLOCK_INTERVAL]
+            continue
         now = t
         loop[LOOP_EVENTS] += 1
-        if arrives:
-            r = loop[LOOP_NEXT]
-            loop[LOOP_NEXT] += 1
+        if fails:
+            apply_fault(
+                t, faults[loop[LOOP_FAULT]], late, R, F, UF, UI, lists, times, winners, loop, dirty, slots, longest,
+                classes, violations, PK, LC, XI, XF,
+            )  # fmt: skip
+            loop[LOOP_FAULT] += 1
+            loop[LOOP_PULL] = 1 if late else 0
+        elif arrives:
+            r = lists[again, L_HEAD]
+            if r >= 0:
+                remove(lists, R, again, r)
+            else:
+                r = loop[LOOP_NEXT]
+                loop[LOOP_NEXT] += 1
             if PK[K_ORDER] != FCFS:
-                F[r, F_KEY] = queue_key(t, r, R, PK, PF, EW, EC, EB)
+                F[r, F_KEY] = queue_key(F[r, F_ARRIVAL], r, R, PK, PF, EW, EC, EB)
             if late:
                 _queue_late(t, r, R, F, UF, UI, lists, loop, dirty, PK, EC, EB, EW, XI)
                 loop[LOOP_PULL] = 1
                 continue
-            observe_prefill(t, k, UF, UI, seen)
-            if PK[K_KIND] != NONE:
-                observe_decode(t, k, d, UF, UI, classes, slo, seen)
+            if not stale:
+                observe_prefill(t, k, UF, UI, seen)
+                if PK[K_KIND] != NONE:
+                    observe_decode(t, k, d, UF, UI, classes, slo, seen)
             if PK[K_KIND] == EXTERNAL:
-                clock[0] = now
+                clock[CLOCK_NOW], loop[LOOP_ASKED] = now, r
                 return ASK
-            u, host = decide(
-                t, r, R, UF, seen, slo, PK, PF, chunks, lengths, batches, contexts, curves, tables, EC, EB, XI, XF
-            )
+            e, g = noise[r % len(noise), 0], noise[r % len(noise), 1]
+            u, host = decide_noisy(
+                t, r, R, UF, seen, slo, PK, PF, chunks, lengths, batches, contexts, curves, tables, EC, EB, XI, XF, e,
+                g,
+            )  # fmt: skip
             _place(t, r, u, host, R, F, UF, UI, lists, times, winners, loop, dirty, PK, EC, EB, EW, XI)
         elif leaf < k:
             end_prefill(t, leaf, R, F, UF, UI, lists, times, winners, loop, PK, XI, XF)
@@ -213,5 +255,5 @@ def run(
 @njit(cache=True)
 def answer(r, u, host, clock, loop, R, F, UF, UI, lists, times, winners, dirty, PK, EC, EB, EW, XI):
     """Place request r at unit u as an external policy decided."""
-    t = clock[0]
+    t = clock[CLOCK_NOW]
     _place(t, r, u, host, R, F, UF, UI, lists, times, winners, loop, dirty, PK, EC, EB, EW, XI)

@@ -11,7 +11,7 @@ from qmodel._kernels.laws import law_time, safe_chunk, span_lines, span_time, st
 from qmodel._kernels.policies import K_COMMIT, K_HOST_BUDGET, chunk_limit, strictest_tbt
 from qmodel._kernels.sim_state import (
     DECODING, FINISHED, F_ADMITTED, F_FINISH, F_FIRST, F_HOST, F_LAST, F_PREFILLED, F_START, F_TBT_MAX, HOSTED,
-    I_BATCH, I_COUNTED, I_FORGOTTEN, I_HOSTING, I_HOST_TOKENS, I_JOINERS, I_NEXT_LEAVE, I_PART, I_PART_CHUNK,
+    I_BATCH, I_COUNTED, I_DOWN, I_FORGOTTEN, I_HOSTING, I_HOST_TOKENS, I_JOINERS, I_NEXT_LEAVE, I_PART, I_PART_CHUNK,
     I_PREEMPTIONS, I_REQUESTS, I_SPAN, I_STAMP, I_STEP, I_STEPS, I_STEP_TOKENS, LOOP_FINISHED, L_COUNT, L_HEAD,
     R_CACHED, R_CLASS, R_DONE, R_LEFT, R_NEED, R_NEXT, R_OUTPUT, R_PREEMPTED, R_STATE, R_VIOLATIONS, S_BASE,
     S_ID, S_LEAVE, S_STAMP, U_BATCH_TIME, U_BUSY, U_CAPACITY, U_CONTEXT, U_END, U_HOST_KV, U_HOST_PART,
@@ -66,7 +66,7 @@ def _join(r, u, j, R, UF, UI, slots, longest, classes, violations, XI):
 
 
 @njit(cache=True)
-def _leave(b, u, j, R, F, UF, UI, slots, longest, classes, violations, XI):
+def leave(b, u, j, R, F, UF, UI, slots, longest, classes, violations, XI):
     """Take the resident of slot b out of the batch; return (request, steps it still had to make)."""
     r = slots[j, b, S_ID]
     left = slots[j, b, S_LEAVE] - UI[u, I_STEP]
@@ -87,7 +87,7 @@ def _leave(b, u, j, R, F, UF, UI, slots, longest, classes, violations, XI):
 
 
 @njit(cache=True)
-def _next_leave(u, j, UI, slots):
+def next_leave(u, j, UI, slots):
     best = _NEVER
     for b in range(UI[u, I_BATCH]):
         best = min(best, slots[j, b, S_LEAVE])
@@ -110,8 +110,8 @@ def _preempt(t, u, j, R, F, UF, UI, lists, slots, longest, classes, violations, 
     for b in range(1, UI[u, I_BATCH]):
         if slots[j, b, S_STAMP] > slots[j, newest, S_STAMP]:
             newest = b
-    r, left = _leave(newest, u, j, R, F, UF, UI, slots, longest, classes, violations, XI)
-    _next_leave(u, j, UI, slots)
+    r, left = leave(newest, u, j, R, F, UF, UI, slots, longest, classes, violations, XI)
+    next_leave(u, j, UI, slots)
     UI[u, I_HOST_TOKENS] += R[r, R_NEED] + R[r, R_LEFT] - left + 1
     R[r, R_NEED] += R[r, R_LEFT] - left + 1  # the token sampled last is part of what is computed again
     R[r, R_LEFT] = left
@@ -229,6 +229,8 @@ def start_decode(
     """Start the next step or span of decode instance u, or leave it idle."""
     k, d = XI[X_PREFILL], XI[X_DECODE]
     j, run = u - k, k + d + u
+    if UI[u, I_DOWN]:
+        return
     preempted = False
     while UI[u, I_BATCH] > 0 and UF[u, U_CONTEXT] + UF[u, U_HOST_KV] + UI[u, I_BATCH] > UF[u, U_CAPACITY]:
         _preempt(t, u, j, R, F, UF, UI, lists, slots, longest, classes, violations, XI)
@@ -332,10 +334,10 @@ def end_decode(
             b = 0
             while b < UI[u, I_BATCH]:
                 if slots[j, b, S_LEAVE] == UI[u, I_STEP]:
-                    r, _ = _leave(b, u, j, R, F, UF, UI, slots, longest, classes, violations, XI)
+                    r, _ = leave(b, u, j, R, F, UF, UI, slots, longest, classes, violations, XI)
                     _finish(t, r, u, R, F, UI, loop)
                 else:
                     b += 1
-            _next_leave(u, j, UI, slots)
+            next_leave(u, j, UI, slots)
     if UI[u, I_HOSTING] > 0:
         _end_hosted(t, u, j, R, F, UF, UI, lists, slots, longest, classes, violations, hist, slo, loop, XI, XF)

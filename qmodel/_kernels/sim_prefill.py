@@ -7,11 +7,11 @@ from numba import njit
 
 from qmodel._kernels.laws import law_time, span_steps, span_time, work_time
 from qmodel._kernels.policies import (
-    AT_ARRIVAL, AT_ARRIVAL_COUNT_LANDED, AT_ARRIVAL_COUNT_SENT, K_COMMIT, K_DECODE_EARLY, fewest,
+    AT_ARRIVAL, AT_ARRIVAL_COUNT_LANDED, AT_ARRIVAL_COUNT_SENT, K_COMMIT, K_DECODE_EARLY, available,
 )  # fmt: skip
 from qmodel._kernels.sim_links import bytes_sent, send
 from qmodel._kernels.sim_state import (
-    F_FINISH, F_LANDED, F_PREFILLED, F_START, FINISHED, I_BATCH, I_FORGOTTEN, I_HOSTING, I_PART, I_PART_CHUNK,
+    F_FINISH, F_LANDED, F_PREFILLED, F_START, FINISHED, I_BATCH, I_DOWN, I_FORGOTTEN, I_HOSTING, I_PART, I_PART_CHUNK,
     I_REQUESTS, I_SPAN, I_STEP_TOKENS, I_STEPS, L_COUNT, L_HEAD, LANDED, LOOP_FINISHED, MOVING, PREFILLING,
     R_CACHED, R_DECODE, R_DONE, R_NEED, R_OUTPUT, R_PREFILL, R_PROMPT, R_STATE, U_BUSY, U_CAPACITY, U_END, U_KV,
     U_LINK_RATE, U_PART_WORK, U_S, U_SINCE, U_TOKENS, U_WORK, U_X, U_Y, U_Z, X_BUDGET, X_DECODE, X_FIRST_PREFILL,
@@ -22,6 +22,8 @@ from qmodel._kernels.sim_state import (
 @njit(cache=True)
 def start_prefill(t, i, late, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, XI):
     """Fill the next step of prefill instance i from its queue (the shared one when late) and start it."""
+    if UI[i, I_DOWN]:
+        return
     k, row, source = XI[X_PREFILL], (0 if late else i), (0 if late else i)
     room = XI[X_BUDGET] if XI[X_PACKING] else 1
     n, q, reloaded = 0, 0.0, 0.0
@@ -88,16 +90,19 @@ def end_prefill(t, i, R, F, UF, UI, lists, times, winners, loop, PK, XI, XF):
         if UI[i, I_FORGOTTEN] == 0:
             UI[i, I_REQUESTS] -= 1
         u = R[r, R_DECODE]
+        if u >= 0 and UI[u, I_DOWN]:
+            UI[u, I_REQUESTS] -= 1 if PK[K_DECODE_EARLY] == AT_ARRIVAL else 0
+            u = -1
         if XI[X_FIRST_PREFILL] and R[r, R_OUTPUT] == 1:
             F[r, F_FINISH], R[r, R_STATE] = t, FINISHED
             UF[i, U_KV] -= R[r, R_NEED]
             loop[LOOP_FINISHED] += 1
-            if PK[K_DECODE_EARLY] == AT_ARRIVAL:
+            if u >= 0 and PK[K_DECODE_EARLY] == AT_ARRIVAL:
                 UI[u, I_REQUESTS] -= 1
             r = lists[row, L_HEAD]
             continue
         if u < 0:
-            u = fewest(UI, k, k + d, I_REQUESTS, r, PK)
+            u = available(k, k + d, r, UI, PK)
             R[r, R_DECODE] = u
             UI[u, I_REQUESTS] += 1
         elif PK[K_DECODE_EARLY] == AT_ARRIVAL_COUNT_SENT:

@@ -33,9 +33,9 @@ UNIT_FLOATS = 20
 # Integer columns of a unit.
 (
     I_DIRTY, I_PART, I_PART_CHUNK, I_STEP_TOKENS, I_REQUESTS, I_BATCH, I_JOINERS, I_COUNTED, I_STEP, I_NEXT_LEAVE,
-    I_SPAN, I_HOST_TOKENS, I_HOSTING, I_STAMP, I_PREEMPTIONS, I_STEPS, I_FORGOTTEN,
-) = range(17)  # fmt: skip
-UNIT_INTS = 17
+    I_SPAN, I_HOST_TOKENS, I_HOSTING, I_STAMP, I_PREEMPTIONS, I_STEPS, I_FORGOTTEN, I_DOWN,
+) = range(18)  # fmt: skip
+UNIT_INTS = 18
 
 # Columns of a resident's slot.
 S_ID, S_LEAVE, S_BASE, S_STAMP = range(4)
@@ -54,8 +54,11 @@ Y_FIXED, Y_KV_BYTES, Y_HIST_LOG0, Y_HIST_STEP = range(4)
 SETTING_FLOATS = 4
 
 # Loop variables kept between calls.
-LOOP_NEXT, LOOP_DIRTY, LOOP_PULL, LOOP_FINISHED, LOOP_EVENTS = range(5)
-LOOP_INTS = 5
+LOOP_NEXT, LOOP_DIRTY, LOOP_PULL, LOOP_FINISHED, LOOP_EVENTS, LOOP_FAULT, LOOP_ASKED = range(7)
+LOOP_INTS = 7
+
+# Times kept between calls: now, the next observation (inf: the router sees everything at once), its interval.
+CLOCK_NOW, CLOCK_OBSERVE, CLOCK_INTERVAL = range(3)
 
 
 @njit(cache=True)

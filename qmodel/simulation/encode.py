@@ -17,6 +17,7 @@ from qmodel.laws import Calibration
 from qmodel.policies.arrays import policy_arrays
 from qmodel.policies.state import KernelSpec
 from qmodel.scenario import SLO, Cluster, Requests
+from qmodel.simulation.conditions import Fault, Signals, fault_events
 
 __all__ = ["HISTOGRAM_BINS", "HISTOGRAM_LOG0", "HISTOGRAM_STEP", "Arrays", "Scene", "arrays_of", "scene_of"]
 
@@ -87,6 +88,8 @@ class Arrays(NamedTuple):
     EW: Any
     XI: Any
     XF: Any
+    faults: Any
+    noise: Any
 
 
 def _laws(scene: Scene, size: int) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -113,7 +116,15 @@ def _laws(scene: Scene, size: int) -> tuple[FloatArray, FloatArray, FloatArray]:
     return coef, base, work
 
 
-def arrays_of(scene: Scene, requests: Requests, slos: Sequence[SLO], spec: KernelSpec, warm_from: int) -> Arrays:
+def arrays_of(
+    scene: Scene,
+    requests: Requests,
+    slos: Sequence[SLO],
+    spec: KernelSpec,
+    warm_from: int,
+    signals: Signals | None = None,
+    faults: Sequence[Fault] = (),
+) -> Arrays:
     """Return the kernel's arguments for requests that `checks.check` has accepted."""
     cluster, n, k, d = scene.cluster, len(requests), len(scene.prefill), len(scene.decode)
     units = k + d
@@ -121,6 +132,13 @@ def arrays_of(scene: Scene, requests: Requests, slos: Sequence[SLO], spec: Kerne
     if not cluster.packing:
         largest = max(largest, int(requests.prompt_tokens.max()))
     coef, base, work = _laws(scene, largest + cluster.max_num_seqs + 2)
+    signals = signals or Signals()
+    guess, guess_base = coef.copy(), base
+    if signals.estimates is not None:
+        seen_as = scene_of(signals.estimates, spec)
+        if (len(seen_as.prefill), len(seen_as.decode)) != (k, d):
+            raise InputError("cluster to estimate with", signals.estimates.name, f"{cluster.name}, as simulated")
+        guess, guess_base, work = _laws(seen_as, largest + cluster.max_num_seqs + 2)
     R, F = np.zeros((n, ks.REQUEST_INTS), np.int32), np.full((n, ks.REQUEST_FLOATS), np.nan)
     F[:, ks.F_ARRIVAL] = requests.arrival_s
     F[:, [ks.F_TBT_MAX, ks.F_HOST, ks.F_KEY]] = 0.0
@@ -142,7 +160,7 @@ def arrays_of(scene: Scene, requests: Requests, slos: Sequence[SLO], spec: Kerne
     winners[size:] = np.arange(size)
     for node in range(size - 1, 0, -1):
         winners[node] = winners[2 * node]
-    lists = np.zeros((2 * k + 4 * d, 3), np.int64)
+    lists = np.zeros((2 * k + 4 * d + 1, 3), np.int64)
     lists[:, :2] = -1
     XI, XF = np.zeros(ks.SETTING_INTS, np.int64), np.zeros(ks.SETTING_FLOATS)
     XI[[ks.X_PREFILL, ks.X_DECODE, ks.X_BUDGET, ks.X_MAX_SEQS]] = (
@@ -155,13 +173,15 @@ def arrays_of(scene: Scene, requests: Requests, slos: Sequence[SLO], spec: Kerne
     XI[ks.X_LAYERS] = cluster.calibration.layers if cluster.pipelined_transfer else 0
     XF[:] = cluster.transfer_fixed_s, cluster.calibration.kv_bytes_per_token, HISTOGRAM_LOG0, HISTOGRAM_STEP
     slots = np.zeros((d, cluster.max_num_seqs, 4), np.int64)
-    policy = policy_arrays(spec)
+    policy, interval = policy_arrays(spec), signals.observation_interval_s
     return Arrays._make((
-        np.zeros(1), np.zeros(ks.LOOP_INTS, np.int64), R, F, UF, UI, lists, np.full(size, np.inf), winners,
+        np.array([0.0, 0.0 if interval > 0 else np.inf, interval]), np.zeros(ks.LOOP_INTS, np.int64),
+        R, F, UF, UI, lists, np.full(size, np.inf), winners,
         np.zeros(units, np.int64), slots, np.zeros((d, cluster.max_num_seqs)),
         np.zeros((d, len(slos)), np.int64), np.zeros((d, len(slos)), np.int64), np.zeros(HISTOGRAM_BINS),
         np.zeros((units, kp.OBSERVED)), np.zeros((2, len(policy[3]))),
-        np.array([[s.ttft_s, s.tbt_s] for s in slos]), *policy, coef, base, coef.copy(), base, work, XI, XF,
+        np.array([[s.ttft_s, s.tbt_s] for s in slos]), *policy, coef, base, guess, guess_base, work, XI, XF,
+        fault_events(faults, k, d), signals.noise(n),
     ))  # fmt: skip
 
 

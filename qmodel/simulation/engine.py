@@ -14,6 +14,7 @@ from qmodel.errors import InputError, QModelError
 from qmodel.policies import ClusterState, KernelSpec, RequestView, as_policy
 from qmodel.scenario import SLO, Cluster, Requests, Workload
 from qmodel.simulation import encode
+from qmodel.simulation.conditions import Fault, Signals
 from qmodel.simulation.encode import Arrays, Scene
 from qmodel.simulation.result import SimulationResult
 
@@ -28,6 +29,8 @@ def simulate(
     seed: int = 0,
     requests: int | None = None,
     warmup: float = 0.1,
+    signals: Signals | None = None,
+    faults: Sequence[Fault] = (),
 ) -> SimulationResult:
     """Simulate a cluster on a workload, request by request.
 
@@ -47,6 +50,10 @@ def simulate(
         Number of requests; the workload's own by default.
     warmup : float, optional
         Share of the first requests that metrics leave out.
+    signals : Signals, optional
+        How late and how wrongly the router sees the cluster; perfectly by default.
+    faults : sequence of Fault, optional
+        Instances and links that stop or slow for a while.
 
     Returns
     -------
@@ -62,7 +69,7 @@ def simulate(
         drawn = workload if requests is None else _first(workload, requests)
     else:
         drawn = workload.requests(seed=seed, count=requests)
-    return simulate_requests(cluster, drawn, slo, policy, warmup)
+    return simulate_requests(cluster, drawn, slo, policy, warmup, signals, faults)
 
 
 def _first(requests: Requests, count: int) -> Requests:
@@ -78,7 +85,13 @@ def _first(requests: Requests, count: int) -> Requests:
 
 
 def simulate_requests(
-    cluster: Cluster, requests: Requests, slo: SLO | Sequence[SLO], policy: Any = None, warmup: float = 0.1
+    cluster: Cluster,
+    requests: Requests,
+    slo: SLO | Sequence[SLO],
+    policy: Any = None,
+    warmup: float = 0.1,
+    signals: Signals | None = None,
+    faults: Sequence[Fault] = (),
 ) -> SimulationResult:
     """Simulate a cluster on given requests; parameters as in `simulate`.
 
@@ -94,6 +107,10 @@ def simulate_requests(
         Who prefills where.
     warmup : float, optional
         Share of the first requests that metrics leave out, in [0, 1).
+    signals : Signals, optional
+        What the router knows.
+    faults : sequence of Fault, optional
+        What fails when.
 
     Returns
     -------
@@ -108,7 +125,7 @@ def simulate_requests(
     scene = encode.scene_of(cluster, spec)
     encode.check(scene, requests, slos)
     warm_from = int(warmup * len(requests))
-    arrays = encode.arrays_of(scene, requests, slos, spec, warm_from)
+    arrays = encode.arrays_of(scene, requests, slos, spec, warm_from, signals, faults)
     status = sim.run(*arrays)
     while status == sim.ASK:
         _ask(chosen, scene, arrays, slos)
@@ -121,11 +138,11 @@ def simulate_requests(
 
 def _ask(policy: Any, scene: Scene, arrays: Arrays, slos: Sequence[SLO]) -> None:
     """Let an external policy place the request that has just arrived."""
-    r = int(arrays.loop[ks.LOOP_NEXT]) - 1
+    r = int(arrays.loop[ks.LOOP_ASKED])
     row, k, d = arrays.R[r], len(scene.prefill), len(scene.decode)
     slo = slos[row[ks.R_CLASS]]
     request = RequestView(
-        arrival_s=float(arrays.clock[0]),
+        arrival_s=float(arrays.F[r, ks.F_ARRIVAL]),
         prompt_tokens=int(row[ks.R_PROMPT]),
         cached_tokens=int(row[ks.R_CACHED]),
         ttft_slo_s=slo.ttft_s,
@@ -148,7 +165,7 @@ def _state(scene: Scene, arrays: Arrays, request: RequestView) -> ClusterState:
     prefill, decode = arrays.seen[:k], arrays.seen[k:]
     moved = request.prompt_tokens - request.cached_tokens
     return ClusterState(
-        time_s=request.arrival_s,
+        time_s=float(arrays.clock[ks.CLOCK_NOW]),
         prefill_work_s=prefill[:, kp.OB_WORK].copy(),
         prefill_tokens=prefill[:, kp.OB_TOKENS].copy(),
         prefill_requests=prefill[:, kp.OB_REQUESTS].copy(),

@@ -1,5 +1,7 @@
 """The compiled simulator against the plain one, on random small scenarios."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,8 +19,6 @@ RULES = {}
 
 def shared_rule(**options):
     """Return a rule for the default cluster; the tables are built once."""
-    from dataclasses import replace
-
     if "rule" not in RULES:
         RULES["rule"] = rule(cluster())
     return replace(RULES["rule"], **options)
