@@ -321,7 +321,8 @@ def late_pull(t, u, k, R, UF, UI, seen, lists, PF, lengths, batches, contexts, c
     """Return (request, host time) that decode instance u pulls from the shared queue, or (-1, 0).
 
     gain = expected wait + s + x - v - h - harm;  value = (gain + relief)/h,  relief = (requests behind)*s/k;
-    pulled only where gain + relief_weight*relief > 0, over the queue in its order; the expected wait is the work ahead shared by the k prefill instances.
+    pulled only where gain + relief_weight*relief > 0, over the queue in its order; the expected wait is the work
+    ahead shared by the k prefill instances.
     """
     ahead, running = 0.0, 0
     for i in range(k):

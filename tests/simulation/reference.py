@@ -282,8 +282,9 @@ class Reference:
             gain = ahead / k + s + x - v - h
             if rule.harm_weight > 0:
                 gain -= rule.harm_weight * lookup_table(rule, rule.harm_s, job.rest, B, K)
-            value = (gain + (len(self.shared) - at - 1) * s / k) / h
-            if gain > 0 and value > best_value:
+            relief = (len(self.shared) - at - 1) * s / k
+            value = (gain + relief) / h
+            if gain + rule.relief_weight * relief > 0 and value > best_value:
                 best, best_value, best_host = job, value, h
             ahead += s
         if best is not None:

@@ -28,12 +28,13 @@ def policies():
     """Draw a policy."""
     order = st.sampled_from(["fcfs", "spf", "aged"])
     priced = st.builds(
-        lambda binding, o, gp, gd, harm, room: shared_rule(
+        lambda binding, o, gp, gd, harm, room, relief: shared_rule(
             binding=binding, order=o, price_prefill_per_s=gp, price_decode_per_s=gd, harm_weight=harm,
-            max_waiting_tokens=room, ageing_per_s=0.01,
+            max_waiting_tokens=room, ageing_per_s=0.01, relief_weight=relief,
         ),
         st.sampled_from(["dispatch", "late"]), order, st.sampled_from([0.0, 3.0]), st.sampled_from([0.0, 5.0]),
         st.sampled_from([0.0, 0.1]), st.sampled_from([500, 2000, 10**6]),
+        st.sampled_from([0.0, 1.0]),
     )  # fmt: skip
     return st.one_of(
         priced,
