@@ -11,7 +11,7 @@ from numba import njit
 # ruff: noqa: I001 - columns are imported many to a line
 from qmodel._kernels.sim_state import (
     F_BYTES, F_LANDED, F_LAST, F_RATE, HANDING_OVER, L_COUNT, L_HEAD, L_TAIL, MOVING, R_NEXT, R_PREFILL, R_PREV,
-    R_STATE, U_LINK_FREE, U_LINK_RATE, X_DECODE, X_PREFILL, X_SHARING, X_TREE, Y_FIXED, push, schedule,
+    R_STATE, U_LINK_FREE, U_LINK_RATE, X_DECODE, X_PREFILL, X_SHARING, X_TREE, Y_FIXED, push, remove, schedule,
 )  # fmt: skip
 
 FCFS, FAIR, NONE = range(3)
@@ -88,11 +88,13 @@ def share_links(t, R, F, UF, lists, times, winners, XI, XF):
 
 
 @njit(cache=True)
-def bytes_sent(t, r, R, F, UF, lists, times, winners, XI, XF):
+def bytes_sent(t, r, row, R, F, UF, lists, times, winners, XI, XF):
     """Fair sharing: the bytes of the head of a list are sent; return whether the hand-over is still to come."""
     if XI[X_SHARING] != FAIR or R[r, R_STATE] == HANDING_OVER:
         return False
     R[r, R_STATE] = HANDING_OVER
     F[r, F_LANDED] = t + XF[Y_FIXED]
+    remove(lists, R, row, r)
+    push(lists, R, row, r)  # behind others that were handed over at the same instant
     share_links(t, R, F, UF, lists, times, winners, XI, XF)
     return True

@@ -122,7 +122,7 @@ def land(t, u, R, F, UF, UI, lists, times, winners, loop, dirty, PK, XI, XF):
     k, d = XI[X_PREFILL], XI[X_DECODE]
     transit = 2 * k + 3 * d + (u - k)
     r = lists[transit, L_HEAD]
-    if bytes_sent(t, r, R, F, UF, lists, times, winners, XI, XF):
+    if bytes_sent(t, r, transit, R, F, UF, lists, times, winners, XI, XF):
         return
     remove(lists, R, transit, r)
     R[r, R_STATE] = LANDED
