@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -26,6 +26,9 @@ __all__ = [
 ]
 
 Array = npt.NDArray[np.float64]
+
+_DECODE_NAMES = ("engine.floor_s", "engine.floor_per_request_s", "engine.gain")
+_PROMPT_NAMES = ("engine.prefill_floor_s", "engine.prefill_gain", "engine.batch_exponent")
 
 # A benchmark that never leaves one regime does not tell floor from gain, so each starts from what is known elsewhere.
 LAUNCHES_PER_LAYER = 12  # norms 2, products 4, rotation, cache write, attention, activation, all-reduces 2
@@ -55,6 +58,8 @@ class EngineFit:
         Rows used.
     notes : tuple of str
         Rows that were set aside, and why.
+    standard_errors : Mapping
+        Standard error of each number, by ``engine.gain`` and the like; Laplace approximation of the posterior.
     """
 
     correction: EngineCorrection
@@ -64,6 +69,7 @@ class EngineFit:
     token_rows: int
     prompt_rows: int
     notes: tuple[str, ...] = ()
+    standard_errors: Mapping[str, float] = field(default_factory=dict)
 
 
 def decode_times_s(calibrations: Sequence[Calibration], rows: DecodeTimes) -> Array:
@@ -124,7 +130,10 @@ def fitting_rows(
         mine_decode, mine_prompt = decode.tp == tp, prompt.tp == tp
         count = int(max(mine_decode.sum(), mine_prompt.sum()))
         try:
-            capacity = at_tp(calibrations, int(tp)).kv_capacity_tokens
+            here = at_tp(calibrations, int(tp))
+            capacity = here.kv_capacity_tokens
+            if here.tp not in {c.tp for c in calibrations}:
+                notes.append(f"tp {tp:g}: {here.provenance['interpolation']}")
         except InputError as error:
             keep_decode &= ~mine_decode
             keep_prompt &= ~mine_prompt
@@ -194,6 +203,7 @@ def fit_engine(
         token_rows=len(decode),
         prompt_rows=len(prompt),
         notes=tuple(notes),
+        standard_errors=fits[launches][2],
     )
 
 
@@ -255,8 +265,8 @@ def _fit(
     floor_s: float,
     spread: float,
     prefill_spread: float,
-) -> tuple[float, EngineCorrection]:
-    """Return the loss and the correction around a floor that is known to within a factor exp(spread)."""
+) -> tuple[float, EngineCorrection, dict[str, float]]:
+    """Return loss, correction and standard errors around a floor that is known to within a factor exp(spread)."""
     states, times = _states(np.column_stack([decode.tp, decode.batch, decode.context]), decode.time_s)
     batch = states[:, 1]
     kernels = decode_times_s(bare, _decode(states, times))
@@ -266,8 +276,9 @@ def _fit(
         return np.asarray(np.maximum(o0 + o1 * batch, g * kernels))
 
     centre, width = np.log([floor_s, REQUEST_S, GAIN]), np.array([spread, REQUEST_SPREAD, GAIN_SPREAD])
-    loss, theta = _posterior(tokens, times, centre, width)
+    loss, theta, spread_of = _posterior(tokens, times, centre, width)
     o0, o1, g = np.exp(theta)
+    errors = dict(zip(_DECODE_NAMES, (np.exp(theta) * spread_of).tolist(), strict=True))
 
     shapes, durations = _states(np.column_stack([prompt.tp, prompt.prompts, prompt.tokens]), prompt.time_s)
     phases = prompt_times_s(bare, _prompt(shapes, durations))
@@ -280,8 +291,9 @@ def _fit(
 
     centre = np.array([np.log(floor_s), np.log(GAIN), EXPONENT])
     width = np.array([prefill_spread, GAIN_SPREAD, EXPONENT_SPREAD])
-    more, theta = _posterior(prompts, durations, centre, width)
+    more, theta, spread_of = _posterior(prompts, durations, centre, width)
     f, gp = np.exp(theta[:2])
+    errors |= dict(zip(_PROMPT_NAMES, (np.array([f, gp, 1.0]) * spread_of).tolist(), strict=True))
     correction = EngineCorrection(
         floor_s=float(o0),
         floor_per_request_s=float(o1),
@@ -290,7 +302,7 @@ def _fit(
         prefill_gain=float(gp),
         batch_exponent=float(max(theta[2], 0.0)),
     )
-    return loss + more, correction
+    return loss + more, correction, errors
 
 
 def _decode(states: Array, times: Array) -> DecodeTimes:
@@ -312,8 +324,10 @@ def _states(keys: Array, times: Array) -> tuple[Array, Array]:
     return unique, np.array([np.median(times[inverse == i]) for i in range(len(unique))])
 
 
-def _posterior(predict: Callable[[Array], Array], times: Array, centre: Array, width: Array) -> tuple[float, Array]:
-    """Return the smallest loss and where it is, from several starts; without data, the prior's centre."""
+def _posterior(
+    predict: Callable[[Array], Array], times: Array, centre: Array, width: Array
+) -> tuple[float, Array, Array]:
+    """Return the smallest loss, where it is, and the spread around it; without data, those of the prior."""
     from scipy.optimize import minimize
 
     def loss(theta: Array) -> float:
@@ -322,7 +336,7 @@ def _posterior(predict: Callable[[Array], Array], times: Array, centre: Array, w
         return float(np.sum(np.sqrt(1 + residual**2) - 1)) + prior
 
     if not len(times):
-        return 0.0, centre
+        return 0.0, centre, width
     best: tuple[float, Array] = (np.inf, centre)
     shifts = np.vstack([np.zeros(len(centre)), -1.5 * width, 1.5 * width])
     for shift in shifts:
@@ -330,4 +344,12 @@ def _posterior(predict: Callable[[Array], Array], times: Array, centre: Array, w
         result = minimize(loss, centre + shift, method="Nelder-Mead", options=options)
         if result.fun < best[0] - 1e-9:
             best = (float(result.fun), np.asarray(result.x))
-    return best
+    return (*best, _spread(loss, best[1], width))
+
+
+def _spread(loss: Callable[[Array], float], theta: Array, width: Array) -> Array:
+    """Return the standard deviation of each parameter: curvature of the loss across a tenth of its prior's width."""
+    step = 0.1 * width
+    here = loss(theta)
+    bend = np.array([loss(theta + e) - 2 * here + loss(theta - e) for e in np.diag(step)]) / step**2
+    return np.asarray(np.minimum(width, 1.0 / np.sqrt(np.maximum(bend, 1.0 / width**2))))

@@ -310,7 +310,7 @@ def load_calibration(model: str, gpu: str = "a100", tp: int = 1) -> Calibration:
     gpu : str
         GPU name; not used with a path.
     tp : int
-        GPUs of an instance; not used with a path.
+        GPUs of an instance; with a path, the default takes the file's first calibration where it has none for tp 1.
 
     Returns
     -------
@@ -323,7 +323,9 @@ def load_calibration(model: str, gpu: str = "a100", tp: int = 1) -> Calibration:
         When there is no such calibration (the message names those there are), or the file is not one.
     """
     if str(model).endswith(".json"):
-        return read_calibration(model)
+        found = read_calibrations(model)
+        first = tp == 1 and all(c.tp != 1 for c in found)
+        return found[0] if first else read_calibration(model, tp)
     name, device = str(model).lower(), str(gpu).lower()
     path = shipped_folder() / f"{name}_{device}_tp{tp}.json"
     if path.is_file():

@@ -117,7 +117,8 @@ class Validation:
     by_tp : dict
         The same by tp: ``{"4": {"token_time_mape": ...}}``.
     percentiles : dict
-        Relative error of predicted TTFT and TBT by percentile, for files with requests: ``{"ttft": {"p50": ...}}``.
+        By percentile: size of the relative error over rows (``token_time``, ``prompt_time``), and for files with
+        requests the signed error of the predicted percentile (``ttft``, ``tbt``).
     notes : tuple of str
         Rows set aside, and why.
     """
@@ -151,8 +152,10 @@ class Validation:
         if self.prompt_time_mape is not None:
             out.append(f"prompt time: mean error {self.prompt_time_mape:.1%} over {self.prompt_rows} rows")
         for name, errors in self.percentiles.items():
-            parts = ", ".join(f"{q.upper()} {error:+.1%}" for q, error in errors.items())
-            out.append(f"{name.upper()}: {parts}")
+            sign = "+" if name in ("ttft", "tbt") else ""
+            parts = ", ".join(f"{q.upper()} {error:{sign}.1%}" for q, error in errors.items())
+            label = name.upper() if sign else f"{name.replace('_', ' ')}, size of the error"
+            out.append(f"{label}: {parts}")
         return out + [f"note: {text}" for text in self.notes]
 
     def draw(self, path: str | Path) -> None:
@@ -214,7 +217,7 @@ def calibrate(
     mine = _matching(rows, chosen, notes)
     fit = fit_engine(kernels, mine.decode, mine.prompt, "eager" if mine.eager else "graph")
     source = f"measurements: {mine.kind}, {fit.token_rows} decode and {fit.prompt_rows} prompt rows, {fit.launches}"
-    corrected = [_labelled(c.without_engine().with_engine(fit.correction), source) for c in kernels]
+    corrected = [_labelled(c.without_engine().with_engine(fit.correction), source, fit) for c in kernels]
     primary = next(c for c in corrected if c.tp == chosen.tp)
     return CalibrationResult(
         calibration=primary,
@@ -257,8 +260,10 @@ def _chosen(kernels: Sequence[Calibration], tp: int, notes: list[str]) -> Calibr
     return by_tp[nearest]
 
 
-def _labelled(calibration: Calibration, text: str) -> Calibration:
-    return replace(calibration, provenance=dict(calibration.provenance) | {"engine_correction": text})
+def _labelled(calibration: Calibration, text: str, fit: EngineFit) -> Calibration:
+    provenance = dict(calibration.provenance) | {"engine_correction": text}
+    errors = dict(calibration.standard_errors) | dict(fit.standard_errors)
+    return replace(calibration, provenance=provenance, standard_errors=errors)
 
 
 def _key(name: str) -> str:
@@ -345,6 +350,11 @@ def _compared(pairs: Sequence[tuple[Sequence[Calibration], Measurements]], notes
             percentiles = percentile_errors(calibrations[0], rows.requests)
     if not any(errors.values()):
         raise InputError("measured rows that can be compared", 0, ">= 1", "; ".join(notes))
+    for name, values in errors.items():
+        if values:
+            sizes = [e for _, e in values]
+            key = name.removesuffix("_mape")
+            percentiles[key] = {f"p{q}": float(np.percentile(sizes, q)) for q in (50, 90, 99)}
     by_tp: dict[str, dict[str, float]] = {}
     for name, values in errors.items():
         for tp in sorted({t for t, _ in values}):

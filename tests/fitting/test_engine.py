@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from qmodel.errors import InputError
 from qmodel.fitting.engine import decode_times_s, fit_engine, prompt_times_s
-from qmodel.io.calibrations import load_calibrations, read_calibrations
+from qmodel.io.calibrations import load_calibration, load_calibrations, read_calibrations
 from qmodel.laws import DecodeTimes, EngineCorrection, PromptTimes
 from qmodel.laws.interpolation import at_tp
 from qmodel.studies.calibration import calibrate, validate_calibration
@@ -67,6 +68,20 @@ def test_known_corrections_are_recovered(floor, request, gain, prefill_floor, pr
     assert fit.correction.batch_exponent == pytest.approx(exponent, abs=SHRINKAGE + noise)
 
 
+def test_standard_errors_cover_the_truth_and_shrink_with_data():
+    truth = EngineCorrection(floor_s=0.05, floor_per_request_s=1e-4, gain=1.2, prefill_floor_s=0.06, prefill_gain=1.2)
+    fits = [fit_engine(load_calibrations("llama-2-70b"), *measured(truth, noise=0.03, seed=s), "eager") for s in (1, 2)]
+    for fit in fits:
+        for name in ("floor_s", "prefill_gain"):
+            error = fit.standard_errors[f"engine.{name}"]
+            assert abs(getattr(fit.correction, name) - getattr(truth, name)) < 4 * error
+            assert 0 < error < 0.1 * getattr(truth, name)
+    drawn = load_calibrations("llama-2-70b")[0].with_engine(fits[0].correction)
+    drawn = replace(drawn, standard_errors=dict(drawn.standard_errors) | dict(fits[0].standard_errors))
+    gains = [c.engine.gain for c in drawn.draws(200, np.random.default_rng(0))]
+    assert np.std(gains) == pytest.approx(fits[0].standard_errors["engine.gain"], rel=0.2)
+
+
 def test_graph_engines_are_told_from_eager_ones():
     graph = EngineCorrection(floor_s=0.004, floor_per_request_s=2e-5, gain=1.1, prefill_floor_s=0.01, prefill_gain=1.15)
     fit = fit_engine(load_calibrations("llama-2-70b"), *measured(graph), "eager")
@@ -119,6 +134,10 @@ def test_calibrate_and_validate_from_files(tmp_path):
     result = calibrate("llama-2-70b", "a100", 4, measured=file)
     result.save(tmp_path / "cal.json")
     assert [c.tp for c in read_calibrations(tmp_path / "cal.json")] == [4, 2, 8]
+    assert load_calibration(str(tmp_path / "cal.json")).tp == 4
+    assert load_calibration(str(tmp_path / "cal.json"), tp=8).tp == 8
+    with pytest.raises(InputError, match="one of 4, 2, 8"):
+        load_calibration(str(tmp_path / "cal.json"), tp=16)
     out = validate_calibration(tmp_path / "cal.json", file).to_dict()
     assert json.loads(json.dumps(out)) == out
     assert out["prompt_time_mape"] < 0.01

@@ -116,3 +116,13 @@ def test_loading_is_light():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("chunk", "alone_ms", "far_ms"), [(512, 20, 67), (1024, 34, 111), (2048, 65, 201)])
+def test_chunk_increment_is_that_of_composed_kernels(cal, chunk, alone_ms, far_ms):
+    """Composed kernels at 40 requests and 60,000 tokens, nothing or 32k tokens done (DESIGN, on the paper's Figure 1)."""
+    from qmodel.plotting.calibration import chunk_increment_table
+
+    for done, expected in ((0.0, alone_ms), (32_768.0, far_ms)):
+        chunks, increment = chunk_increment_table(cal, 40.0, 1500.0, done)
+        assert increment[chunks == chunk][0] * 1e3 == pytest.approx(expected, rel=0.25)
