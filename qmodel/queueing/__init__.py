@@ -11,6 +11,7 @@ from qmodel.queueing.erlang import FiniteQueue, erlang_b, erlang_c, mmk, mmkn
 from qmodel.queueing.metrics import QueueMetrics
 from qmodel.queueing.mgk import mgk
 from qmodel.queueing.paths import kiefer_wolfowitz
+from qmodel.queueing.time_varying import TimeVaryingWaits, mtgk
 
 __all__ = [
     "BalkingMetrics",
@@ -18,6 +19,7 @@ __all__ = [
     "FiniteQueue",
     "QueueMetrics",
     "ServiceTime",
+    "TimeVaryingWaits",
     "decode_batch",
     "erlang_b",
     "erlang_c",
@@ -28,4 +30,5 @@ __all__ = [
     "mmk",
     "mmkn",
     "mmpp_k",
+    "mtgk",
 ]

@@ -1,0 +1,324 @@
+"""M_t/G_t/k: the law of the wait when rates and services change from window to window, backlog carried over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from qmodel._kernels.queueing_march import march_window
+from qmodel.distributions.service import ServiceTime
+from qmodel.errors import InputError
+from qmodel.queueing.checks import check_servers
+from qmodel.queueing.metrics import TabulatedTail, tabulated
+from qmodel.queueing.mgk import mgk
+
+__all__ = ["TimeVaryingWaits", "mtgk"]
+
+FloatArray = npt.NDArray[np.float64]
+
+#: Loads at which the stationary law is tabulated; between and beyond them its logarithm is linear in the load.
+LOADS = (0.15, 0.4, 0.6, 0.75, 0.86, 0.94)
+#: Loads outside of which the table is not extrapolated.
+LEAST_LOAD, LARGEST_LOAD = 0.02, 3.0
+#: Cells of backlog: most of them, and the first cell in units of the diffusion scale.
+CELLS, FIRST_CELL = 700, 0.1
+#: Growth of cells until they reach the largest size.
+GROWTH = 1.06
+#: Implicit steps per window.
+STEPS = 12
+#: Distance from load 1 within which drift and decay both vanish, and stationary mass (in e-folds) that is out of reach.
+NEAR_CRITICAL, OUT_OF_REACH = 0.02, 12.0
+#: Standard deviations kept beyond the highest mean backlog.
+SPREAD = 7.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TimeVaryingWaits:
+    """Waits of the arrivals of each window and of all.
+
+    Parameters
+    ----------
+    edges_s : ndarray, shape (windows + 1,)
+        Window edges [s].
+    arrivals : ndarray, shape (windows,)
+        Expected arrivals per window.
+    waits_s : ndarray, shape (cells + 1,)
+        Grid of waits [s]; the first is 0.
+    cdfs : ndarray, shape (windows, cells + 1)
+        P(V <= wait) of the virtual wait that arrivals of each window meet.
+    accept : ndarray, shape (windows,) or (windows, classes)
+        Probability that an arrival of the window (of the class) joins.
+    joined_cdfs : ndarray, shape (windows, cells + 1)
+        P(W <= wait) of those who join.
+    method : str
+        How it was computed.
+    """
+
+    edges_s: FloatArray
+    arrivals: FloatArray
+    waits_s: FloatArray
+    cdfs: FloatArray
+    accept: FloatArray
+    joined_cdfs: FloatArray
+    joined: FloatArray
+    method: str
+
+    @property
+    def window_mean_s(self) -> FloatArray:
+        """Mean wait of those who join, by window [s]."""
+        beyond = 1 - self.joined_cdfs
+        return np.asarray((0.5 * (beyond[:, 1:] + beyond[:, :-1]) * np.diff(self.waits_s)).sum(axis=1))
+
+    @property
+    def cdf(self) -> FloatArray:
+        """P(W <= waits_s) of all who join."""
+        return np.asarray(self.joined @ self.joined_cdfs / self.joined.sum())
+
+    @property
+    def mean_wait_s(self) -> float:
+        """Mean wait of all who join [s]."""
+        return float(self.joined @ self.window_mean_s / self.joined.sum())
+
+    @property
+    def wait_probability(self) -> float:
+        """P(W > 0) of all who join."""
+        return float(1 - self.cdf[0])
+
+    def wait_cdf(self, t: npt.ArrayLike) -> FloatArray:
+        """Return P(W <= t) of all who join, t in seconds."""
+        at = np.asarray(t, dtype=np.float64)
+        return np.asarray(np.where(at < 0, 0.0, np.interp(at, self.waits_s, self.cdf)))
+
+    def wait_tail(self, t: npt.ArrayLike) -> FloatArray:
+        """Return P(W > t) of all who join, t in seconds."""
+        return np.asarray(1 - self.wait_cdf(t))
+
+    def wait_quantile_s(self, q: float) -> float:
+        """Return the q quantile of the wait of all who join [s]."""
+        return _quantile(self.waits_s, self.cdf, q)
+
+    def window_quantile_s(self, q: float) -> FloatArray:
+        """Return the q quantile of the wait of those who join, by window [s]."""
+        return np.array([_quantile(self.waits_s, row, q) for row in self.joined_cdfs])
+
+
+def _quantile(grid: FloatArray, cdf: FloatArray, q: float) -> float:
+    if not 0.0 <= q < 1.0:
+        raise InputError("quantile level", q, "at least 0 and below 1")
+    if cdf[0] >= q:
+        return 0.0
+    i = int(np.searchsorted(cdf, q))
+    if i >= len(cdf):
+        return float(grid[-1])
+    part = (q - cdf[i - 1]) / (cdf[i] - cdf[i - 1])
+    return float(grid[i - 1] + part * (grid[i] - grid[i - 1]))
+
+
+def mtgk(
+    edges_s: npt.ArrayLike,
+    rates_per_s: npt.ArrayLike,
+    services: ServiceTime | Sequence[ServiceTime],
+    servers: int,
+    *,
+    classes: tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike] | None = None,
+) -> TimeVaryingWaits:
+    """Approximation: FCFS queue with Poisson arrivals whose rate and services are constant within windows.
+
+    Backlog is a birth-death chain on cells whose stationary law at the window's load is that of `mgk`, and whose drift
+    and variance are those of the work that arrives (Scharfetter-Gummel): exact in steady state, and in the diffusion
+    limit when the load is near or above 1. Any load is allowed; backlog carries over from window to window.
+
+    Parameters
+    ----------
+    edges_s : array_like, shape (windows + 1,)
+        Window edges [s], increasing; empty at the first.
+    rates_per_s : array_like, shape (windows,)
+        Arrival rate in each window [1/s].
+    services : ServiceTime or sequence of ServiceTime
+        Service law, one for all windows or one each.
+    servers : int
+        Number of servers.
+    classes : tuple of array_like, optional
+        (shares, services [s], thresholds [s]) of classes: an arrival is of class i with probability shares[i], needs
+        services[i] (times the window's mean over the overall mean) and joins iff the wait is within thresholds[i].
+
+    Returns
+    -------
+    TimeVaryingWaits
+        Waits by window and of all.
+
+    Raises
+    ------
+    InputError
+        When edges do not increase or rates are negative.
+
+    Notes
+    -----
+    Scharfetter & Gummel, IEEE Trans. Electron Devices 16 (1969); Newell, Applications of Queueing Theory (1982), ch. 2.
+
+    Examples
+    --------
+    >>> waits = mtgk([0.0, 600.0, 1200.0], [1.5, 2.2], ServiceTime.exponential(1.0), 2)
+    >>> bool(waits.window_mean_s[1] > 10 * waits.window_mean_s[0])
+    True
+    """
+    k = check_servers(servers)
+    edges, rates = np.asarray(edges_s, dtype=np.float64), np.asarray(rates_per_s, dtype=np.float64)
+    if edges.ndim != 1 or edges.shape != (rates.size + 1,) or rates.size == 0 or not np.all(np.diff(edges) > 0):
+        raise InputError("window edges", f"of shape {edges.shape}", "increasing, one more than the rates")
+    if not np.all(np.isfinite(rates) & (rates >= 0)) or not rates.sum() > 0 or not np.all(np.isfinite(edges)):
+        raise InputError("rate of a window", float(rates.min()), "finite and >= 0, not all zero")
+    laws = [services] * rates.size if isinstance(services, ServiceTime) else list(services)
+    if len(laws) != rates.size:
+        raise InputError("service laws", len(laws), f"one, or one for each of {rates.size} windows")
+    widths = np.diff(edges)
+    arrivals = rates * widths
+    means, seconds = np.array([law.mean_s for law in laws]), np.array([law.moment(2) for law in laws])
+    typical = _typical(laws, arrivals)
+    theta = None if classes is None else _checked_classes(classes)
+    loads = rates * means / k
+    # Jumps of the wait are services over k; D is half the variance of their sum per second.
+    diffusion = np.maximum(rates, 1e-3 * rates.max()) * seconds / (2 * k * k)
+    grid = _cells(loads, widths, diffusion, theta)
+    stretch = (seconds / means) / (typical.moment(2) / typical.mean_s)
+    tables = [tabulated(mgk(load * k / typical.mean_s, k, typical)) for load in LOADS]
+    law = np.zeros(len(grid))
+    law[0] = 1.0
+    averages = np.empty((rates.size, len(grid)))
+    for w in range(rates.size):
+        levels = _log_measure(tables, grid, float(stretch[w]))
+        local = np.full(len(grid), loads[w]) if theta is None else loads[w] * _share_that_joins(theta, grid, means, w)
+        share = local / max(float(loads[w]), 1e-12)
+        up, down = _rates(levels, grid, local, diffusion[w] * np.maximum(share, 0.05))
+        march_window(law, up, down, float(widths[w]), STEPS, averages[w])
+    cdfs = np.cumsum(averages, axis=1)
+    cdfs /= cdfs[:, -1:]
+    accept, joined_cdfs = _joined(cdfs, grid, theta)
+    overall = accept if accept.ndim == 1 else accept @ theta[0]  # type: ignore[index]
+    return TimeVaryingWaits(
+        edges_s=edges,
+        arrivals=arrivals,
+        waits_s=grid,
+        cdfs=cdfs,
+        accept=accept,
+        joined_cdfs=joined_cdfs,
+        joined=arrivals * overall,
+        method=f"M_t/G_t/{k}: diffusion of the backlog with the exact stationary law, {rates.size} windows",
+    )
+
+
+def _typical(laws: list[ServiceTime], arrivals: FloatArray) -> ServiceTime:
+    """Return the law of the window with the median ratio of second moment to mean: the shape for all windows."""
+    ratio = np.array([law.moment(2) / law.mean_s for law in laws])
+    order = np.argsort(ratio)
+    middle = np.searchsorted(np.cumsum(arrivals[order]), arrivals.sum() / 2)
+    return laws[int(order[min(int(middle), len(order) - 1)])]
+
+
+def _checked_classes(classes: tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike]) -> tuple[FloatArray, ...]:
+    share, service, theta = (np.atleast_1d(np.asarray(part, dtype=np.float64)) for part in classes)
+    theta = np.broadcast_to(theta, share.shape)
+    if share.shape != service.shape or not np.all(share >= 0) or not share.sum() > 0 or np.any(np.isnan(theta)):
+        raise InputError(
+            "classes", f"shapes {share.shape}, {service.shape}", "shares >= 0, services, thresholds of one shape"
+        )
+    return share / share.sum(), service, theta
+
+
+def _share_that_joins(theta: tuple[FloatArray, ...], grid: FloatArray, means: FloatArray, window: int) -> FloatArray:
+    """Return the share of the work that joins at each backlog."""
+    share, service, limit = theta
+    work = share * service
+    return np.asarray((limit[None, :] >= grid[:, None]) @ work / work.sum())
+
+
+def _cells(
+    loads: FloatArray, widths: FloatArray, diffusion: FloatArray, theta: tuple[FloatArray, ...] | None
+) -> FloatArray:
+    """Return the upper edges of the backlog cells, the first at 0: fine near it, uniform far away."""
+    backlog = highest = 0.0
+    for load, width in zip(loads, widths, strict=True):
+        backlog = max(backlog + (load - 1) * width, 0.0)
+        highest = max(highest, backlog)
+    scale = float(diffusion.max())
+    if theta is not None and np.all(np.isfinite(theta[2])):
+        highest = min(highest, float(theta[2].max()))
+    span = float(widths.sum())
+    peak = min(float(loads.max()), 0.97)
+    # A diffusion spreads by sqrt(2 D t), but no further than its stationary law at the highest load.
+    wander = min(SPREAD * np.sqrt(2 * scale * span), 12 * scale / (1 - peak))
+    top = highest + wander + (SPREAD * np.sqrt(2 * scale * span) if loads.max() > 0.97 else 0.0)
+    largest = top / (0.8 * CELLS)
+    first = min(FIRST_CELL * scale, largest)
+    sizes = [first]
+    while sizes[-1] < largest:
+        sizes.append(min(sizes[-1] * GROWTH, largest))
+    done = float(np.sum(sizes))
+    sizes.extend([largest] * max(int((top - done) / largest) + 1, 1))
+    return np.concatenate([[0.0], np.cumsum(sizes)])
+
+
+def _log_measure(tables: list[TabulatedTail], grid: FloatArray, stretch: float) -> FloatArray:
+    """Return log(P(V in cell)/P(V = 0)) of the stationary law at each load of LOADS."""
+    out = np.empty((len(tables), len(grid)))
+    at = grid / stretch
+    for row, table in zip(out, tables, strict=True):
+        inside = np.interp(at, table.grid, table.log_tail)
+        log_tail = np.where(at > table.grid[-1], table.log_tail[-1] - table.decay * (at - table.grid[-1]), inside)
+        drop = np.minimum(np.diff(log_tail), -1e-12)
+        row[0] = 0.0
+        row[1:] = log_tail[:-1] + np.log(-np.expm1(drop)) - np.log(-np.expm1(log_tail[0]))
+    return out
+
+
+def _rates(
+    levels: FloatArray, grid: FloatArray, loads: FloatArray, diffusion: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Return the rates up and down between cells, for the local load and diffusion at each."""
+    load = np.clip(loads, LEAST_LOAD, LARGEST_LOAD)
+    nodes = np.array(LOADS)
+    i = np.clip(np.searchsorted(nodes, load) - 1, 0, len(nodes) - 2)
+    part = (load - nodes[i]) / (nodes[i + 1] - nodes[i])
+    cell = np.arange(len(grid))
+    # Log ratio of neighbouring masses at the load of the upper cell.
+    jump = levels[:, 1:] - levels[:, :-1]
+    ratio = (1 - part[1:]) * jump[i[1:], cell[:-1]] + part[1:] * jump[i[1:] + 1, cell[:-1]]
+    size = np.diff(grid)
+    # Slope of each log density far out.
+    far = (levels[:, -1] - levels[:, -60]) / (grid[-1] - grid[-60])
+    up, down = np.zeros(len(grid)), np.zeros(len(grid))
+    # Between cells of the continuum: Scharfetter-Gummel with the log ratio of densities.
+    z = np.clip(ratio[1:] - np.log(size[1:] / size[:-1]), -500, 500)
+    apart = 0.5 * (size[1:] + size[:-1])
+    drift = load[2:] - 1
+    # Within reach of the stationary law keep it, with the diffusion that gives the true drift; beyond, both are true.
+    slope = (1 - part[2:]) * far[i[2:]] + part[2:] * far[i[2:] + 1]
+    near = np.abs(drift) < NEAR_CRITICAL
+    scale = np.where(near, diffusion[2:], np.abs(drift / np.where(near, 1.0, slope)))
+    beyond = (grid[1:-1] * np.abs(slope) > OUT_OF_REACH) & ~near
+    z = np.where(beyond, np.clip(drift * apart / diffusion[2:], -500, 500), z)
+    scale = np.where(beyond, diffusion[2:], scale)
+    flow = scale / apart
+    z = np.where(np.abs(z) < 1e-9, 1e-9, z)
+    up[1:-1] = flow / size[:-1] * (-z / np.expm1(-z))
+    down[2:] = flow / size[1:] * (z / np.expm1(z))
+    # Out of and into the mass at 0: backlog falls through the first cell at unit speed.
+    through = 1 / (1 + 0.5 * size[0] / diffusion[1])
+    up[0] = through / size[0] * np.exp(np.clip(ratio[0], -500, 500))
+    down[1] = through / size[0]
+    return up, down
+
+
+def _joined(cdfs: FloatArray, grid: FloatArray, theta: tuple[FloatArray, ...] | None) -> tuple[FloatArray, FloatArray]:
+    """Return acceptance by window (and class) and the CDF of the wait of those who join."""
+    if theta is None:
+        return np.ones(len(cdfs)), cdfs
+    share, _, limit = theta
+    accept = np.array([np.interp(np.clip(limit, 0, None), grid, row) * (limit >= 0) for row in cdfs])
+    joined = np.zeros_like(cdfs)
+    for p, bound, column in zip(share, limit, accept.T, strict=True):
+        joined += p * np.minimum(cdfs, column[:, None]) if bound >= 0 else 0.0
+    return accept, joined / joined[:, -1:]
