@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -111,7 +112,8 @@ def _time(mean: float, half: float = 0.0) -> str:
     if not half:
         return format_duration(mean)
     scale, unit = (1.0, "s") if mean >= 1 else (1e3, "ms")
-    return f"{mean * scale:.3g} ±{half * scale:.2g} {unit}"
+    decimals = max(0, 2 - math.floor(math.log10(max(mean * scale, 1e-3))))
+    return f"{mean * scale:.{decimals}f} ±{half * scale:.{decimals}f} {unit}"
 
 
 def _share(mean: float, half: float = 0.0) -> str:

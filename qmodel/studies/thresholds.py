@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from qmodel.errors import InputError
 from qmodel.policies.rule import Binding, Order
 from qmodel.studies.comparison import Comparison, Progress, compare
@@ -134,7 +136,7 @@ def check_plan(
         policies[DISPATCH] = Thresholds(plan.dispatch_rule)
     policies[PLAN] = plan.policy()
     comparison = compare(cluster, workload, slo, policies, seeds, requests, progress)
-    predicted = _predictions(cluster, workload, slo)
+    predicted = _predictions(cluster, workload, slo, policies, comparison)
     simulated = comparison.to_dict() | {"requests_option": requests}
     return CheckedPlan(
         plan=plan.with_simulated(simulated, _lost_to(comparison)),
@@ -143,10 +145,26 @@ def check_plan(
     )
 
 
-def _predictions(cluster: Cluster, workload: Workload, slo: SLO) -> dict[str, dict[str, float]]:
+def _predictions(
+    cluster: Cluster, workload: Workload, slo: SLO, policies: dict[str, Any], comparison: Comparison
+) -> dict[str, dict[str, float]]:
+    """Return predicted metrics of each policy that the model covers, over the same arrivals as the simulation."""
+    from qmodel.scenario import Workload
     from qmodel.system import predict
 
-    return {"disaggregated": measure(predict(cluster, workload, slo))}
+    if workload.kind == "poisson":
+        arrivals = [workload]
+    else:
+        drawn = (workload.requests(seed, comparison.requests) for seed in comparison.seeds)
+        arrivals = [Workload.from_requests(requests, workload.name) for requests in drawn]
+    predicted = {}
+    for name, policy in policies.items():
+        try:
+            runs = [measure(predict(cluster, same, slo, policy)) for same in arrivals]
+        except InputError:  # a policy that the queueing model does not cover
+            continue
+        predicted[name] = {metric: float(np.mean([run[metric] for run in runs])) for metric in runs[0]}
+    return predicted
 
 
 def _lost_to(comparison: Comparison) -> list[str]:
