@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from qmodel.scenario import SLO, Cluster, Workload
     from qmodel.scenario.plan import Plan
     from qmodel.simulation import SimulationResult, simulate
-    from qmodel.studies import calibrate, compare, derive_thresholds
+    from qmodel.studies import calibrate, compare, derive_thresholds, plan_capacity
     from qmodel.studies.comparison import Comparison
     from qmodel.system import Prediction, predict
 
@@ -37,6 +37,7 @@ _HOME = {
     "derive_thresholds": "studies",
     "list_calibrations": "io.calibrations",
     "load_calibration": "io.calibrations",
+    "plan_capacity": "studies",
     "predict": "system",
     "simulate": "simulation",
 }
@@ -57,6 +58,7 @@ __all__ = [
     "derive_thresholds",
     "list_calibrations",
     "load_calibration",
+    "plan_capacity",
     "policies",
     "predict",
     "queueing",

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from qmodel.cli import calibrate, data, emit, evaluate, thresholds
+from qmodel.cli import calibrate, capacity, data, emit, evaluate, thresholds
 
 __all__ = ["app"]
 
@@ -43,6 +43,7 @@ app.command()(thresholds.thresholds)
 app.command()(evaluate.predict)
 app.command()(evaluate.simulate)
 app.command()(evaluate.compare)
+app.command()(capacity.capacity)
 app.command()(calibrate.calibrate)
 app.command()(calibrate.validate)
 app.command()(emit.emit)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "breakdown_table",
+    "capacity_table",
     "comparison_table",
     "console",
     "first_run_notice",
@@ -265,3 +266,33 @@ def threshold_table(table: Mapping[str, Any]) -> Table:
     ]
     title = "Deflect when the prefill backlog exceeds (v: deflected work waiting at the decode instance)"
     return _table(title, columns, rows)
+
+
+def capacity_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return clusters by cost, each with the best P95 TTFT for its money.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        ``cluster``, ``gpus``, ``cost``, ``p95_ttft_s``, ``predicted_attainment`` and ``simulated_attainment``.
+
+    Returns
+    -------
+    Table
+        For `rich` to print.
+    """
+    cells = [
+        (
+            str(row["cluster"]),
+            str(row["gpus"]),
+            f"{row['cost']:g}",
+            _time(row["p95_ttft_s"]),
+            *(
+                "-" if row[name] is None else _share(row[name])
+                for name in ("predicted_attainment", "simulated_attainment")
+            ),
+        )
+        for row in rows
+    ]
+    columns = ("cluster", "GPUs", "cost", "P95 TTFT", "SLO met, predicted", "simulated")
+    return _table("What more or less money buys at this rate", columns, cells)

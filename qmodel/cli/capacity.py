@@ -1,0 +1,169 @@
+"""`qmodel capacity`: how many GPUs a rate needs, or what rate some GPUs can serve."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qmodel.cli import show
+from qmodel.cli.options import JsonOption, with_scenario
+from qmodel.errors import InputError
+
+if TYPE_CHECKING:
+    from qmodel.cli.scenario import Scenario
+    from qmodel.studies.capacity import CapacityPlan
+
+__all__ = ["capacity"]
+
+CapacityPolicy = Annotated[str, typer.Option(help="none, kairos, earliest, static:TOKENS or thresholds.")]
+Shares = Annotated[list[str] | None, typer.Option(help="Another workload and its share of time, e.g. night=0.5.")]
+
+
+@with_scenario
+def capacity(
+    scenario: dict[str, Any],
+    gpus: Annotated[int, typer.Option(help="Most GPUs to use.")],
+    policy: CapacityPolicy = "none",
+    price: Annotated[list[str] | None, typer.Option(help="Price of a GPU, e.g. h100=2.5; --gpu a100,h100.")] = None,
+    mix: Shares = None,
+    attainment: Annotated[float, typer.Option(help="Share of requests that must meet the SLO.")] = 0.95,
+    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Simulated runs per finalist.")] = 5,
+    requests: Annotated[int | None, typer.Option(min=1, help="Requests per run.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the answer's plan (JSON).")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Find the cheapest kPdD for a rate; without --rate (or with --rate max), the one with the highest goodput.
+
+    Exit code 1 when no kPdD within --gpus keeps the SLO.
+
+    Example: qmodel capacity --model llama-3.1-8b --gpus 16 --workload azure-conv --rate 40/s
+    """
+    if output is not None:
+        from qmodel.io.atomic import check_target
+
+        check_target(output)
+    inputs, gpu_names = _resolve(scenario)
+    prices = dict(_number_of(text, "--price") for text in price or ())
+    show.notices(inputs.notices)
+    show.first_run_notice()
+    from qmodel.studies.capacity import plan_capacity
+
+    rate = inputs.workload.rate_per_s if inputs.options.get("rate") is not None else None
+    with show.progress() as report:
+        answer = plan_capacity(
+            _calibrations(inputs, gpu_names),
+            [(inputs.workload, 1.0), *_others(mix or (), inputs)],
+            inputs.slo,
+            gpus=gpus,
+            rate_per_s=rate,
+            policy=_policy(policy),
+            prices=prices,
+            attainment=attainment,
+            seeds=range(seeds),
+            requests=requests,
+            cluster_options=_cluster_options(inputs),
+            progress=report,
+        )
+    written = _write_plan(answer, inputs, output)
+    _print(answer, inputs, policy, json)
+    show.notices([*answer.notes, *written])
+    if not answer.meets_slo:
+        raise typer.Exit(1)
+
+
+def _resolve(scenario: dict[str, Any]) -> tuple[Scenario, list[str]]:
+    """Return the scenario and the GPU types; the options that capacity planning finds by itself are refused."""
+    from qmodel.cli.scenario import resolve
+
+    for name in ("cluster", "load"):
+        if scenario.get(name) is not None:
+            raise InputError(f"--{name}", scenario[name], "left out", "capacity finds it; give --rate or nothing")
+    if (scenario.get("rate") or "").strip() == "max":
+        scenario = scenario | {"rate": None}
+    names = [name.strip() for name in (scenario.get("gpu") or "").split(",") if name.strip()]
+    if len(set(names)) != len(names):
+        raise InputError("--gpu", scenario["gpu"], "different GPU types, comma-separated", "e.g. a100,h100")
+    inputs = resolve(scenario | {"gpu": names[0] if names else None, "cluster": "1P1D"})
+    if inputs.options.get("load") is not None:
+        raise InputError("load in the configuration file", inputs.options["load"], "left out", "give rate, or nothing")
+    return inputs, names or [str(inputs.options["gpu"])]
+
+
+def _calibrations(inputs: Scenario, gpus: Sequence[str]) -> list[Any]:
+    from qmodel.io.calibrations import load_calibration
+
+    first = inputs.cluster.calibration
+    return [first, *(load_calibration(first.model, gpu, first.tp) for gpu in gpus[1:])]
+
+
+def _cluster_options(inputs: Scenario) -> dict[str, Any]:
+    return {
+        name: getattr(inputs.cluster, name) for name in ("max_num_batched_tokens", "max_num_seqs", "bandwidth_gb_s")
+    }
+
+
+def _number_of(text: str, option: str) -> tuple[str, float]:
+    """Return name and number of a text such as ``h100=2.5``."""
+    name, equals, number = text.rpartition("=")
+    try:
+        value = float(number)
+    except ValueError:
+        value = math.nan
+    if not (equals and name and math.isfinite(value) and value > 0):
+        raise InputError(option, repr(text), "NAME=NUMBER with a number > 0", f"e.g. {option} h100=2.5")
+    return name, value
+
+
+def _others(texts: Sequence[str], inputs: Scenario) -> list[tuple[Any, float]]:
+    from qmodel.cli.scenario import open_workload
+
+    del inputs
+    return [(open_workload(name), share) for name, share in (_number_of(text, "--mix") for text in texts)]
+
+
+def _policy(text: str) -> Any:
+    from qmodel.cli.scenario import parse_policy
+
+    if text == "thresholds":
+        return text
+    if text.endswith(".json"):
+        raise InputError("--policy", repr(text), "none, kairos, earliest, static:TOKENS or thresholds")
+    chosen = parse_policy(text)
+    return None if type(chosen).__name__ == "Disaggregated" else chosen
+
+
+def _write_plan(answer: CapacityPlan, inputs: Scenario, output: Path | None) -> list[str]:
+    if output is None or not answer.meets_slo:
+        return []
+    from qmodel.io.plan_file import save_plan
+    from qmodel.studies import derive_thresholds
+
+    plan = derive_thresholds(answer.cluster, inputs.workload.at_rate(answer.rate_per_s), inputs.slo)
+    options = inputs.options | {"cluster": answer.name, "rate": f"{answer.rate_per_s!r}/s"}
+    save_plan(plan.with_options(options), output)
+    return [f"wrote {output}"]
+
+
+def _print(answer: CapacityPlan, inputs: Scenario, policy: str, json: bool) -> None:
+    from qmodel import __version__
+
+    if json:
+        options = {name: value for name, value in inputs.options.items() if name != "cluster"}
+        head = {"qmodel_version": __version__, "scenario": options, "policy": policy}
+        show.print_json(head | answer.to_dict())
+        return
+    screen = show.console()
+    verb = "serves" if answer.meets_slo else "does not serve"
+    screen.print(
+        f"{answer.name} ({answer.gpus} GPUs) {verb} {answer.rate_per_s:.4g} requests/s with the SLO kept for "
+        f"{100 * answer.attainment:g} % of requests; policy {policy}"
+    )
+    title = f"Simulated at {answer.rate_per_s:.4g}/s, mean over {len(answer.seeds)} runs"
+    screen.print(show.measures_table(title, answer.simulated))
+    if answer.predicted:
+        screen.print(show.measures_table("Predicted", answer.predicted))
+    screen.print(show.capacity_table(answer.pareto()))

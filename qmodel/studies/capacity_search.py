@@ -1,0 +1,369 @@
+"""What a capacity search asks again and again: whether a cluster keeps the SLO at a rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qmodel.errors import InfeasibleError, InputError, UnstableError
+from qmodel.scenario import Cluster, Workload
+from qmodel.scenario.cluster import InstanceGroup
+from qmodel.simulation import simulate
+from qmodel.studies.capacity_bounds import PoolLimits, deflection_carries, pool_limits
+from qmodel.studies.metrics import measure
+from qmodel.system import predict
+
+if TYPE_CHECKING:
+    from qmodel.laws import Calibration
+    from qmodel.scenario import SLO
+
+__all__ = ["PLAN_POLICY", "Candidate", "Kind", "Mix", "Search", "highest_rate", "smallest"]
+
+PLAN_POLICY = "thresholds"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Kind:
+    """Instance types of the two pools.
+
+    Parameters
+    ----------
+    prefill, decode : Calibration
+        Laws of every instance of the pool.
+    prices : Mapping
+        GPU name to price of one GPU, in any unit.
+    options : Mapping
+        Other fields of `Cluster`.
+    """
+
+    prefill: Calibration
+    decode: Calibration
+    prices: Mapping[str, float]
+    options: Mapping[str, Any]
+
+    def cluster(self, prefill: int, decode: int) -> Cluster:
+        """Return the cluster with k prefill and d decode instances."""
+        if self.prefill is self.decode:
+            return Cluster(prefill=prefill, decode=decode, calibration=self.prefill, **self.options)
+        pools = [(InstanceGroup(count=n, calibration=c),) for n, c in ((prefill, self.prefill), (decode, self.decode))]
+        return Cluster(prefill=pools[0], decode=pools[1], calibration=self.prefill, **self.options)
+
+    def name(self, prefill: int, decode: int) -> str:
+        """Return the cluster's text: ``3P2D``, or ``3P@h100+2D@a100`` for unequal pools."""
+        if self.prefill is self.decode:
+            return f"{prefill}P{decode}D"
+        return f"{prefill}P@{self.prefill.gpu}+{decode}D@{self.decode.gpu}"
+
+    def gpus(self, prefill: int, decode: int) -> int:
+        """Return the GPUs of k prefill and d decode instances."""
+        return prefill * self.prefill.tp + decode * self.decode.tp
+
+    def cost(self, prefill: int, decode: int) -> float:
+        """Return the price of k prefill and d decode instances."""
+        unit = [c.tp * self.prices.get(c.gpu, 1.0) for c in (self.prefill, self.decode)]
+        return prefill * unit[0] + decode * unit[1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A kPdD of some kind.
+
+    Parameters
+    ----------
+    kind : Kind
+        Instance types.
+    prefill, decode : int
+        Instances k and d.
+    """
+
+    kind: Kind
+    prefill: int
+    decode: int
+
+    @property
+    def name(self) -> str:
+        """The cluster's text."""
+        return self.kind.name(self.prefill, self.decode)
+
+    @property
+    def gpus(self) -> int:
+        """GPUs in all."""
+        return self.kind.gpus(self.prefill, self.decode)
+
+    @property
+    def cost(self) -> float:
+        """Price of all instances."""
+        return self.kind.cost(self.prefill, self.decode)
+
+    def cluster(self) -> Cluster:
+        """Return the cluster."""
+        return self.kind.cluster(self.prefill, self.decode)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Mix:
+    """Workloads that share a cluster at different times, e.g. day and night.
+
+    Parameters
+    ----------
+    parts : tuple
+        (workload, share of time) pairs; shares are > 0.
+    """
+
+    parts: tuple[tuple[Workload, float], ...]
+
+    def __post_init__(self) -> None:
+        if not self.parts or not all(math.isfinite(share) and share > 0 for _, share in self.parts):
+            raise InputError("shares of the workloads", [share for _, share in self.parts], "finite and > 0")
+
+    @property
+    def rate_per_s(self) -> float:
+        """Mean arrival rate over all times [1/s]."""
+        return sum(w.rate_per_s * share for w, share in self.parts) / sum(share for _, share in self.parts)
+
+    @property
+    def peak(self) -> Workload:
+        """The part with the highest rate."""
+        return max((w for w, _ in self.parts), key=lambda w: w.rate_per_s)
+
+    def at_rate(self, per_s: float) -> Mix:
+        """Return the mix with every rate scaled so that the mean rate is `per_s`."""
+        scale = per_s / self.rate_per_s
+        return Mix(parts=tuple((w.at_rate(w.rate_per_s * scale), share) for w, share in self.parts))
+
+    def mean(self, metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        """Return metrics averaged over the parts' requests; percentiles are those of the worst part."""
+        weights = np.array([w.rate_per_s * share for w, share in self.parts])
+        return {
+            name: float(
+                max(m[name] for m in metrics)
+                if name.endswith("_s")
+                else np.dot(weights, [m[name] for m in metrics]) / weights.sum()
+            )
+            for name in metrics[0]
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Search:
+    """Predictions and simulations of candidates, each made once.
+
+    Parameters
+    ----------
+    mix : Mix
+        Workloads.
+    slo : SLO
+        Objectives.
+    policy : object
+        Policy, None, or ``"thresholds"``: the plan derived for each cluster and rate.
+    attainment : float
+        Share of requests that must meet the SLO.
+    seeds : tuple of int
+        Replications of a simulated confirmation.
+    requests : int, optional
+        Requests of a run.
+    """
+
+    mix: Mix
+    slo: SLO
+    policy: Any
+    attainment: float
+    seeds: tuple[int, ...]
+    requests: int | None
+    _predicted: dict[Any, dict[str, float] | None] = field(default_factory=dict, init=False)
+    _simulated: dict[Any, dict[str, float]] = field(default_factory=dict, init=False)
+    _policies: dict[Any, Any] = field(default_factory=dict, init=False)
+    _sizes: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
+    _limits: dict[int, PoolLimits] = field(default_factory=dict, init=False)
+
+    def limits(self, kind: Kind) -> PoolLimits:
+        """Return the tightest limits of one instance of each pool over the parts of the mix."""
+        if id(kind) not in self._limits:
+            scale = [w.rate_per_s / self.mix.rate_per_s for w, _ in self.mix.parts]
+            found = [pool_limits(kind.cluster(1, 1), w, self.slo) for w, _ in self.mix.parts]
+            self._limits[id(kind)] = PoolLimits(
+                prefill_per_s=min(x.prefill_per_s / s for x, s in zip(found, scale, strict=True)),
+                decode_per_s=min(x.decode_per_s / s for x, s in zip(found, scale, strict=True)),
+            )
+        return self._limits[id(kind)]
+
+    def ceiling_per_s(self, candidate: Candidate) -> float:
+        """Return a rate that the candidate cannot exceed [1/s]: *bound* within the slack of `PoolLimits`."""
+        limits = self.limits(candidate.kind)
+        if self.policy is None:
+            return limits.rate_per_s(candidate.prefill, candidate.decode)
+        top = limits.rate_per_s(candidate.prefill + candidate.decode, candidate.decode)
+        cluster = candidate.cluster()
+        if deflection_carries(cluster, self.mix.at_rate(top).peak, self.slo):
+            return top
+        low = top / 64
+        return (
+            highest_rate(lambda r: deflection_carries(cluster, self.mix.at_rate(r).peak, self.slo), low, top, 1.02)
+            * 1.02
+        )
+
+    def may_carry(self, candidate: Candidate, rate_per_s: float) -> bool:
+        """Return False when the candidate cannot carry the rate: by the pools' limits, or by the linear program."""
+        limits, k, d = self.limits(candidate.kind), candidate.prefill, candidate.decode
+        if self.policy is None:
+            return limits.rate_per_s(k, d) >= rate_per_s
+        if limits.rate_per_s(10**9, d) < rate_per_s:
+            return False
+        return deflection_carries(candidate.cluster(), self.mix.at_rate(rate_per_s).peak, self.slo)
+
+    def policy_for(self, candidate: Candidate, rate_per_s: float) -> Any:
+        """Return the policy to run; raises InfeasibleError when no plan exists there."""
+        if self.policy != PLAN_POLICY:
+            return self.policy
+        key = (candidate.name, rate_per_s)
+        if key not in self._policies:
+            from qmodel.optimization.plan import derive_plan
+
+            self._policies[key] = derive_plan(candidate.cluster(), self.mix.at_rate(rate_per_s).peak, self.slo)
+        return self._policies[key]
+
+    def predicted(self, candidate: Candidate, rate_per_s: float) -> dict[str, float] | None:
+        """Return the predicted metrics, or None where the model does not cover the policy."""
+        self._sizes[candidate.name] = _row(candidate)
+        key = (candidate.name, rate_per_s)
+        if key not in self._predicted:
+            self._predicted[key] = self._predict(candidate, rate_per_s)
+        return self._predicted[key]
+
+    def _predict(self, candidate: Candidate, rate_per_s: float) -> dict[str, float] | None:
+        mix, cluster = self.mix.at_rate(rate_per_s), candidate.cluster()
+        try:
+            policy = self.policy_for(candidate, rate_per_s)
+            return mix.mean([measure(predict(cluster, w, self.slo, policy)) for w, _ in mix.parts])
+        except (UnstableError, InfeasibleError):
+            return {"slo_attainment": 0.0}
+        except InputError:
+            return None
+
+    def predicted_mean(self, candidate: Candidate, rate_per_s: float) -> dict[str, float]:
+        """Return the predicted metrics as means over the seeds' arrivals; empty where the policy is not covered."""
+        if self.predicted(candidate, rate_per_s) is None:
+            return {}
+        mix, cluster = self.mix.at_rate(rate_per_s), candidate.cluster()
+        try:
+            policy = self.policy_for(candidate, rate_per_s)
+            found = [
+                mix.mean([measure(predict(cluster, self._replay(w, seed), self.slo, policy)) for w, _ in mix.parts])
+                for seed in self.seeds
+            ]
+        except (UnstableError, InfeasibleError):
+            return {"slo_attainment": 0.0}
+        return {name: float(np.mean([metrics[name] for metrics in found])) for name in found[0]}
+
+    def _replay(self, workload: Workload, seed: int) -> Workload:
+        """Return the arrivals that the simulation of a seed sees; Poisson streams are predicted in steady state."""
+        if workload.kind == "poisson":
+            return workload
+        return Workload.from_requests(workload.requests(seed=seed, count=self.requests), workload.name)
+
+    def screened(self, candidate: Candidate, rate_per_s: float) -> float:
+        """Return the attainment by prediction, or by one simulated run where the model does not cover the policy."""
+        found = self.predicted(candidate, rate_per_s)
+        return (found or self.simulated_once(candidate, rate_per_s, self.seeds[0]))["slo_attainment"]
+
+    def simulated_once(self, candidate: Candidate, rate_per_s: float, seed: int) -> dict[str, float]:
+        """Return the metrics of one simulated run."""
+        self._sizes[candidate.name] = _row(candidate)
+        key = (candidate.name, rate_per_s, seed)
+        if key not in self._simulated:
+            mix, cluster = self.mix.at_rate(rate_per_s), candidate.cluster()
+            try:
+                policy = self.policy_for(candidate, rate_per_s)
+                runs = [simulate(cluster, w, self.slo, policy, seed, self.requests) for w, _ in mix.parts]
+                self._simulated[key] = mix.mean([measure(run) for run in runs])
+            except InfeasibleError:
+                self._simulated[key] = {"slo_attainment": 0.0}
+        return self._simulated[key]
+
+    def simulated(self, candidate: Candidate, rate_per_s: float) -> dict[str, tuple[float, float]]:
+        """Return mean and 95 % half-width of every metric over the seeds."""
+        from qmodel.simulation.statistics import mean_interval
+
+        runs = [self.simulated_once(candidate, rate_per_s, seed) for seed in self.seeds]
+        names = [name for name in runs[0] if all(name in run for run in runs)]
+        if len(runs) == 1:
+            return {name: (runs[0][name], 0.0) for name in names}
+        return {name: mean_interval([run[name] for run in runs]) for name in names}
+
+    def holds(self, candidate: Candidate, rate_per_s: float) -> bool:
+        """Return whether the mean attainment over the seeds reaches the target; stops as soon as it cannot."""
+        left, total = len(self.seeds), 0.0
+        for seed in self.seeds:
+            total += self.simulated_once(candidate, rate_per_s, seed)["slo_attainment"]
+            left -= 1
+            if total + left < self.attainment * len(self.seeds):
+                return False
+        return True
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return what was found, one row per cluster and rate; simulated means are over the seeds that were run."""
+        rows = []
+        for name, rate in sorted({key[:2] for key in (*self._predicted, *self._simulated)}):
+            predicted = self._predicted.get((name, rate)) or {}
+            runs = [self._simulated[key] for seed in self.seeds if (key := (name, rate, seed)) in self._simulated]
+            tails = [m["p95_ttft_s"] for m in runs or [predicted] if "p95_ttft_s" in m]
+            rows.append(
+                self._sizes[name]
+                | {
+                    "rate_per_s": rate,
+                    "predicted_attainment": predicted.get("slo_attainment"),
+                    "simulated_attainment": float(np.mean([m["slo_attainment"] for m in runs])) if runs else None,
+                    "simulated_runs": len(runs),
+                    "p95_ttft_s": float(np.mean(tails)) if tails else None,
+                }
+            )
+        return rows
+
+
+def highest_rate(holds: Callable[[float], bool], low: float, high: float, ratio: float) -> float:
+    """Return the highest rate in [low, high] that holds, within a factor `ratio`, or 0 when `low` fails.
+
+    Parameters
+    ----------
+    holds : callable
+        Whether a rate holds; taken to be so up to some rate and not above.
+    low, high : float
+        Range [1/s].
+    ratio : float
+        Accuracy, > 1.
+    """
+    if not holds(low):
+        return 0.0
+    if holds(high):
+        return high
+    while high > low * ratio:
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if holds(middle) else (low, middle)
+    return low
+
+
+def _row(candidate: Candidate) -> dict[str, Any]:
+    sizes = {"prefill": candidate.prefill, "decode": candidate.decode}
+    return {"cluster": candidate.name, **sizes, "gpus": candidate.gpus, "cost": candidate.cost}
+
+
+def smallest(holds: Callable[[int], bool], low: int, high: int) -> int | None:
+    """Return the smallest whole number in [low, high] that holds, or None; taken to hold from some number on.
+
+    Parameters
+    ----------
+    holds : callable
+        Whether a number holds.
+    low, high : int
+        Range.
+    """
+    if low > high or not holds(high):
+        return None
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle + 1, high)
+    return low
