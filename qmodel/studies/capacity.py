@@ -350,7 +350,8 @@ def _most(search: Search, kinds: list[Kind], gpus: int, say: Progress) -> Capaci
     if best == 0:
         raise InfeasibleError("SLO", "not met", "met at some rate", "give longer limits or another GPU type")
     likely = sorted((c for c in predicted if predicted[c] >= FINALIST_SHARE * best), key=lambda c: -predicted[c])
-    rate, chosen = 0.0, []
+    rate = 0.0
+    chosen: list[tuple[Candidate, float]] = []
     for number, candidate in enumerate(likely[:FINALISTS]):
         say(f"simulating {candidate.name}", number, min(len(likely), FINALISTS))
         found = _simulated_goodput(search, candidate, predicted[candidate], rate)
