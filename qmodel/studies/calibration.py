@@ -275,10 +275,16 @@ def _is_of(rows: Measurements, calibration: Calibration) -> bool:
     return same_model and (not rows.gpu or _key(rows.gpu).startswith(_key(calibration.gpu)))
 
 
+def _own(rows: Sequence[Measurements], calibration: Calibration) -> list[Measurements]:
+    """Return the rows of the calibration's model and GPU: of variants such as power-capped parts, the plainest."""
+    mine = [r for r in rows if _is_of(r, calibration)]
+    return sorted(mine, key=lambda r: len(r.gpu))[:1]
+
+
 def _matching(rows: Sequence[Measurements], calibration: Calibration, notes: list[str]) -> Measurements:
     """Return the measurements of the calibration's model and GPU; the others are set aside with a note."""
-    mine = [r for r in rows if _is_of(r, calibration)]
-    others = [f"{r.model} on {r.gpu}" for r in rows if not _is_of(r, calibration)]
+    mine = _own(rows, calibration)
+    others = [f"{r.model} on {r.gpu}" for r in rows if r not in mine]
     if not mine:
         limit = f"of {calibration.model} on {calibration.gpu}"
         raise InputError("measured rows", f"of {', '.join(others)}", limit, "choose another --model or --gpu")
@@ -311,7 +317,7 @@ def validate_calibration(calibration: str | Path | Sequence[Calibration], measur
     found = read_calibrations(calibration) if isinstance(calibration, (str, Path)) else list(calibration)
     notes: list[str] = []
     rows = read_measurements(measured, found[0].tp, found[0].model, found[0].gpu)
-    mine = [r for r in rows if _is_of(r, found[0])]
+    mine = _own(rows, found[0])
     pairs = [(found, r) for r in mine] or [(_carried(found[0], r, notes), r) for r in rows]
     if mine and len(mine) < len(rows):
         notes.append(f"rows of {', '.join(f'{r.model} on {r.gpu}' for r in rows if r not in mine)} set aside")

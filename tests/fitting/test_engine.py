@@ -149,6 +149,29 @@ def test_calibrate_and_validate_from_files(tmp_path):
         calibrate("llama-2-70b", measured=write_splitwise(tmp_path / "o.csv", None, prompt, model="opt-13b"))
 
 
+def test_power_capped_variants_are_not_mixed_in(tmp_path):
+    _, prompt = measured(EngineCorrection(prefill_floor_s=0.05, prefill_gain=1.2))
+    plain = write_splitwise(tmp_path / "plain.csv", None, prompt).read_text()
+    capped = plain.replace("a100-80gb", "a100-80gb-pcap").replace(",128,1,1,", ",128,1,1,9")
+    (tmp_path / "both.csv").write_text(plain + "\n" + "\n".join(capped.splitlines()[1:]))
+    alone, both = (calibrate("llama-2-70b", measured=tmp_path / f"{n}.csv") for n in ("plain", "both"))
+    assert alone.engine.correction == both.engine.correction
+    assert "llama2-70b on a100-80gb-pcap set aside" in " ".join(both.notes)
+    found = validate_calibration(both.calibrations, tmp_path / "both.csv")
+    assert found.prompt_rows == validate_calibration(both.calibrations, tmp_path / "plain.csv").prompt_rows
+    assert "pcap set aside" in " ".join(found.notes)
+
+
+def test_rows_of_another_gpu_use_its_shipped_laws_and_say_so(tmp_path):
+    _, prompt = measured(EngineCorrection(prefill_floor_s=0.05, prefill_gain=1.2))
+    result = calibrate("llama-2-70b", measured=write_splitwise(tmp_path / "a.csv", None, prompt))
+    other = write_splitwise(tmp_path / "h.csv", None, prompt, gpu="h100-80gb")
+    found = validate_calibration(result.calibrations, other)
+    assert "shipped laws under the engine correction of llama-2-70b_a100" in " ".join(found.notes)
+    assert found.calibrations[0].gpu == "h100"
+    assert found.calibrations[0].engine.prefill_floor_s < result.engine.correction.prefill_floor_s
+
+
 @pytest.mark.data
 def test_each_tp_of_the_published_engine_is_predicted_from_the_other(shared_data, tmp_path):
     """Acceptance: token time within 6 % and prompt time within 12 % on average."""

@@ -10,7 +10,13 @@ import pytest
 from qmodel.errors import InputError, MissingExtraError
 from qmodel.fitting import calibrate_model, compose, gpu_named, load_model
 from qmodel.fitting.aiconfigurator import AiconfiguratorTables
-from qmodel.io.calibrations import calibration_json, list_calibrations, load_calibration, shipped_folder
+from qmodel.io.calibrations import (
+    calibration_json,
+    list_calibrations,
+    load_calibration,
+    read_calibration,
+    shipped_folder,
+)
 from qmodel.studies.calibration import calibrate
 
 HERE = Path(__file__).parent
@@ -136,3 +142,11 @@ def test_shipped_fits_meet_the_limits(key):
     assert {name: cal.fit[name] for name, limit in limits.items() if cal.fit[name] > limit} == {}
     assert json.dumps(cal.provenance)
     assert cal.standard_errors["step.c_s"] > 0
+
+
+def test_the_report_page_is_that_of_the_shipped_files():
+    from qmodel.studies.calibration_report import report_text
+
+    page = HERE.parents[1] / "docs" / "calibration.md"
+    files = sorted(shipped_folder().glob("*_tp*.json"))
+    assert report_text([read_calibration(path) for path in files]) == page.read_text("utf-8")
