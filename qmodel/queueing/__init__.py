@@ -4,10 +4,19 @@ Nothing here knows about language models, except `decode_batch`: it is a queuein
 """
 
 from qmodel.distributions import ServiceTime
+from qmodel.queueing.approximations import (
+    MethodRow,
+    approximate,
+    compare_methods,
+    heavy_traffic_mean_s,
+    kingman_bound_s,
+)
 from qmodel.queueing.balking import BalkingMetrics, mgk_balking
 from qmodel.queueing.bursty import map_k, mmpp_k
+from qmodel.queueing.decay import lundberg_rate
 from qmodel.queueing.decode import DecodeBatch, decode_batch
 from qmodel.queueing.erlang import FiniteQueue, erlang_b, erlang_c, mmk, mmkn
+from qmodel.queueing.links import FcfsLink, SharedLink, fcfs_link, shared_link
 from qmodel.queueing.metrics import QueueMetrics
 from qmodel.queueing.mgk import mgk
 from qmodel.queueing.paths import kiefer_wolfowitz
@@ -16,14 +25,23 @@ from qmodel.queueing.time_varying import TimeVaryingWaits, mtgk
 __all__ = [
     "BalkingMetrics",
     "DecodeBatch",
+    "FcfsLink",
     "FiniteQueue",
+    "MethodRow",
     "QueueMetrics",
     "ServiceTime",
+    "SharedLink",
     "TimeVaryingWaits",
+    "approximate",
+    "compare_methods",
     "decode_batch",
     "erlang_b",
     "erlang_c",
+    "fcfs_link",
+    "heavy_traffic_mean_s",
     "kiefer_wolfowitz",
+    "kingman_bound_s",
+    "lundberg_rate",
     "map_k",
     "mgk",
     "mgk_balking",
@@ -31,4 +49,5 @@ __all__ = [
     "mmkn",
     "mmpp_k",
     "mtgk",
+    "shared_link",
 ]

@@ -19,6 +19,8 @@ FloatArray = npt.NDArray[np.float64]
 
 #: Mass that may wrap around the discrete Fourier transform.
 WRAP_TOLERANCE = 1e-18
+#: Rounding of the transform, below which its values are replaced by their exponential decay.
+NOISE = 1e-15
 #: Points of the transform beyond which the load is too close to 1 for this method.
 MAX_POINTS = 1 << 22
 
@@ -89,7 +91,14 @@ def _epoch_law(rho: float, k: int) -> FloatArray:
         generating *= (z - root) / (1 - root)
     generating /= z**k - np.exp(a * (z - 1))
     law = (np.fft.fft(generating) / points * np.exp(-1j * np.pi * np.arange(points) / points)).real
-    return np.asarray(np.where(law > WRAP_TOLERANCE, law, 0.0))
+    law = np.maximum(law, 0.0)
+    # Below the transform's rounding the law goes on as it decays.
+    small = np.nonzero(law[k:] < NOISE)[0]
+    if small.size:
+        first = k + int(small[0])
+        anchor = max(float(law[first - 1]), NOISE * 1e-3)
+        law[first:] = anchor * np.exp(-growth * np.arange(1, points - first + 1))
+    return np.asarray(law)
 
 
 def _decay(rho: float) -> float:

@@ -1,0 +1,291 @@
+"""Closed forms for M/G/k and G/G/k, each with its known error, and a table that sets them beside the exact methods."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from qmodel.distributions.service import ServiceTime
+from qmodel.errors import InputError, QModelError
+from qmodel.queueing.checks import check_load
+from qmodel.queueing.decay import lundberg_rate
+from qmodel.queueing.deterministic import solve_mdk
+from qmodel.queueing.erlang import mmk
+from qmodel.queueing.metrics import ExponentialSum, QueueMetrics, WaitLaw
+from qmodel.queueing.mgk import mgk
+from qmodel.queueing.renewal import delayed_mean, least_residual, renewal_tail
+
+__all__ = [
+    "APPROXIMATIONS",
+    "MethodRow",
+    "approximate",
+    "compare_methods",
+    "heavy_traffic_mean_s",
+    "kingman_bound_s",
+]
+
+FloatArray = npt.NDArray[np.float64]
+
+#: Known relative errors of the mean, from the literature and from docs/queueing/mgk.md.
+APPROXIMATIONS = {
+    "lee-longton": 0.15,
+    "cosmetatos": 0.05,
+    "kimura": 0.04,
+    "boxma-cohen-huffels": 0.04,
+    "tijms-van-hoorn": 0.10,
+    "lundberg": 0.20,
+}
+#: Points and reach (in mean delays) of the Tijms-van Hoorn table.
+POINTS, REACH = 4096, 16.0
+
+
+def approximate(arrival_rate_per_s: float, servers: int, service: ServiceTime, formula: str) -> QueueMetrics:
+    """Approximation: M/G/k by a named formula; the tail is C*exp(-C*t/E[W]) unless the formula says more.
+
+    With W_M and W_D the mean waits of M/M/k and M/D/k, c2 the SCV and C Erlang's delay probability:
+
+    - ``lee-longton``: (1 + c2)/2 * W_M (Lee & Longton 1959);
+    - ``cosmetatos``: c2*W_M + (1 - c2)*W_D, W_D in closed form (Cosmetatos, Oper. Res. 24, 1976);
+    - ``kimura``: (1 + c2)/(2*c2/W_M + (1 - c2)/W_D) (Kimura, Oper. Res. 34, 1986);
+    - ``boxma-cohen-huffels``: (1 + c2)*W_M*W_D/(2*a*W_D + (1 - a)*W_M), a from the least of k residual services
+      (Boxma, Cohen & Huffels, Oper. Res. 27, 1979);
+    - ``tijms-van-hoorn``: the renewal equation of the delay (Tijms, van Hoorn & Federgruen 1981);
+    - ``lundberg``: C*exp(-eta*t), eta the exact decay rate.
+
+    Parameters
+    ----------
+    arrival_rate_per_s : float
+        Poisson rate [1/s].
+    servers : int
+        Number of servers.
+    service : ServiceTime
+        Law of a service time.
+    formula : str
+        One of the names above.
+
+    Returns
+    -------
+    QueueMetrics
+        With the formula's usual error as `error_estimate`.
+
+    Raises
+    ------
+    UnstableError
+        When the load is 1 or more.
+    InputError
+        When the formula is unknown.
+
+    Examples
+    --------
+    >>> approximate(1.8, 2, ServiceTime.deterministic(1.0), "lee-longton").mean_wait_s.__round__(4)
+    2.1316
+    """
+    if formula not in APPROXIMATIONS:
+        raise InputError("formula", repr(formula), "one of " + ", ".join(APPROXIMATIONS))
+    lam, k, mean, c2 = arrival_rate_per_s, servers, service.mean_s, service.scv
+    rho = check_load(lam, k, mean)
+    plain = mmk(lam, k, mean)
+    delayed = plain.wait_probability
+    law: WaitLaw | None = None
+    if formula == "lee-longton":
+        wait = (1 + c2) / 2 * plain.mean_wait_s
+    elif formula == "cosmetatos":
+        wait = c2 * plain.mean_wait_s + (1 - c2) * _cosmetatos_mdk(rho, k) * plain.mean_wait_s
+        wait = max(wait, 0.0)
+    elif formula == "kimura":
+        wait = (1 + c2) / (2 * c2 / plain.mean_wait_s + (1 - c2) / solve_mdk(lam, k, mean).mean_wait_s)
+    elif formula == "boxma-cohen-huffels":
+        wait = _boxma(lam, k, service, plain.mean_wait_s)
+    elif formula == "tijms-van-hoorn":
+        wait = delayed * delayed_mean(lam, k, service)
+        law = renewal_tail(lam, k, service, REACH * wait / delayed, POINTS).scaled(delayed)
+    else:
+        wait = delayed / lundberg_rate(lam, k, service)
+    if not wait > 0:
+        raise InputError(f"mean wait by {formula}", wait, "> 0", "SCV is out of its range; use method='auto'")
+    if law is None:
+        law = ExponentialSum(coefficients=np.array([delayed + 0j]), rates=np.array([delayed / wait + 0j]))
+    error = APPROXIMATIONS[formula]
+    return QueueMetrics(
+        arrival_rate_per_s=lam,
+        servers=k,
+        mean_service_s=mean,
+        mean_wait_s=wait,
+        wait_probability=delayed,
+        wait_law=law,
+        method=f"{formula} approximation",
+        exact=False,
+        error_estimate={"mean": error, "p95": 2 * error, "p99": 2 * error},
+    )
+
+
+def _cosmetatos_mdk(rho: float, k: int) -> float:
+    """Return W_D/W_M by Cosmetatos' formula: (1 + (1 - rho)(k - 1)(sqrt(4 + 5k) - 2)/(16 rho k))/2."""
+    return 0.5 * (1 + (1 - rho) * (k - 1) * (math.sqrt(4 + 5 * k) - 2) / (16 * rho * k))
+
+
+def _boxma(lam: float, k: int, service: ServiceTime, w_m: float) -> float:
+    """Return the mean wait by Boxma, Cohen & Huffels (eq. 2.8); exact for one server."""
+    c2, w_d = service.scv, solve_mdk(lam, k, service.mean_s).mean_wait_s
+    if k == 1:
+        return (1 + c2) / 2 * w_m
+    a = (service.moment(2) / (service.mean_s * least_residual(service, k)) - k - 1) / (k - 1)
+    return (1 + c2) * w_m * w_d / (2 * a * w_d + (1 - a) * w_m)
+
+
+def kingman_bound_s(
+    arrival_rate_per_s: float, arrival_scv: float, servers: int, mean_service_s: float, service_scv: float
+) -> float:
+    """Bound: E[W] <= lam*(va + vs/k + (1 - 1/k)*m^2/k)/(2(1 - rho)) in GI/G/k, va and vs the variances.
+
+    Parameters
+    ----------
+    arrival_rate_per_s, arrival_scv : float
+        Rate [1/s] and SCV of independent interarrival times.
+    servers : int
+        Number of servers.
+    mean_service_s, service_scv : float
+        Mean [s] and SCV of service times.
+
+    Returns
+    -------
+    float
+        Upper bound of the mean wait [s].
+
+    Raises
+    ------
+    UnstableError
+        When the load is 1 or more.
+
+    Notes
+    -----
+    Kingman, Proc. Camb. Phil. Soc. 58 (1962), for k = 1; Brumelle, J. Appl. Prob. 8 (1971), in general.
+
+    Examples
+    --------
+    >>> round(kingman_bound_s(0.5, 1.0, 1, 1.0, 1.0), 6)
+    2.5
+    """
+    lam, m, k = arrival_rate_per_s, mean_service_s, servers
+    rho = check_load(lam, k, m)
+    va, vs = arrival_scv / lam**2, service_scv * m**2
+    return lam * (va + vs / k + (1 - 1 / k) * m**2 / k) / (2 * (1 - rho))
+
+
+def heavy_traffic_mean_s(
+    arrival_rate_per_s: float, arrival_scv: float, servers: int, mean_service_s: float, service_scv: float
+) -> float:
+    """Approximation, exact as the load goes to 1: E[W] ~ lam*(va + vs/k^2)/(2(1 - rho)) in GI/G/k.
+
+    Parameters
+    ----------
+    arrival_rate_per_s, arrival_scv : float
+        Rate [1/s] and SCV of independent interarrival times (for bursty arrivals: their limiting index of dispersion).
+    servers : int
+        Number of servers.
+    mean_service_s, service_scv : float
+        Mean [s] and SCV of service times.
+
+    Returns
+    -------
+    float
+        Mean wait [s].
+
+    Raises
+    ------
+    UnstableError
+        When the load is 1 or more.
+
+    Notes
+    -----
+    Koellerstroem, J. Appl. Prob. 11 (1974).
+    """
+    lam, m, k = arrival_rate_per_s, mean_service_s, servers
+    rho = check_load(lam, k, m)
+    return lam * (arrival_scv / lam**2 + service_scv * (m / k) ** 2) / (2 * (1 - rho))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodRow:
+    """One line of `compare_methods`.
+
+    Parameters
+    ----------
+    method : str
+        Name.
+    mean_wait_s, p50_s, p95_s, p99_s : float or None
+        Mean and quantiles of the wait [s]; None where the method does not apply.
+    mean_error : float or None
+        Stated relative error of the mean; 0 when exact.
+    note : str
+        How it was computed, or why it does not apply.
+    """
+
+    method: str
+    mean_wait_s: float | None
+    p50_s: float | None
+    p95_s: float | None
+    p99_s: float | None
+    mean_error: float | None
+    note: str
+
+
+def compare_methods(arrival_rate_per_s: float, servers: int, service: ServiceTime) -> list[MethodRow]:
+    """Return every method that applies to an M/G/k queue, one row each, the best first.
+
+    Parameters
+    ----------
+    arrival_rate_per_s : float
+        Poisson rate [1/s].
+    servers : int
+        Number of servers.
+    service : ServiceTime
+        Law of a service time.
+
+    Returns
+    -------
+    list of MethodRow
+        Tidy rows; a method that does not apply has None and says why.
+
+    Raises
+    ------
+    UnstableError
+        When the load is 1 or more.
+
+    Examples
+    --------
+    >>> rows = compare_methods(1.6, 2, ServiceTime.gamma(1.0, 2.0))
+    >>> rows[0].method, len(rows) > 6
+    ('auto', True)
+    """
+    check_load(arrival_rate_per_s, servers, service.mean_s)
+    rows = []
+    for name in ("auto", "phase-type", *APPROXIMATIONS):
+        try:
+            if name in APPROXIMATIONS:
+                found = approximate(arrival_rate_per_s, servers, service, name)
+            else:
+                found = mgk(arrival_rate_per_s, servers, service, "auto" if name == "auto" else "phase-type")
+        except QModelError as error:
+            rows.append(
+                MethodRow(
+                    method=name, mean_wait_s=None, p50_s=None, p95_s=None, p99_s=None, mean_error=None, note=str(error)
+                )
+            )
+            continue
+        p50, p95, p99 = (found.wait_quantile_s(q) for q in (0.5, 0.95, 0.99))
+        rows.append(
+            MethodRow(
+                method=name,
+                mean_wait_s=found.mean_wait_s,
+                p50_s=p50,
+                p95_s=p95,
+                p99_s=p99,
+                mean_error=found.error_estimate.get("mean", 0.0),
+                note=found.method,
+            )
+        )
+    return rows

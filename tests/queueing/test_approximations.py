@@ -1,0 +1,91 @@
+"""Approximations where they are exact, within their stated error elsewhere; bounds bound; links."""
+
+import numpy as np
+import pytest
+
+from qmodel.errors import InputError, OutOfRangeError, UnstableError
+from qmodel.queueing import (
+    ServiceTime,
+    approximate,
+    compare_methods,
+    fcfs_link,
+    heavy_traffic_mean_s,
+    kingman_bound_s,
+    lundberg_rate,
+    mgk,
+    shared_link,
+)
+from qmodel.queueing.approximations import APPROXIMATIONS
+
+
+@pytest.mark.parametrize("formula", APPROXIMATIONS)
+@pytest.mark.parametrize("k", [1, 3, 9])
+def test_all_are_exact_for_exponential_services(formula, k):
+    law = ServiceTime.exponential(0.5)
+    exact, found = mgk(1.6 * k, k, law), approximate(1.6 * k, k, law, formula)
+    assert found.mean_wait_s == pytest.approx(exact.mean_wait_s, rel=2e-3)
+    assert found.wait_quantile_s(0.99) == pytest.approx(exact.wait_quantile_s(0.99), rel=1e-2)
+
+
+@pytest.mark.parametrize("formula", [name for name in APPROXIMATIONS if name != "lundberg"])
+def test_all_are_exact_for_one_server(formula):
+    for law in (ServiceTime.deterministic(1.0), ServiceTime.gamma(1.0, 0.4), ServiceTime.gamma(1.0, 1.8)):
+        if formula == "kimura" and law.scv > 1:
+            continue  # not exact there
+        assert approximate(0.7, 1, law, formula).mean_wait_s == pytest.approx(mgk(0.7, 1, law).mean_wait_s, rel=1e-3)
+
+
+@pytest.mark.parametrize("formula", APPROXIMATIONS)
+@pytest.mark.parametrize("k", [2, 5])
+def test_stated_errors_hold_against_exact_solutions(formula, k):
+    for law in (ServiceTime.erlang(2, 1.0), ServiceTime.deterministic(1.0), ServiceTime.hypoexponential(0.2, 0.8)):
+        exact, found = mgk(0.8 * k, k, law), approximate(0.8 * k, k, law, formula)
+        assert found.mean_wait_s == pytest.approx(exact.mean_wait_s, rel=APPROXIMATIONS[formula])
+
+
+def test_decay_rate_is_that_of_the_exact_tail():
+    law = ServiceTime.hyperexponential([0.8, 0.2], [0.5, 3.0])
+    exact, eta = mgk(2.4, 3, law), lundberg_rate(2.4, 3, law)
+    low, high = exact.wait_tail([40.0, 50.0])
+    assert np.log(low / high) / 10 == pytest.approx(eta, rel=1e-6)
+    with pytest.raises(OutOfRangeError):
+        lundberg_rate(0.5, 1, ServiceTime.lognormal(1.0, 2.0))
+
+
+@pytest.mark.parametrize("k", [1, 2, 8])
+@pytest.mark.parametrize("rho", [0.3, 0.7, 0.95, 0.999])
+def test_bounds_and_heavy_traffic(k, rho):
+    for law in (
+        ServiceTime.deterministic(1.0),
+        ServiceTime.erlang(2, 1.0),
+        ServiceTime.hyperexponential([0.9, 0.1], [0.5, 5.5]),
+    ):
+        wait = mgk(rho * k, k, law).mean_wait_s
+        assert wait <= kingman_bound_s(rho * k, 1.0, k, 1.0, law.scv) * (1 + 1e-12)
+        if rho == 0.999:
+            assert heavy_traffic_mean_s(rho * k, 1.0, k, 1.0, law.scv) == pytest.approx(wait, rel=0.02)
+
+
+def test_comparison_says_what_does_not_apply():
+    rows = compare_methods(1.6, 2, ServiceTime.lognormal(1.0, 2.0))
+    by_name = {row.method: row for row in rows}
+    assert by_name["lundberg"].mean_wait_s is None
+    assert "bound the service times" in by_name["lundberg"].note
+    assert by_name["auto"].mean_wait_s == pytest.approx(2.61, rel=0.03)
+    with pytest.raises(UnstableError):
+        compare_methods(2.0, 2, ServiceTime.exponential(1.0))
+    with pytest.raises(InputError):
+        approximate(1.0, 2, ServiceTime.exponential(1.0), "guess")
+
+
+def test_links():
+    transfer = ServiceTime.from_samples([0.1, 0.4], [0.8, 0.2])
+    shared, queued = shared_link(3.0, transfer, 0.002), fcfs_link(3.0, transfer, 0.002)
+    assert shared.mean_s == pytest.approx(0.002 + 0.16 / 0.52)
+    assert queued.mean_s == pytest.approx(0.002 + 0.16 + 3.0 * transfer.moment(2) / (2 * 0.52))
+    # Little's law: transfers in progress are geometric.
+    assert 3.0 * (shared.mean_s - 0.002) == pytest.approx(0.48 / 0.52)
+    with pytest.raises(UnstableError):
+        shared_link(7.0, transfer)
+    with pytest.raises(InputError):
+        fcfs_link(1.0, transfer, -1.0)
