@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from qmodel.cli import calibrate, capacity, data, emit, evaluate, thresholds
+from qmodel.cli import calibrate, capacity, config, data, emit, evaluate, thresholds
 
 __all__ = ["app"]
 
@@ -48,3 +48,5 @@ app.command()(calibrate.calibrate)
 app.command()(calibrate.validate)
 app.command()(emit.emit)
 app.add_typer(data.data, name="data")
+app.add_typer(config.config, name="config")
+app.command()(config.init)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from qmodel.errors import InputError
+from qmodel.units import parse_duration_s, parse_rate_per_s
 
-__all__ = ["ScenarioConfig", "load_config"]
+__all__ = ["ScenarioConfig", "config_schema", "load_config", "starter_config"]
 
 _MAX_BYTES = 1_000_000
 
@@ -19,20 +22,71 @@ _MAX_BYTES = 1_000_000
 class ScenarioConfig(BaseModel):
     """Keys a configuration file may hold; the meaning of each is that of the flag of the same name."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, title="qmodel configuration")
 
-    model: str | None = None
-    gpu: str | None = None
-    tp: int | None = None
-    cluster: str | None = None
-    bandwidth: str | None = None
-    max_num_batched_tokens: int | None = None
-    max_num_seqs: int | None = None
-    workload: str | None = None
-    load: float | None = None
-    rate: str | None = None
-    ttft_slo: str | None = None
-    tbt_slo: str | None = None
+    model: str | None = Field(None, description="Model, e.g. deepseek-v2-lite.", examples=["deepseek-v2-lite"])
+    gpu: str | None = Field(None, description="GPU type of every instance.", examples=["a100"])
+    tp: int | None = Field(None, ge=1, description="GPUs per instance; the calibrated number by default.", examples=[1])
+    cluster: str | None = Field(None, description="Prefill and decode instances, kPdD.", examples=["2P2D"])
+    bandwidth: str | None = Field(None, description="Network bandwidth of one GPU.", examples=["25GB/s"])
+    max_num_batched_tokens: int | None = Field(
+        None, ge=1, description="Token budget of a prefill step.", examples=[2048]
+    )
+    max_num_seqs: int | None = Field(None, ge=1, description="Largest decode batch of an instance.", examples=[256])
+    workload: str | None = Field(
+        None, description="Built-in name (azure-conv, azure-code, ...) or a trace file.", examples=["azure-conv"]
+    )
+    load: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="Scale arrivals to this load of the prefill pool.", examples=[0.9]
+    )
+    rate: str | None = Field(None, description="Scale arrivals to this rate, instead of load.", examples=["30/s"])
+    ttft_slo: str | None = Field(None, description="Limit on the time to first token.", examples=["1s"])
+    tbt_slo: str | None = Field(None, description="Limit on the time between tokens.", examples=["60ms"])
+
+    @field_validator("ttft_slo", "tbt_slo")
+    @classmethod
+    def _is_duration(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_duration_s(value, "duration")
+        return value
+
+    @field_validator("rate")
+    @classmethod
+    def _is_rate(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_rate_per_s(value, "rate")
+        return value
+
+    @model_validator(mode="after")
+    def _is_one_of_load_and_rate(self) -> ScenarioConfig:
+        if self.load is not None and self.rate is not None:
+            raise ValueError("load and rate are both given; give one of the two")
+        return self
+
+
+def config_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a configuration file."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | ScenarioConfig.model_json_schema()
+
+
+_STARTER = ("model", "gpu", "cluster", "workload", "load", "ttft_slo", "tbt_slo")
+
+
+def starter_config(values: Mapping[str, Any] | None = None) -> str:
+    """Return a commented configuration file: the keys most people set, and the others commented out.
+
+    Parameters
+    ----------
+    values : mapping, optional
+        Values to write instead of the examples.
+    """
+    chosen = {name: value for name, value in (values or {}).items() if value is not None}
+    lines = ["# qmodel configuration: use it with  qmodel thresholds --config THIS_FILE; flags win over it."]
+    for name, field in ScenarioConfig.model_fields.items():
+        value = chosen.get(name, (field.examples or [None])[0])
+        active = name in chosen or (name in _STARTER and not (name == "load" and "rate" in chosen))
+        lines += ["", f"# {field.description}", f"{'' if active else '# '}{name}: {json.dumps(value)}"]
+    return "\n".join(lines) + "\n"
 
 
 def load_config(path: str | Path) -> dict[str, Any]:
@@ -75,11 +129,22 @@ def load_config(path: str | Path) -> dict[str, Any]:
         return ScenarioConfig.model_validate(_plain(values)).model_dump(exclude_none=True)
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:
+            raise InputError(f"config {source.name}", None, _reason(first["msg"])) from None
         key = str(first["loc"][0])
         where = f"config {source.name} line {lines.get(key, '?')}, key '{key}'"
         if first["type"] == "extra_forbidden":
             raise InputError(where, "unknown", f"one of {', '.join(ScenarioConfig.model_fields)}") from None
-        raise InputError(where, repr(values.get(key)), first["msg"].lower()) from None
+        raise InputError(where, repr(values.get(key)), _reason(first["msg"])) from None
+
+
+def _reason(message: str) -> str:
+    """Return the reason of a validation error as the end of "it must be ..."."""
+    own = message.removeprefix("Value error, ")
+    for start in ("Input should be ", "duration is ", "rate is "):
+        if own.startswith(start):
+            return own.removeprefix(start).partition("; it must be ")[2] or own.removeprefix(start)
+    return own
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
