@@ -158,25 +158,13 @@ def fluid_density(
 
 
 @njit(cache=True)
-def independent_jumps(kernels: Array, first: Array, last: npt.NDArray[np.int64], step: float, f: Array) -> None:
-    """Fill the density f of V on a grid: f(x) = first(x) + sum_g integral_0^min(x, theta_g) f(y) h_g(x - y) dy.
+def independent_jumps(kernels: Array, which: npt.NDArray[np.int64], first: Array, step: float, f: Array) -> None:
+    """Fill the density f of V on a grid: f(x) = first(x) + integral_0^x f(y) h_y(x - y) dy, trapezoidal in y.
 
-    `kernels[g]` holds h_g on the grid, `last[g]` the index of theta_g; trapezoidal in y.
+    Row which[m] of `kernels` is h_y at y = m*step: the rate at which those who still join there make V jump past x - y.
     """
-    groups, points = kernels.shape
-    for n in range(points):
-        total, implicit = first[n], 0.0
-        for g in range(groups):
-            top = min(n, last[g])
-            if top < 0:
-                continue
-            part = 0.5 * f[0] * kernels[g, n] if n > 0 else 0.0
-            for m in range(1, top):
-                part += f[m] * kernels[g, n - m]
-            if top > 0:
-                if top < n:
-                    part += 0.5 * f[top] * kernels[g, n - top]
-                else:
-                    implicit += 0.5 * step * kernels[g, 0]
-            total += step * part
-        f[n] = total / (1.0 - implicit)
+    for n in range(f.size):
+        total = 0.5 * f[0] * kernels[which[0], n] if n > 0 else 0.0
+        for m in range(1, n):
+            total += f[m] * kernels[which[m], n - m]
+        f[n] = (first[n] + step * total) / (1.0 - 0.5 * step * kernels[which[n], 0] * (1.0 if n > 0 else 0.0))

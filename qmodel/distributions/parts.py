@@ -124,6 +124,8 @@ class Gamma:
 
     def tail_integral(self, t: FloatArray) -> FloatArray:
         """Return E[(S - t)^+] = mean*Q(shape+1, x) - t*Q(shape, x), Q the regularised upper gamma function."""
+        if self.shape == 1.0:
+            return np.asarray(self.mean_s * np.exp(-np.maximum(t, 0.0) / self.mean_s) - np.minimum(t, 0.0))
         x = np.maximum(t, 0.0) * self.shape / self.mean_s
         inside = self.mean_s * gammaincc(self.shape + 1, x) - t * gammaincc(self.shape, x)
         return np.asarray(np.maximum(inside, 0.0))

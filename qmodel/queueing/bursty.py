@@ -231,36 +231,37 @@ class _MapTail:
 
     def __call__(self, t: FloatArray) -> FloatArray:
         flat = np.atleast_1d(np.asarray(t, dtype=np.float64)).ravel() / self.mean
-        total = np.zeros(flat.shape, dtype=complex)
-        for row, r in zip(self.coefficients, self.eigenvalues, strict=True):
-            if self.phases.name == "M":
-                total += row[0] * np.exp(-self.servers * (1 - r) * flat)
-                continue
-            one, two = _survival(self.phases, self.mean, complex(r), flat)
-            # Horner's rule for sum_j row_j one^j two^(k-j), from the larger power of phase 1 down.
-            value, power = np.full(flat.shape, row[-1]), np.ones(flat.shape, dtype=complex)
-            for entry in row[-2::-1]:
-                power = power * two
-                value = value * one + entry * power
-            total += value
-        return np.asarray(total.real.reshape(np.shape(t)))
+        if self.phases.name == "M":
+            terms = self.coefficients[:, 0] @ np.exp(-self.servers * np.multiply.outer(1 - self.eigenvalues, flat))
+            return np.asarray(terms.real.reshape(np.shape(t)))
+        one, two = _survival(self.phases, self.mean, self.eigenvalues, flat)
+        # Horner's rule for sum_j c_j one^j two^(k-j), from the larger power of phase 1 down.
+        value = np.repeat(self.coefficients[:, -1:], flat.size, axis=1)
+        power = np.ones_like(value)
+        for j in range(self.coefficients.shape[1] - 2, -1, -1):
+            power = power * two
+            value = value * one + self.coefficients[:, j : j + 1] * power
+        return np.asarray(value.sum(axis=0).real.reshape(np.shape(t)))
 
 
-def _survival(phases: PhaseType2, mean: float, r: complex, t: FloatArray) -> tuple[ComplexArray, ComplexArray]:
-    """Return exp((T + r t0 alpha) t) 1 of one server, time in mean services; alpha, T, t0 its phase-type law."""
+def _survival(phases: PhaseType2, mean: float, r: ComplexArray, t: FloatArray) -> tuple[ComplexArray, ComplexArray]:
+    """Return exp((T + r t0 alpha) t) 1 of one server by eigenvalue r and time t (in mean services).
+
+    (alpha, T, t0) is its phase-type law; the exponential is e^(h t) (cosh(root t) I + sinh(root t)/root (M - h I)),
+    h half the trace, written without overflow.
+    """
     a, b = phases.rate1_per_s * mean, phases.rate2_per_s * mean
     p, q = phases.start1, phases.go_on
-    matrix = np.array(
-        [[-a + r * a * (1 - q) * p, a * q + r * a * (1 - q) * (1 - p)], [r * b * p, -b + r * b * (1 - p)]]
-    )
-    half, det = np.trace(matrix) / 2, np.linalg.det(matrix)
+    first, across = -a + r * a * (1 - q) * p, a * q + r * a * (1 - q) * (1 - p)
+    back, second = r * b * p, -b + r * b * (1 - p)
+    half, det = ((first + second) / 2)[:, None], (first * second - across * back)[:, None]
     root = np.sqrt(half * half - det + 0j)
-    # exp(Mt) = e^(half t) (cosh(root t) I + sinh(root t)/root (M - half I)), written without overflow.
     grow, fall = np.exp((half + root) * t), np.exp((half - root) * t)
     cosh = (grow + fall) / 2
-    sinh = (grow - fall) / (2 * root) if abs(root) > 1e-8 else t * np.exp(half * t)
-    ahead = matrix.sum(axis=1) - half
-    return cosh + sinh * ahead[0], cosh + sinh * ahead[1]
+    small = np.abs(root) < 1e-8
+    sinh = np.where(small, t * np.exp(half * t), (grow - fall) / (2 * np.where(small, 1.0, root)))
+    one, two = (first + across)[:, None] - half, (back + second)[:, None] - half
+    return cosh + sinh * one, cosh + sinh * two
 
 
 def _regular(quiet: FloatArray, arrive: FloatArray, k: int, rate: float, service: ServiceTime) -> QueueMetrics:

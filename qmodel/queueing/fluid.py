@@ -114,9 +114,8 @@ def _jump_correction(
     ones, twos, means = types
     points = np.linspace(0.0, grid[-1], JUMP_POINTS)
     step = points[1]
-    groups, member = np.unique(theta, return_inverse=True)
-    last = np.minimum(np.rint(groups / step), JUMP_POINTS - 1).astype(np.int64)
-    belongs = (np.arange(len(groups))[:, None] == member.ravel()[None, :]).astype(np.float64)
+    last, member = np.unique(np.rint(theta / step).astype(np.int64), return_inverse=True)
+    belongs = (np.arange(len(last))[:, None] == member.ravel()[None, :]).astype(np.float64)
     admitted = lam * accept
     residual = np.maximum(s[:, None] - points[None, :], 0.0)
     least = (admitted @ residual / (admitted @ s)) ** (k - 1)
@@ -143,10 +142,18 @@ def _density_ratio(
     step: float,
 ) -> FloatArray:
     """Return the ratio of the two densities of V that follow from two kernels and the jumps from V = 0."""
+    # Below its threshold a group counts in full, at it by half (the trapezoid's end), above it not at all.
+    order = np.arange(JUMP_POINTS)
+    below, at = np.searchsorted(last, order, side="left"), np.searchsorted(last, order, side="right")
+    which = 2 * below + (at > below)
     found = []
     for kernel, start in zip(kernels, starts, strict=True):
+        rest = np.concatenate([np.cumsum(kernel[::-1], axis=0)[::-1], np.zeros((1, JUMP_POINTS))])
+        rows = np.empty((2 * len(last) + 1, JUMP_POINTS))
+        rows[0::2] = rest
+        rows[1::2] = 0.5 * (rest[:-1] + rest[1:])
         density = np.zeros(JUMP_POINTS)
-        independent_jumps(np.ascontiguousarray(kernel), np.ascontiguousarray(start), last, step, density)
+        independent_jumps(rows, which, np.ascontiguousarray(start), step, density)
         found.append(density)
     return np.asarray(found[0] / np.maximum(found[1], 1e-300 + 1e-9 * found[1].max()))
 
@@ -178,14 +185,14 @@ def split_types(rates: FloatArray, services: FloatArray, k: int) -> tuple[FloatA
 
     def offset(slope: float) -> float:
         low, high = -60.0 - slope * services.max(), 60.0
-        for _ in range(80):
+        for _ in range(46):
             middle = 0.5 * (low + high)
             count = float(weights @ expit(-(middle + slope * services)))
             low, high = (middle, high) if count > want_count else (low, middle)
         return high
 
     low, high = 0.0, 200.0 / mean
-    for _ in range(50):
+    for _ in range(36):
         slope = 0.5 * (low + high)
         work = float(weights @ (expit(-(offset(slope) + slope * services)) * services))
         low, high = (slope, high) if work > want_work else (low, slope)

@@ -40,7 +40,7 @@ LARGEST_EXPONENT = 2.0
 #: Servers from which the tail of a fitted H2 queue is better than its renewal correction, and up to which it is worse.
 CORRECTED_UP_TO, UNCORRECTED_FROM = 2, 10
 #: The table of the tail: points of the renewal equation, points kept, length in conditional means.
-POINTS, KEPT, REACH = 2048, 160, 10.0
+POINTS, KEPT, REACH = 1024, 160, 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

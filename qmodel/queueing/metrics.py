@@ -61,8 +61,11 @@ class ExponentialSum:
 
     def tail(self, t: FloatArray) -> FloatArray:
         """Return P(W > t)."""
-        terms = np.exp(-np.multiply.outer(t, self.rates)) @ self.coefficients
-        return np.asarray(np.clip(terms.real, 0.0, 1.0))
+        if np.all(self.rates.imag == 0):
+            terms = np.exp(-np.multiply.outer(t, self.rates.real)) @ self.coefficients.real
+        else:
+            terms = (np.exp(-np.multiply.outer(t, self.rates)) @ self.coefficients).real
+        return np.asarray(np.clip(terms, 0.0, 1.0))
 
     def quantile(self, q: float, scale: float) -> float:
         """Return the q quantile [s]."""

@@ -27,7 +27,7 @@ MAX_CELLS = 2000
 #: Mass that may wrap around the discrete Fourier transform.
 WRAP_TOLERANCE = 1e-18
 #: Points of the renewal equation for laws off the lattice.
-POINTS = 1 << 14
+POINTS = 1 << 13
 
 
 def solve_mg1(arrival_rate_per_s: float, service: ServiceTime) -> QueueMetrics:
