@@ -9,7 +9,7 @@ from qmodel._kernels.laws import law_time, work_time
 from qmodel._kernels.policies import FCFS, K_ORDER, K_ROOM, late_pull, queue_key
 from qmodel._kernels.sim_state import (
     F_KEY, L_COUNT, L_HEAD, R_CACHED, R_DONE, R_NEED, R_NEXT, R_PREV, R_PROMPT, REQUEST_FLOATS, REQUEST_INTS,
-    U_END, U_PART_WORK, UNIT_FLOATS, push, push_sorted, remove,
+    U_END, U_PART_WORK, UNIT_FLOATS, UNIT_INTS, push, push_sorted, remove,
 )  # fmt: skip
 from qmodel._kernels.system import BUSY, FREE, HEAD, PREFILL_COLUMNS
 from qmodel._kernels.system_pools import (
@@ -91,6 +91,7 @@ def late_pools(
     lists[0, 0], lists[0, 1] = -1, -1
     UF = np.zeros((k + d, UNIT_FLOATS))
     UF[:, U_END] = np.inf
+    UI, exact = np.zeros((k + d, UNIT_INTS), np.int64), np.ones((1, 2))
     units, part = np.zeros((k, PREFILL_COLUMNS)), np.full(k, -1, np.int64)
     running, ended = np.zeros((k, max(S[S_BUDGET], 1) + 1), np.int64), np.zeros(k, np.int64)
     D, E = np.zeros((d, DECODE_FLOATS)), np.zeros((d, DECODE_INTS), np.int64)
@@ -98,13 +99,16 @@ def late_pools(
     fresh = np.zeros((d, S[S_SEQS] + 2), np.int64)
     landing, hosted = np.full((d, 2), -1, np.int64), np.full((d, 2), -1, np.int64)
     hist, seen, scratch = np.zeros(bins), np.zeros((k + d, 8)), np.zeros((2, len(lengths)))
-    coming, pull = 0, False
+    coming, pull, last = 0, False, -1.0
     while True:
         t = arrival[coming] if coming < n else np.inf
         for i in range(k):
             t = min(t, UF[i, U_END])
         for j in range(d):
             t = min(t, _next_hosted(j, D, E, hosted, LC, LB, S))
+        if t <= last:  # an empty instance hosts only once the clock has passed its own
+            t = np.nextafter(last, np.inf)
+        last = t
         for j in range(d):
             pull = pull or (E[j, E_HOSTING] > 0 and D[j, D_END] <= t)
             advance(
@@ -148,7 +152,7 @@ def late_pools(
                 if lists[0, L_COUNT] == 0 or E[j, E_TOKENS] >= PK[K_ROOM]:
                     continue
                 r, host = late_pull(
-                    t, k + j, k, R, K, UF, seen, lists, PF, lengths, batches, contexts, curves, tables, scratch
+                    t, k + j, k, R, UF, UI, seen, lists, PF, lengths, batches, contexts, curves, tables, scratch, exact
                 )
                 if r >= 0:
                     remove(lists, R, 0, r)
