@@ -112,7 +112,8 @@ def fault_events(faults: Sequence[Fault], prefill: int, decode: int) -> npt.NDAr
     InputError
         When an instance does not exist, or is down twice at a time.
     """
-    rows, down = [], {}
+    rows: list[tuple[float, int, int, float]] = []
+    down: dict[int, float] = {}
     for fault in sorted(faults, key=lambda f: f.from_s):
         size = prefill if fault.pool == "prefill" else decode
         if not 0 <= fault.instance < size:
