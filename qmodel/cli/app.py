@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from qmodel.cli import calibrate, capacity, config, data, emit, evaluate, thresholds
+from qmodel.cli import calibrate, capacity, config, data, emit, evaluate, sweep, thresholds
 
 __all__ = ["app"]
 
@@ -50,3 +50,4 @@ app.command()(emit.emit)
 app.add_typer(data.data, name="data")
 app.add_typer(config.config, name="config")
 app.command()(config.init)
+app.command()(sweep.sweep)

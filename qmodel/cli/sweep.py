@@ -1,0 +1,123 @@
+"""`qmodel sweep`: predictions or simulations over a grid of options."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from qmodel.cli import show
+from qmodel.cli.options import with_scenario
+from qmodel.errors import InputError
+
+__all__ = ["Engine", "run_cell", "sweep"]
+
+_NUMBERS = {"load": float, "tp": int, "max_num_batched_tokens": int, "max_num_seqs": int, "seed": int, "requests": int}
+_TEXTS = ("model", "gpu", "cluster", "bandwidth", "workload", "rate", "ttft_slo", "tbt_slo", "policy")
+
+
+class Engine(StrEnum):
+    """Where the cells of a grid run."""
+
+    local = "local"
+    dask = "dask"
+    ray = "ray"
+
+
+class Method(StrEnum):
+    """How a cell is answered."""
+
+    predict = "predict"
+    simulate = "simulate"
+
+
+@with_scenario
+def sweep(
+    scenario: dict[str, Any],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Table to write (.csv, .parquet).")],
+    over: Annotated[list[str], typer.Option(help="An axis, e.g. rate=10/s,20/s or cluster=2P2D,3P1D.")],
+    by: Annotated[Method, typer.Option(help="How each cell is answered.")] = Method.predict,
+    policy: Annotated[str, typer.Option(help="none, kairos, earliest, static:TOKENS or a PLAN.json.")] = "none",
+    engine: Annotated[Engine, typer.Option(help="Where cells run.")] = Engine.local,
+    workers: Annotated[int | None, typer.Option(min=1, max=4096, help="Processes. [default: all cores]")] = None,
+    address: Annotated[str | None, typer.Option(help="Dask scheduler or Ray cluster. [default: one here]")] = None,
+) -> None:
+    """Predict or simulate every combination of some options; a stopped sweep goes on where it stopped.
+
+    Example: qmodel sweep --model llama-3.1-8b --workload azure-conv --over rate=10/s,20/s -o table.csv
+    """
+    axes = dict(_axis(text) for text in over)
+    if len(axes) != len(over):
+        raise InputError("--over", repr(over), "different axes", "give each option once")
+    fixed = _fixed(scenario) | {"policy": policy, "by": by.value}
+    for name in axes:
+        if scenario.get(name) is not None:
+            raise InputError(f"--{name.replace('_', '-')}", "also an axis", "fixed or an axis, not both")
+        fixed.pop(name, None)
+    from qmodel.studies.sweep import grid, run_grid
+
+    show.first_run_notice()
+    cells = [fixed | cell for cell in grid(axes)]
+    with show.progress() as report:
+        rows = run_grid(
+            run_cell, cells, output=output, engine=engine.value, workers=workers, address=address, progress=report
+        )
+    failed = [row for row in rows if row["error"]]
+    notes = [f"{len(failed)} of {len(rows)} cells failed, the first: {failed[0]['error']}"] if failed else []
+    show.notices([*notes, f"wrote {len(rows):,} rows to {output}"])
+    if len(failed) == len(rows):
+        raise InputError("sweep", "without a cell that worked", "right in at least one", str(failed[0]["error"]))
+
+
+def _fixed(scenario: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that every cell shares; a configuration file is read once, here."""
+    given = {name: value for name, value in scenario.items() if name != "config" and value is not None}
+    if scenario.get("config") is None:
+        return given
+    from qmodel.io.config import load_config
+
+    return load_config(scenario["config"]) | given
+
+
+def _axis(text: str) -> tuple[str, list[Any]]:
+    name, equals, values = text.partition("=")
+    key = name.strip().replace("-", "_")
+    known = (*_TEXTS, *_NUMBERS)
+    if not equals or key not in known:
+        raise InputError("--over", repr(text), f"OPTION=VALUE,VALUE with one of {', '.join(known)}")
+    parts: Sequence[str] = [value.strip() for value in values.split(",") if value.strip()]
+    if not parts or len(set(parts)) != len(parts):
+        raise InputError("--over", repr(text), "at least one value, each once", "e.g. rate=10/s,20/s")
+    if key not in _NUMBERS:
+        return key, list(parts)
+    try:
+        return key, [_NUMBERS[key](value) for value in parts]
+    except ValueError:
+        raise InputError("--over", repr(text), "numbers", f"e.g. {name}=1,2") from None
+
+
+def run_cell(cell: Mapping[str, Any]) -> dict[str, float]:
+    """Return the metrics of one cell.
+
+    Parameters
+    ----------
+    cell : mapping
+        Options of the scenario, ``policy``, ``by`` and, for simulations, ``seed`` and ``requests``.
+    """
+    from qmodel.cli.scenario import parse_policy, resolve
+    from qmodel.studies.metrics import measure
+
+    options = {name: value for name, value in cell.items() if name not in ("policy", "by", "seed", "requests")}
+    policy = parse_policy(str(cell["policy"]))
+    inputs = resolve(options, getattr(policy, "scenario_options", None))
+    if cell["by"] == "predict":
+        from qmodel.system import predict
+
+        return measure(predict(inputs.cluster, inputs.workload, inputs.slo, policy))
+    from qmodel.simulation import simulate
+
+    seed, requests = cell.get("seed", 0), cell.get("requests")
+    return measure(simulate(inputs.cluster, inputs.workload, inputs.slo, policy, seed=seed, requests=requests))
