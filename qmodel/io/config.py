@@ -17,6 +17,7 @@ from qmodel.units import parse_duration_s, parse_rate_per_s
 __all__ = ["ScenarioConfig", "config_schema", "load_config", "starter_config"]
 
 _MAX_BYTES = 1_000_000
+_MAX_BRACKETS = 100  # values are plain; a reader of nested ones takes time that grows with the square of their depth
 
 
 class ScenarioConfig(BaseModel):
@@ -114,11 +115,14 @@ def load_config(path: str | Path) -> dict[str, Any]:
     if source.stat().st_size > _MAX_BYTES:
         raise InputError("config", f"'{source}', {source.stat().st_size} bytes", f"at most {_MAX_BYTES} bytes")
     try:
-        tree = YAML(typ="rt", pure=True).load(source.read_text(encoding="utf-8"))
-    except (YAMLError, UnicodeDecodeError, ValueError) as error:
+        text = source.read_text(encoding="utf-8")
+        if sum(map(text.count, "[{")) > _MAX_BRACKETS:
+            raise ValueError
+        tree = YAML(typ="rt", pure=True).load(text)
+    except (YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{source.name} line {mark.line + 1}" if mark else source.name
-        problem = getattr(error, "problem", None) or "not readable as UTF-8 YAML"
+        problem = getattr(error, "problem", None) or "not readable as plain UTF-8 YAML"
         raise InputError(f"config {where}", problem, "valid YAML") from None
     if not isinstance(tree, dict) or not tree:
         raise InputError("config", f"'{source}', without keys", "a mapping such as 'cluster: 2P2D'")
