@@ -45,7 +45,7 @@ def console(stderr: bool = False) -> Console:
     from rich.console import Console
 
     real = (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(stderr=stderr, highlight=False, width=None if real else 120)
+    return Console(stderr=stderr, highlight=False, width=None if real else 132)
 
 
 def print_json(data: Mapping[str, Any]) -> None:
@@ -142,7 +142,7 @@ def comparison_table(comparison: Comparison, predicted: Mapping[str, Mapping[str
         "P95 TTFT",
         "P99 TTFT",
         "P99 TBT",
-        "TTFT+TBT met",
+        "SLO met",
         "TBT met",
         "deflected",
     )
