@@ -14,6 +14,10 @@ Integers = npt.NDArray[np.int64]
 def franx_tails(t: Array, rate: float, servers: int, service: float, beyond: Array, out: Array) -> None:
     """Fill `out` with P(W > t) of M/D/k; `beyond[i]` = P(more than i wait) at epochs one service apart."""
     for a in range(t.size):
+        if not (t[a] >= 0.0 and t[a] * servers < (beyond.size + servers) * service):
+            # Beyond the table nothing is left in double precision.
+            out[a] = 0.0
+            continue
         steps = math.floor(t[a] / service) + 1
         mean = rate * (steps * service - t[a])
         top = steps * servers - 1
@@ -40,11 +44,16 @@ def lattice_tails(
     t: Array, rate: float, cell: float, sizes: Integers, weights: Array, beyond: Array, out: Array
 ) -> None:
     """Fill `out` with P(W > t) of M/G/1 with service sizes*cell; `beyond[i]` = P(more than i cells wait)."""
-    longest = 0
+    longest = 1
     for a in range(t.size):
-        longest = max(longest, math.floor(t[a] / cell) + 1)
+        if t[a] >= 0.0 and t[a] < beyond.size * cell:
+            longest = max(longest, math.floor(t[a] / cell) + 1)
     compound = np.empty(longest)
     for a in range(t.size):
+        if not (t[a] >= 0.0 and t[a] < beyond.size * cell):
+            # Beyond the table nothing is left in double precision.
+            out[a] = 0.0
+            continue
         steps = math.floor(t[a] / cell) + 1
         mean = rate * (steps * cell - t[a])
         compound[0] = math.exp(-mean)

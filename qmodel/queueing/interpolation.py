@@ -35,6 +35,8 @@ NEAR_EXPONENTIAL = 0.05
 #: Second moment and shapes of the two H2 laws that measure how the wait answers to the transform.
 PROBE_SECOND_MOMENT = 2.5
 PROBE_SHAPES = (1.02, 1.6)
+#: Probability of waiting that is rounding, not queueing.
+NOBODY_WAITS = 1e-13
 #: Largest extrapolation along the probes.
 LARGEST_EXPONENT = 2.0
 #: Servers from which the tail of a fitted H2 queue is better than its renewal correction, and up to which it is worse.
@@ -101,8 +103,8 @@ def solve_mgk(arrival_rate_per_s: float, servers: int, service: ServiceTime) -> 
         arrival_rate_per_s=arrival_rate_per_s,
         servers=servers,
         mean_service_s=mean,
-        mean_wait_s=base.mean_wait * mean,
-        wait_probability=base.wait_probability,
+        mean_wait_s=max(base.mean_wait, 0.0) * mean,
+        wait_probability=max(base.wait_probability, 0.0),
         wait_law=TabulatedTail(grid=table.grid * mean, log_tail=table.log_tail, decay=table.decay / mean),
         method=f"from exact {base.names}, same mean, SCV and transform",
         exact=False,
@@ -149,7 +151,8 @@ def _base(lam: float, k: int, unit: ServiceTime) -> _Base:
     else:
         probes = [solve_mphk(lam, k, probe).mean_wait_s for probe in _probes()]
         centre = solve_mphk(lam, k, fit_phase_type(ServiceTime.exponential(1.0))).mean_wait_s
-        factor = math.prod((wait / centre) ** e for wait, e in zip(probes, exponents, strict=True))
+        usable = min(*probes, centre) > 0
+        factor = math.prod((wait / centre) ** e for wait, e in zip(probes, exponents, strict=True)) if usable else 1.0
     return _Base(
         weights=weights,
         metrics=metrics_of,
@@ -199,6 +202,8 @@ def _exponents(missing_scv: float, missing_transform: float, at: float) -> tuple
 def _tail(lam: float, k: int, unit: ServiceTime, base: _Base) -> TabulatedTail:
     """Return the tail of the wait: the neighbours' exact tails times the ratio of renewal tails, at the right mean."""
     delayed = base.wait_probability
+    if not (delayed > NOBODY_WAITS and base.mean_wait > 0):
+        return TabulatedTail(grid=np.array([0.0, 1.0]), log_tail=np.full(2, math.log(NOBODY_WAITS)), decay=float(k))
     scale = base.mean_wait / delayed
     grid = np.unique(np.concatenate([np.linspace(0, 1, KEPT // 3), np.geomspace(0.05, REACH, 2 * KEPT // 3)])) * scale
     plain = np.maximum(_mixed(base, grid), 1e-300)
@@ -220,7 +225,8 @@ def _tail(lam: float, k: int, unit: ServiceTime, base: _Base) -> TabulatedTail:
     log_tail = np.minimum.accumulate(log_tail)
     back = KEPT // 10
     decay = (log_tail[-1 - back] - log_tail[-1]) / (grid[-1] - grid[-1 - back])
-    return TabulatedTail(grid=grid, log_tail=log_tail, decay=float(decay))
+    whole = (log_tail[0] - log_tail[-1]) / grid[-1]
+    return TabulatedTail(grid=grid, log_tail=log_tail, decay=float(max(decay, whole)))
 
 
 def _mixed(base: _Base, grid: FloatArray) -> FloatArray:

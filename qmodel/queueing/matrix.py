@@ -73,8 +73,8 @@ def solve_mphk(arrival_rate_per_s: float, servers: int, phases: PhaseType2) -> Q
         arrival_rate_per_s=lam,
         servers=k,
         mean_service_s=mean,
-        mean_wait_s=float(queue.sum()) / lam,
-        wait_probability=float(above.sum()),
+        mean_wait_s=max(float(queue.sum()), 0.0) / lam,
+        wait_probability=max(float(above.sum()), 0.0),
         wait_law=law,
         method=f"exact M/{phases.name}/{k} (logarithmic reduction)",
     )

@@ -209,4 +209,5 @@ def tabulated(metrics: QueueMetrics, points: int = 400, reach: float = 14.0) -> 
     grid = np.linspace(0.0, reach, points) * scale
     log_tail = np.log(np.maximum(metrics.wait_law.tail(grid), 1e-300))
     decay = (log_tail[-1 - points // 10] - log_tail[-1]) / (grid[-1] - grid[-1 - points // 10])
-    return TabulatedTail(grid=grid, log_tail=np.minimum.accumulate(log_tail), decay=float(decay))
+    whole = (log_tail[0] - log_tail[-1]) / grid[-1]
+    return TabulatedTail(grid=grid, log_tail=np.minimum.accumulate(log_tail), decay=float(max(decay, whole)))
