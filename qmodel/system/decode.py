@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,12 +11,39 @@ import numpy.typing as npt
 from qmodel.errors import UnstableError
 from qmodel.scenario import Cluster
 
-__all__ = ["DecodePool", "decode_pool"]
+__all__ = ["DecodePool", "Residence", "decode_pool"]
 
 FloatArray = npt.NDArray[np.float64]
 _TAIL = 1e-9
+_NEGLIGIBLE = 1e-7
+_GRID = 200
 _MAX_WAITING = 20_000
 _PROBE = 1_000.0  # tokens of context over which the time per token is read off
+
+
+class Residence(NamedTuple):
+    """Means over the tokens that decode makes: of steps a request, and of a resident's context and its square."""
+
+    mean_steps: float
+    context: float
+    context_square: float
+
+    @classmethod
+    def of_joint(cls, prompt_tokens: npt.ArrayLike, output_tokens: npt.ArrayLike, weights: npt.ArrayLike) -> Residence:
+        """Return the means for a joint law of lengths [tokens]; weights sum to 1."""
+        L, w = np.asarray(prompt_tokens, dtype=float), np.asarray(weights, dtype=float)
+        s = np.maximum(np.asarray(output_tokens, dtype=float) - 1.0, 1.0)
+        E = float(w @ s)
+        return cls(E, float(w @ (s * (L + s / 2))) / E, float(w @ (s * (L * L + L * s + s * s / 3))) / E)
+
+    @classmethod
+    def of_product(cls, prompt: tuple[FloatArray, FloatArray], output: tuple[FloatArray, FloatArray]) -> Residence:
+        """Return the means for independent lengths, each (values [tokens], weights)."""
+        L, w = np.asarray(prompt[0], dtype=float), prompt[1]
+        s = np.maximum(np.asarray(output[0], dtype=float) - 1.0, 1.0)
+        E, s2, s3 = (float(output[1] @ s**i) for i in (1, 2, 3))
+        L1, L2 = float(w @ L), float(w @ (L * L))
+        return cls(E, L1 + s2 / (2 * E), L2 + L1 * s2 / E + s3 / (3 * E))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -91,8 +119,17 @@ class DecodePool:
         """Return the share of tokens whose time since the one before is <= `time_s` [s]."""
         from scipy.special import ndtr
 
-        sd = np.maximum(self.step_sd_s, 1e-9)
-        return np.asarray(ndtr((np.asarray(time_s)[..., None] - self.step_s) / sd) @ self.token_weight)
+        met = self.token_weight > _NEGLIGIBLE
+        sd = np.maximum(self.step_sd_s[met], 1e-9)
+        weight = self.token_weight[met] / self.token_weight[met].sum()
+        return np.asarray(ndtr((np.asarray(time_s)[..., None] - self.step_s[met]) / sd) @ weight)
+
+    def tbt_grid_s(self) -> FloatArray:
+        """Return times that cover the law of step times [s]."""
+        met = np.flatnonzero(self.token_weight > _NEGLIGIBLE)
+        low, high = met[0], met[-1]
+        spread = 4.0 * self.step_sd_s
+        return np.linspace(self.step_s[low] - spread[low] - 1e-6, self.step_s[high] + spread[high] + 1e-6, _GRID)
 
     def violation_probability(self, steps: FloatArray, limit_s: float, arrival_rate_per_s: float) -> FloatArray:
         """Return P(some step of a request's life exceeds `limit_s`) by its decode steps; *approximation*.
@@ -116,13 +153,7 @@ class DecodePool:
         return np.asarray(1.0 - below * np.exp(-crossings))
 
 
-def decode_pool(
-    cluster: Cluster,
-    arrival_rate_per_s: float,
-    prompt_tokens: npt.ArrayLike,
-    output_tokens: npt.ArrayLike,
-    weights: npt.ArrayLike,
-) -> DecodePool:
+def decode_pool(cluster: Cluster, arrival_rate_per_s: float, residence: Residence) -> DecodePool:
     """Return the decode pool's steady state under Poisson arrivals; *exact* for exponential step counts.
 
     pi(n) ~ prod_{j<=n} lam*E[steps] / sum_i b_i/T(b_i), the sum over instances that share j residents evenly
@@ -134,8 +165,8 @@ def decode_pool(
         Its decode instances; unequal ones are averaged.
     arrival_rate_per_s : float
         Requests that reach the pool [1/s].
-    prompt_tokens, output_tokens, weights : array_like
-        Joint law of lengths [tokens]; weights sum to 1.
+    residence : Residence
+        What the lengths mean for decode.
 
     Returns
     -------
@@ -148,12 +179,7 @@ def decode_pool(
         When the pool cannot make tokens as fast as they are asked for.
     """
     lam, d = arrival_rate_per_s, cluster.decode_count
-    L = np.asarray(prompt_tokens, dtype=float)
-    w = np.asarray(weights, dtype=float)
-    steps = np.maximum(np.asarray(output_tokens, dtype=float) - 1.0, 1.0)
-    E = float(w @ steps)
-    context = float(w @ (steps * (L + steps / 2))) / E
-    square = float(w @ (steps * (L * L + L * steps + steps * steps / 3))) / E
+    E, context, square = residence
     capacity = min(c.kv_capacity_tokens for c in cluster.decode_calibrations)
     cap = max(1, min(cluster.max_num_seqs, int(capacity / context)))
     batch = np.arange(1, cap + 1, dtype=float)

@@ -10,7 +10,7 @@ exact law at the same rank. docs/decisions/0060 has the measurements.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,8 @@ import numpy.typing as npt
 from qmodel.errors import UnstableError
 from qmodel.policies.state import KernelSpec
 from qmodel.scenario import SLO, Cluster, Requests, Workload
-from qmodel.system.decode import DecodePool, decode_pool
+from qmodel.scenario.sources import PoissonSource
+from qmodel.system.decode import DecodePool, Residence, decode_pool
 from qmodel.system.errors import path_noise, recursion_errors, stationary_errors
 from qmodel.system.prediction import Prediction
 from qmodel.system.prefill import IntArray, prefill_path
@@ -76,21 +77,60 @@ def saturated_work_s(cluster: Cluster, prompt_tokens: npt.ArrayLike, cached_toke
 
 
 @lru_cache(maxsize=8)
-def _stream(count: int) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Return unit gaps, ranks of lengths, and two uniforms for decode, each spread evenly and shuffled."""
+def _stream(count: int) -> tuple[FloatArray, ...]:
+    """Return unit gaps, ranks of prompts and of outputs, and two uniforms for decode, spread evenly and shuffled."""
     rng = np.random.default_rng(_SEED)
     even = (np.arange(count) + 0.5) / count
-    shuffled = [rng.permutation(even) for _ in range(4)]
-    gaps = -np.log1p(-shuffled[0])
-    return gaps / gaps.mean(), shuffled[1], shuffled[2], shuffled[3]
+    gaps = -np.log1p(-rng.permutation(even))
+    return (gaps / gaps.mean(), *(rng.permutation(even) for _ in range(4)))
 
 
-def _sorted_lengths(workload: Workload) -> tuple[IntArray, IntArray, IntArray, FloatArray]:
-    """Return prompt, output and cached tokens and cumulative weights, by increasing prompt length."""
-    prompt, output, cached, weights = workload.lengths()
-    order = np.argsort(prompt, kind="stable")
-    total = np.cumsum(weights[order])
-    return prompt[order], output[order], cached[order], total / total[-1]
+class _Lengths(NamedTuple):
+    """Lengths by increasing prompt, with cumulative weights; independent outputs apart where they are."""
+
+    prompt: IntArray
+    cached: IntArray
+    cumulative: FloatArray
+    output: IntArray
+    output_cumulative: FloatArray | None
+    residence: Residence
+
+    @property
+    def weights(self) -> FloatArray:
+        """Weights of the prompts."""
+        return np.diff(self.cumulative, prepend=0.0)
+
+    def draw(self, ranks: FloatArray, others: FloatArray) -> tuple[IntArray, IntArray, IntArray]:
+        """Return prompt, output and cached tokens at evenly spread ranks in [0, 1)."""
+        picks = _at_ranks(self.cumulative, ranks)
+        output = picks if self.output_cumulative is None else _at_ranks(self.output_cumulative, others)
+        return self.prompt[picks], self.output[output], self.cached[picks]
+
+
+def _at_ranks(cumulative: FloatArray, ranks: FloatArray) -> IntArray:
+    """Return the entries at evenly spread, shuffled ranks (i + 1/2)/n; sorting first keeps the search local."""
+    n = len(ranks)
+    found = np.minimum(np.searchsorted(cumulative, (np.arange(n) + 0.5) / n), len(cumulative) - 1)
+    return np.asarray(found[(ranks * n).astype(np.int64)])
+
+
+def _lengths_of(workload: Workload) -> _Lengths:
+    source = workload.source
+    if isinstance(source, PoissonSource):
+        prompt, output = source.prompt, source.output
+        order, other = np.argsort(prompt.values, kind="stable"), np.argsort(output.values, kind="stable")
+        return _Lengths(
+            prompt.values[order].astype(np.int64),
+            np.zeros(len(order), np.int64),
+            np.cumsum(prompt.weights[order]),
+            output.values[other].astype(np.int64),
+            np.cumsum(output.weights[other]),
+            Residence.of_product((prompt.values, prompt.weights), (output.values, output.weights)),
+        )
+    tokens, made, cached, weights = workload.lengths()
+    order = np.argsort(tokens, kind="stable")
+    residence = Residence.of_joint(tokens, made, weights)
+    return _Lengths(tokens[order], cached[order], np.cumsum(weights[order]), made[order], None, residence)
 
 
 def _wait_quantiles(
@@ -139,23 +179,23 @@ def predict_stationary(
         When a pool is asked for more than it can do.
     """
     rate, requests = workload.rate_per_s, _COUPLED[fidelity]
-    prompt_of, output_of, cached_of, cumulative = _sorted_lengths(workload)
-    weights = np.diff(cumulative, prepend=0.0)
-    work_of = saturated_work_s(cluster, prompt_of, cached_of)
+    lengths = _lengths_of(workload)
+    weights = lengths.weights
+    work_of = saturated_work_s(cluster, lengths.prompt, lengths.cached)
     load = rate * float(weights @ work_of) / cluster.prefill_count
     if load >= 1:
         raise UnstableError(
             "prefill load", load, "below 1 for a steady state", "add prefill instances, lower the rate, or deflect"
         )
-    gaps, ranks, state, phase = _stream(requests)
-    picks = np.minimum(np.searchsorted(cumulative, np.sort(ranks)), len(prompt_of) - 1)
-    picks = picks[(ranks * requests).astype(np.int64)]
+    gaps, ranks, others, state, phase = _stream(requests)
     arrival = np.cumsum(gaps) / rate
-    prompt, cached = prompt_of[picks], cached_of[picks]
+    prompt, output, cached = lengths.draw(ranks, others)
     path = prefill_path(cluster, arrival, prompt, cached)
     kept = slice(int(_WARMUP * requests), None)
-    shift = _exact_minus_path(rate, cluster.prefill_count, work_of, weights, arrival, work_of[picks], kept)
-    pool = decode_pool(cluster, rate, prompt_of, output_of, weights)
+    shift = _exact_minus_path(
+        rate, cluster.prefill_count, work_of, weights, arrival, saturated_work_s(cluster, prompt, cached), kept
+    )
+    pool = decode_pool(cluster, rate, lengths.residence)
     admission, first = pool.first_token(prompt.astype(float), state, phase)
     if cluster.first_token == "prefill":
         admission, first = np.zeros(requests), np.zeros(requests)
@@ -163,10 +203,8 @@ def predict_stationary(
         [path.start_s - arrival, path.finish_s - path.start_s, path.placed_s - path.finish_s, admission, first]
     )[:, kept]
     parts[0] = np.maximum(parts[0] + shift, 0.0)
-    steps = np.maximum(output_of[picks][kept].astype(float) - 1.0, 1.0)
-    grid = np.linspace(
-        float(pool.step_s[0] - 4 * pool.step_sd_s[0]), float(pool.step_s[-1] + 5 * pool.step_sd_s[-1]), 512
-    )
+    steps = np.maximum(output[kept].astype(float) - 1.0, 1.0)
+    grid = pool.tbt_grid_s()
     missed = pool.violation_probability(steps, slo.tbt_s, rate)
     return Prediction(
         method=f"stationary: M/G/{cluster.prefill_count} in work, packed steps by a coupled path, decode product form",
@@ -174,10 +212,10 @@ def predict_stationary(
         parts_s=parts,
         prompt_tokens=prompt[kept],
         deflected=np.zeros(parts.shape[1], dtype=bool),
-        tbt_met=1.0 - np.where(output_of[picks][kept] > 2, missed, 0.0),
+        tbt_met=1.0 - np.where(output[kept] > 2, missed, 0.0),
         tbt_grid_s=grid,
         tbt_cdf=pool.tbt_cdf(grid),
-        mean_tbt_s=_mean_tbt(pool, state, output_of[picks])[kept],
+        mean_tbt_s=_mean_tbt(pool, state, output)[kept],
         utilisation={"prefill": float(np.mean(path.busy_s)) / float(path.finish_s[-1]), "decode": pool.busy_share},
         error_estimate=stationary_errors(requests),
         warnings=(),
@@ -241,17 +279,13 @@ def predict_stationary_with_policy(
         Laws of TTFT and TBT.
     """
     count = _STREAMED[fidelity]
-    prompt_of, output_of, cached_of, cumulative = _sorted_lengths(workload)
-    gaps, ranks, _, _ = _stream(count)
-    picks = np.minimum(np.searchsorted(cumulative, np.sort(ranks)), len(prompt_of) - 1)
-    picks = picks[(ranks * count).astype(np.int64)]
-    arrival = np.cumsum(gaps) / workload.rate_per_s
-    requests = Requests.from_arrays(arrival, prompt_of[picks], output_of[picks], cached_of[picks])
+    lengths = _lengths_of(workload)
+    gaps, ranks, others, _, _ = _stream(count)
+    requests = Requests.from_arrays(np.cumsum(gaps) / workload.rate_per_s, *lengths.draw(ranks, others))
     run = run_recursion(cluster, requests, slo, spec)
-    weights = np.diff(cumulative, prepend=0.0)
-    work = saturated_work_s(cluster, prompt_of, cached_of)
-    mean = float(weights @ work)
-    scv = float(weights @ work**2) / mean**2 - 1.0
+    work = saturated_work_s(cluster, lengths.prompt, lengths.cached)
+    mean = float(lengths.weights @ work)
+    scv = float(lengths.weights @ work**2) / mean**2 - 1.0
     noise = path_noise(min(run.utilisation["prefill"], 0.9), scv, count)
     method = f"stationary: recursion over {count:,} Poisson requests through both pools"
     return from_trajectories([run], method, slo, recursion_errors(spec, noise))

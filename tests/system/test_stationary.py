@@ -6,7 +6,7 @@ import pytest
 from qmodel.errors import InputError, UnstableError
 from qmodel.scenario import SLO, Cluster, Workload
 from qmodel.system import predict
-from qmodel.system.decode import decode_pool
+from qmodel.system.decode import Residence, decode_pool
 from qmodel.system.prefill import prefill_path
 from qmodel.system.stationary import saturated_work_s
 
@@ -57,7 +57,7 @@ def test_decode_pool_of_one_instance_is_the_product_form_of_the_queueing_library
     from qmodel.queueing import decode_batch
 
     cluster = Cluster(prefill=1, decode=1, calibration=calibration)
-    pool = decode_pool(cluster, 5.0, [1000], [201], [1.0])
+    pool = decode_pool(cluster, 5.0, Residence.of_joint([1000], [201], [1.0]))
     reference = decode_batch(5.0, 200.0, pool.step_s, cluster.max_num_seqs)
     assert np.allclose(np.diff(pool.residents_cdf[:60]), reference.time_law[1:60], atol=1e-9)
     assert np.allclose(pool.token_weight, reference.law("token")[1:], atol=1e-9)
@@ -96,3 +96,10 @@ def test_parts_add_up_and_numbers_are_plain(calibration, chat_lengths):
     shares = prediction.by_length([500, 2000])
     assert sum(row["share"] for row in shares) == pytest.approx(1.0)
     assert shares[0]["ttft_s"] < shares[-1]["ttft_s"]
+
+
+def test_independent_lengths_give_the_same_residence_jointly_and_apart():
+    prompt, output = (np.array([100.0, 900.0]), np.array([0.3, 0.7])), (np.array([5.0, 50.0]), np.array([0.6, 0.4]))
+    pairs = [(p, o, v * w) for p, v in zip(*prompt, strict=True) for o, w in zip(*output, strict=True)]
+    joint = Residence.of_joint(*map(np.array, zip(*pairs, strict=True)))
+    assert Residence.of_product(prompt, output) == pytest.approx(joint)
