@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +37,7 @@ class Residence(NamedTuple):
         return cls(E, float(w @ (s * (L + s / 2))) / E, float(w @ (s * (L * L + L * s + s * s / 3))) / E)
 
     @classmethod
-    def of_product(cls, prompt: tuple[FloatArray, FloatArray], output: tuple[FloatArray, FloatArray]) -> Residence:
+    def of_product(cls, prompt: tuple[Any, FloatArray], output: tuple[Any, FloatArray]) -> Residence:
         """Return the means for independent lengths, each (values [tokens], weights)."""
         L, w = np.asarray(prompt[0], dtype=float), prompt[1]
         s = np.maximum(np.asarray(output[0], dtype=float) - 1.0, 1.0)

@@ -1,0 +1,86 @@
+"""What must hold for any cluster, traffic and load."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qmodel.policies import Kairos
+from qmodel.scenario import SLO, Cluster, Requests, Workload
+from qmodel.studies.sensitivity import sensitivity
+from qmodel.system import predict
+
+# The path that measures packing is short; its noise may move a quantile by this much against a sure trend.
+NOISE = 0.01
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    k=st.integers(1, 6),
+    load=st.floats(0.1, 0.9),
+    more=st.floats(1.02, 1.09),
+    wider=st.floats(1.1, 8.0),
+)
+def test_p95_rises_with_load_and_falls_with_instances_and_bandwidth(calibration, chat_lengths, k, load, more, wider):
+    cluster = Cluster(prefill=k, decode=k + 1, calibration=calibration)
+    workload = Workload.poisson(1.0, chat_lengths, 40).at_load(load, cluster)
+    p95 = predict(cluster, workload, SLO()).ttft_s(0.95)
+
+    def after(changed: Cluster, traffic: Workload) -> float:
+        return predict(changed, traffic, SLO()).ttft_s(0.95)
+
+    assert after(cluster, workload.at_rate(workload.rate_per_s * more)) >= p95 * (1 - NOISE)
+    assert after(cluster.with_(prefill=k + 1), workload) <= p95 * (1 + NOISE)
+    assert after(cluster.with_(decode=k + 2), workload) <= p95 * (1 + NOISE)
+    assert after(cluster.with_(bandwidth_gb_s=25.0 * wider), workload) <= p95 * (1 + 1e-9)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000), k=st.integers(1, 3), d=st.integers(1, 3), load=st.floats(0.2, 1.5))
+def test_any_trace_gives_finite_consistent_numbers(calibration, seed, k, d, load):
+    rng = np.random.default_rng(seed)
+    prompt, output = rng.integers(1, 12_000, 200), rng.integers(1, 300, 200)
+    trace = Requests.from_arrays(np.cumsum(rng.exponential(1.0, 200)), prompt, output)
+    cluster = Cluster(prefill=k, decode=d, calibration=calibration)
+    workload = Workload.from_requests(trace).at_load(load, cluster)
+    for policy in (None, Kairos()):
+        found = predict(cluster, workload, SLO(), policy)
+        assert np.all(np.isfinite(found.parts_s))
+        assert np.all(found.parts_s >= -1e-9)
+        assert np.all(np.diff(found.ttft_s(np.linspace(0.05, 0.95, 19))) >= 0)
+        assert 0 <= found.slo_attainment <= min(found.ttft_attainment, found.tbt_attainment) <= 1
+        assert np.all(np.diff(found.tbt_cdf) >= 0)
+        assert 0 <= found.utilisation["prefill"] <= 1 + 1e-9
+        default = ~found.deflected
+        zero = np.asarray(cluster.execution_s(found.prompt_tokens.astype(float)))
+        assert np.all(found.parts_s[1][default] >= zero[default] * (1 - 1e-9))
+
+
+def test_scaling_all_times_scales_the_prediction(calibration, chat_lengths):
+    from dataclasses import replace
+
+    def slower(law):
+        return replace(law, gain=law.gain * 2)
+
+    double = replace(calibration, step=slower(calibration.step), prefill=slower(calibration.prefill))
+    one = Cluster(prefill=2, decode=2, calibration=calibration)
+    two = Cluster(prefill=2, decode=2, calibration=double, bandwidth_gb_s=12.5, transfer_fixed_s=0.002)
+    workload = Workload.poisson(1.0, chat_lengths, 100).at_load(0.8, one)
+    fast = predict(one, workload, SLO())
+    slow = predict(two, workload.at_rate(workload.rate_per_s / 2), SLO(ttft_s=2.0, tbt_s=0.12))
+    assert slow.ttft_s(0.95) == pytest.approx(2 * fast.ttft_s(0.95), rel=1e-6)
+    assert slow.tbt_s(0.99) == pytest.approx(2 * fast.tbt_s(0.99), rel=1e-3)
+    assert slow.slo_attainment == pytest.approx(fast.slo_attainment, abs=1e-3)
+
+
+def test_sensitivity_ranks_what_matters(calibration, chat_lengths):
+    cluster = Cluster(prefill=2, decode=2, calibration=calibration)
+    workload = Workload.poisson(1.0, chat_lengths, 40).at_load(0.85, cluster)
+    effects = {effect.change: effect for effect in sensitivity(cluster, workload, SLO())}
+    assert effects["rate +10 %"].p95_change > 0.1 > effects["rate -10 %"].p95_change
+    assert effects["one more prefill instance"].p95_change < -0.1
+    assert abs(effects["bandwidth +10 %"].p95_change) < 0.02
+    assert effects["laws 10 % faster"].p95_change < -0.1
+    assert effects["TTFT SLO +10 %"].attainment_change > 0
+    changes = [abs(effect.p95_change) for effect in sensitivity(cluster, workload, SLO())]
+    assert changes == sorted(changes, reverse=True)
