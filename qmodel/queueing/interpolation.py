@@ -37,6 +37,8 @@ PROBE_SECOND_MOMENT = 2.5
 PROBE_SHAPES = (1.02, 1.6)
 #: Probability of waiting that is rounding, not queueing.
 NOBODY_WAITS = 1e-13
+#: Largest cell of the renewal grid, in services over k.
+COARSE = 1.0
 #: Largest extrapolation along the probes.
 LARGEST_EXPONENT = 2.0
 #: Servers from which the tail of a fitted H2 queue is better than its renewal correction, and up to which it is worse.
@@ -210,6 +212,10 @@ def _tail(lam: float, k: int, unit: ServiceTime, base: _Base) -> TabulatedTail:
     share = 1.0 if not base.fitted else (UNCORRECTED_FROM - k) / (UNCORRECTED_FROM - CORRECTED_UP_TO)
     share = min(max(share, 0.0), 1.0)
     log_tail = np.log(plain)
+    if REACH * scale / POINTS > COARSE / k:
+        # In heavy traffic the grid cannot resolve services, and the neighbours' tail needs no correction.
+        share = 0.0
+        log_tail = np.interp(grid, grid * (base.mean_wait / base.own_mean), log_tail)
     if share > 0:
         own = renewal_tail(lam, k, unit, REACH * scale, POINTS).tail(grid)
         theirs = sum(
