@@ -51,6 +51,31 @@ check: $(VENV)/.dev ## ruff, mypy, import contract, docstrings
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m numpydoc.hooks.validate_docstrings $$(git ls-files 'qmodel/*.py' | grep -v -e _kernels)
 
+$(VENV)/.notebooks: $(VENV)/.base
+	@echo "installing what notebooks need"
+	@$(INSTALL) -c constraints.txt -e '.[notebooks]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.base
+	@echo "installing what the documentation needs"
+	@$(INSTALL) -c constraints.txt -e '.[docs]'
+	@touch $@
+
+OUT := out
+
+figures: $(VENV)/.base ## the paper's figures into out/figures; FULL=1 for fine grids and 20 runs a policy
+	$(BIN)/qmodel figures $(if $(FULL),--full) -o $(OUT)/figures
+
+notebooks: $(VENV)/.notebooks ## run every notebook from top to bottom into out/notebooks
+	$(BIN)/python notebooks/run.py $(OUT)/notebooks $(sort $(wildcard notebooks/[0-9]*.py))
+
+docs: $(VENV)/.docs ## the documentation site into out/docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs $(OUT)/docs
+	@echo "open $(OUT)/docs/index.html"
+
+bench: $(VENV)/.base ## how fast: decisions, predictions, plans, simulated requests
+	$(BIN)/python paper_figures/bench.py $(OUT)/bench.csv
+
 calibrations: $(VENV)/.dev ## rebuild every calibration from kernel profiles
 	$(BIN)/python calibration/build.py
 

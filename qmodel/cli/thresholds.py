@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 __all__ = ["thresholds"]
 
 
+_PLOTTED_WINDOWS = 90  # resolution of the load in the picture
+
+
 class Objective(StrEnum):
     """What a plan optimises."""
 
@@ -112,7 +115,8 @@ def _finish(
     if plot is not None:
         from qmodel.plotting.plan import draw_plan
 
-        draw_plan(plan, inputs.workload.windows(inputs.cluster), inputs.slo, plot, checked)
+        width_s = max(1.0, inputs.workload.span_s / _PLOTTED_WINDOWS)
+        draw_plan(plan, inputs.workload.windows(inputs.cluster, width_s), inputs.slo, plot, checked)
         written.append(str(plot))
     if json:
         show.print_json(plan.to_dict())

@@ -1,4 +1,4 @@
-"""Write a pandas frame as CSV or Parquet, atomically."""
+"""Write a pandas frame as CSV or Parquet, atomically, and read it back."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from qmodel.errors import InputError, MissingExtraError
 from qmodel.io.atomic import atomic_path, check_target
 
-__all__ = ["check_table_target", "save_table"]
+__all__ = ["check_table_target", "read_table", "save_table"]
 
 _SUFFIXES = (".csv", ".csv.gz", ".parquet")
 
@@ -66,3 +66,24 @@ def save_table(frame: Any, path: str | Path) -> None:
         else:
             compression = {"method": "gzip", "mtime": 0} if target.suffix.lower() == ".gz" else None
             frame.to_csv(temporary, index=False, compression=compression, lineterminator="\n")
+
+
+def read_table(path: str | Path) -> Any:
+    """Return the frame that `save_table` wrote; numbers come back to the last digit.
+
+    Parameters
+    ----------
+    path : str or Path
+        A .csv, .csv.gz or .parquet file.
+
+    Returns
+    -------
+    pandas.DataFrame
+        The table.
+    """
+    import pandas as pd
+
+    source = Path(path)
+    if source.suffix.lower() == ".parquet":
+        return pd.read_parquet(source)
+    return pd.read_csv(source, engine="python")  # its numbers are Python's own, to the last digit

@@ -8,18 +8,50 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qmodel.plotting.comparison import draw_breakdown, draw_ttft_cdf
-from qmodel.plotting.figure import COLORS, LINES, new_figure, save_figure, style
+from qmodel.plotting.figure import COLORS, LINES, new_figure, plain_log, save_figure, style
+from qmodel.units import format_duration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-    from qmodel.optimization.plan import Plan
     from qmodel.scenario import SLO
+    from qmodel.scenario.plan import Plan
     from qmodel.studies.thresholds import CheckedPlan
 
-__all__ = ["draw_plan"]
+__all__ = ["draw_plan", "plan_figure"]
 
 Windows = tuple[Any, Any, Any]
+
+NEVER_S = 3600.0  # a backlog of an hour is not met in practice; beyond it, and where no chunk is safe: never
+_ORDERS = {"fcfs": "first come first served", "spf": "shortest prefill first", "aged": "shortest first, with ageing"}
+_BINDINGS = {"dispatch": "bound at arrival", "late": "bound late"}
+
+
+def plan_figure(plan: Plan, windows: Windows, slo: SLO, checked: CheckedPlan | None = None) -> Figure:
+    """Return the picture of a plan.
+
+    Parameters
+    ----------
+    plan : Plan
+        What to draw.
+    windows : tuple of ndarray
+        Start [s], arrivals [1/s] and prefill work [s/s] of the workload's windows.
+    slo : SLO
+        Objectives.
+    checked : CheckedPlan, optional
+        The simulated comparison; two more panels when given.
+    """
+    with style():
+        figure = new_figure(_WIDTH_IN, 6.4 if checked else 3.4)
+        panels: Any = figure.subplots(2 if checked else 1, 2, squeeze=False)
+        _draw_load(panels[0][0], windows, plan.prefill_instances)
+        _draw_thresholds(panels[0][1], plan)
+        if checked is not None:
+            draw_ttft_cdf(panels[1][0], checked.comparison, slo)
+            draw_breakdown(panels[1][1], checked.comparison)
+        figure.suptitle("\n".join(_heading(plan, slo, checked)), x=0.01, ha="left", fontsize=10)
+    return figure
 
 
 def draw_plan(plan: Plan, windows: Windows, slo: SLO, path: str | Path, checked: CheckedPlan | None = None) -> None:
@@ -38,39 +70,77 @@ def draw_plan(plan: Plan, windows: Windows, slo: SLO, path: str | Path, checked:
     checked : CheckedPlan, optional
         The simulated comparison; two more panels when given.
     """
-    with style():
-        figure = new_figure(10.0, 7.0 if checked else 3.6)
-        panels: Any = figure.subplots(2 if checked else 1, 2, squeeze=False)
-        _draw_load(panels[0][0], windows, plan.prefill_instances)
-        _draw_thresholds(panels[0][1], plan.threshold_table())
-        if checked is not None:
-            draw_ttft_cdf(panels[1][0], checked.comparison, slo)
-            draw_breakdown(panels[1][1], checked.comparison)
-        figure.suptitle(plan.title, x=0.01, ha="left", fontsize=11, fontweight="bold")
-        save_figure(figure, path)
+    save_figure(plan_figure(plan, windows, slo, checked), path)
+
+
+def _heading(plan: Plan, slo: SLO, checked: CheckedPlan | None) -> list[str]:
+    what = f"{plan.cluster['model']}, {plan.cluster['name']} on {str(plan.cluster['gpu']).upper()}"
+    load = f"{plan.workload['name']} at load {plan.workload['load']:.2f}"
+    limits = f"TTFT within {format_duration(slo.ttft_s)}, TBT within {format_duration(slo.tbt_s)}"
+    rule = f"Requests {_BINDINGS[plan.rule.binding]}, {_ORDERS[plan.rule.order]}"
+    if checked is None:
+        return [f"{what}; {load}; {limits}", rule]
+    comparison = checked.comparison
+    ours = comparison.mean(comparison.policies[-1], "p95_ttft_s")
+    rivals = ", ".join(
+        f"{format_duration(comparison.mean(name, 'p95_ttft_s'))} ({name})" for name in comparison.policies[:2]
+    )
+    return [f"{what}; {load}; {limits}", f"{rule}: P95 TTFT {format_duration(ours)} instead of {rivals}"]
 
 
 def _draw_load(axes: Axes, windows: Windows, prefill_instances: int) -> None:
-    start, _, work = windows
-    load = np.asarray(work) / prefill_instances
-    minutes = np.asarray(start) / 60
-    axes.step(minutes, load, where="post", color=COLORS[4], lw=1.0)
-    axes.fill_between(minutes, 1, load, where=load > 1, step="post", color=COLORS[6], alpha=0.45, lw=0)
+    start, _, work = (np.asarray(column, dtype=float) for column in windows)
+    load = work / prefill_instances
+    width = start[1] - start[0] if len(start) > 1 else 60.0
+    edges = np.append(start, start[-1] + width) / 60
+    drawn = np.append(load, load[-1])
+    axes.step(edges, drawn, where="post", color=COLORS[4], lw=1.0)
+    axes.fill_between(edges, 1, np.maximum(drawn, 1), step="post", color=COLORS[6], alpha=0.45, lw=0)
     axes.axhline(1.0, color="black", lw=0.8)
-    axes.annotate("capacity", (minutes[-1], 1.0), xytext=(-2, 3), textcoords="offset points", ha="right", fontsize=8)
+    axes.annotate(
+        "capacity",
+        (edges[-1], 1.0),
+        xytext=(-2, -9),
+        textcoords="offset points",
+        ha="right",
+        fontsize=7,
+        bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5},
+    )
     axes.set(xlabel="time [min]", ylabel="load of the prefill pool", ylim=(0, 1.1 * max(1.0, float(load.max()))))
-    axes.set_title(f"Offered prefill load, mean {float(load.mean()):.2f}; filled: more than the pool can do")
+    axes.set_xlim(0, edges[-1])
+    over = float(np.mean(load > 1))
+    axes.set_title(f"Prefill load offered: above capacity {100 * over:.0f} % of the time")
 
 
-def _draw_thresholds(axes: Axes, table: dict[str, Any]) -> None:
-    tokens = np.asarray(table["prompt_tokens"], dtype=float)
-    values = np.asarray(table["threshold_s"], dtype=float)
+def _draw_thresholds(axes: Axes, plan: Plan) -> None:
+    from qmodel.optimization.thresholds import thresholds_s
+
+    table, rule = plan.threshold_table(), plan.dispatch_rule
+    tokens = np.geomspace(_SHORTEST_TOKENS, float(rule.lengths[-1]), 200)
+    highest, last = 0.0, tokens[-1]
     for number, backlog in enumerate(table["decode_backlog_s"]):
-        shade = 0.25 + 0.75 * number / max(1, len(table["decode_backlog_s"]) - 1)
-        axes.plot(
-            tokens, np.maximum(values[:, number], 0.0), color=COLORS[4], alpha=shade, ls=LINES[number % len(LINES)],
-            label=f"{backlog:g} s of deflected work waits",
-        )  # fmt: skip
-    axes.set(xscale="log", xlabel="prompt length [tokens]", ylabel="prefill backlog [s]", ylim=(0, None))
+        theta = thresholds_s(rule, tokens, backlog, float(table["batch"]), float(table["context_tokens"]))
+        theta = np.where(theta < NEVER_S, np.maximum(theta, 0.0), np.nan)
+        axes.plot(tokens, theta, color=_shade(number), ls=LINES[(4, 0, 1, 2, 3)[number % 5]], label=f"{backlog:g} s")
+        seen = np.isfinite(theta)
+        if seen.any():
+            # The steep rise towards "never" would flatten the rest.
+            highest = max(highest, float(np.quantile(theta[seen], 0.95)))
+            last = float(tokens[seen][-1])
+    if last < tokens[-1]:
+        axes.axvspan(last, tokens[-1], color="#eeeeee", lw=0)
+        axes.text(np.sqrt(last * tokens[-1]), 0.5 * highest, "never", ha="center", va="center", rotation=90)
+    axes.set(xscale="log", xlabel="prompt length [tokens]", ylabel="prefill backlog [s]", ylim=(0, 1.25 * highest or 1))
+    axes.set_xlim(tokens[0], tokens[-1])
+    plain_log(axes.xaxis, (1.0, 3.0))
     axes.set_title("Deflect above the line")
-    axes.legend(loc="best")
+    axes.legend(loc="upper left", title="deflected work waiting there", title_fontsize=7.5, ncols=2, alignment="left")
+
+
+def _shade(number: int) -> str:
+    """Return a blue that darkens with each line."""
+    return ("#0072B2", "#2f8cc0", "#5aa5cf", "#00456b", "#001f30")[number % 5]
+
+
+_SHORTEST_TOKENS = 64.0
+_WIDTH_IN = 9.2

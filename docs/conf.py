@@ -1,0 +1,39 @@
+"""Sphinx configuration of the documentation site."""
+
+import sys
+from pathlib import Path
+
+from qmodel import __version__
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+project = "qmodel"
+author = "The qmodel developers"
+release = version = __version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "numpydoc",
+    "from_code",
+]
+exclude_patterns = ["_build"]
+source_suffix = {".md": "markdown"}
+myst_enable_extensions = ["dollarmath", "deflist"]
+myst_heading_anchors = 3
+# Decision pages and pages written by tools are reached through their folder's index, not the main menu.
+suppress_warnings = ["toc.not_included", "toc.empty_glob"]
+
+autosummary_generate = False
+autodoc_typehints = "none"
+autodoc_member_order = "bysource"
+numpydoc_show_class_members = False
+numpydoc_class_members_toctree = False
+
+html_theme = "furo"
+html_title = f"qmodel {release}"
+html_show_copyright = False
+html_copy_source = False
+html_show_sphinx = False

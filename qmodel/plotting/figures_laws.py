@@ -1,0 +1,51 @@
+"""Pictures of the figures about latency laws."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qmodel.plotting.figure import COLORS, LINES, PAGE_IN, new_figure, panel_title
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+__all__ = ["draw_chunk_cost"]
+
+
+def draw_chunk_cost(table: DataFrame) -> Figure:
+    """Draw by how much a chunk lengthens a decode step, one small plot per panel.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `studies.figures_laws.chunk_cost`.
+    """
+    panels = list(dict.fromkeys(table["panel"]))
+    figure = new_figure(PAGE_IN, 2.5)
+    grid: Any = figure.subplots(1, len(panels), sharey=True)
+    for axis, panel in zip(grid, panels, strict=True):
+        here = table[table["panel"] == panel]
+        for number, ((engine, done), rows) in enumerate(here.groupby(["engine", "done_tokens"], sort=False)):
+            axis.plot(
+                rows["chunk_tokens"], 1e3 * rows["increase_s"], color=COLORS[(4, 6)[number // 2]],
+                ls=LINES[(4, 1)[number % 2]], label=f"{engine}, {_position(done)}",
+            )  # fmt: skip
+        known = here.dropna(subset=["published_s"]).drop_duplicates("chunk_tokens")
+        axis.plot(known["chunk_tokens"], 1e3 * known["published_s"], "k_", ms=9, mew=1.4, label="published")
+        first = here.iloc[0]
+        axis.set_title(panel_title(panel, short=True))
+        state = f"{first['batch']:.0f} requests,\n{first['context_tokens'] / 1e3:.0f}k tokens of context"
+        axis.text(0.05, 0.97, state, transform=axis.transAxes, fontsize=6.5, va="top")
+        axis.set_xscale("log", base=2)
+        ticks = [32, 128, 512, 2048]
+        axis.set_xticks(ticks, ["32", "128", "512", "2k"], fontsize=7)
+        axis.set_xlabel("chunk [tokens]")
+    grid[0].set_ylabel("longer decode step [ms]")
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return figure
+
+
+def _position(done_tokens: float) -> str:
+    return "at the start of a prompt" if done_tokens == 0 else f"after {done_tokens / 1024:.0f}k tokens of it"

@@ -1,0 +1,56 @@
+"""Pictures of the figures about plans."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qmodel.plotting.figure import PAGE_IN, new_figure, plain_log
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+__all__ = ["draw_threshold_map"]
+
+_VIEWS = {
+    "backlog": ("decode_backlog_s", "deflected work waiting there [s]", "at the mean decode state"),
+    "batch": ("batch", "decode batch", "nothing waits at the decode instance"),
+}
+
+
+def draw_threshold_map(table: DataFrame) -> Figure:
+    """Draw the threshold over prompt length and decode backlog, and over prompt length and decode batch.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `studies.figures_plan.threshold_map`.
+    """
+    from matplotlib.colors import LogNorm
+
+    figure = new_figure(PAGE_IN, 2.8)
+    grid: Any = figure.subplots(1, len(_VIEWS))
+    levels = np.array([0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0])
+    norm = LogNorm(levels[0] / 2, levels[-1] * 2)
+    image: Any = None
+    for axis, (view, (column, label, title)) in zip(grid, _VIEWS.items(), strict=True):
+        square = table[table["view"] == view].pivot(index=column, columns="prompt_tokens", values="threshold_s")
+        x, y = square.columns.to_numpy(dtype=float), square.index.to_numpy(dtype=float)
+        z = np.clip(square.to_numpy(), levels[0] / 2, levels[-1] * 2)
+        axis.set_facecolor("#f2f2f2")
+        image = axis.pcolormesh(x, y, z, norm=norm, cmap="cividis_r", shading="gouraud", rasterized=True)
+        lines = axis.contour(x, y, z, levels=levels, colors="black", linewidths=0.6)
+        axis.clabel(lines, fmt=lambda value: f"{value:g} s", fontsize=6.5, inline_spacing=1)
+        never = np.isnan(z)
+        if never.any():
+            row, column_ = (int(np.median(index)) for index in np.nonzero(never))
+            axis.text(x[column_], y[row], "never", ha="center", va="center")
+        axis.set(xscale="log", xlabel="prompt length [tokens]", ylabel=label)
+        plain_log(axis.xaxis, (1.0, 3.0))
+        axis.grid(visible=False)
+        axis.set_title(title)
+    bar = figure.colorbar(image, ax=grid, label="deflect above this prefill backlog [s]", ticks=levels)
+    bar.ax.set_yticklabels([f"{level:g}" for level in levels])
+    return figure

@@ -1,0 +1,65 @@
+"""Studies of the figures about plans: thresholds as a map."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from qmodel.studies.scenes import Stage
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = ["threshold_map"]
+
+SHORTEST_PROMPT = 64.0
+
+
+def threshold_map(stage: Stage) -> DataFrame:
+    """Return the deflection threshold over prompt length and decode backlog, and over prompt length and batch.
+
+    Parameters
+    ----------
+    stage : Stage
+        The map is that of its busiest scene at the centre.
+
+    Returns
+    -------
+    DataFrame
+        Columns panel, sweep, source, view ("backlog" or "batch"), prompt_tokens, decode_backlog_s, batch,
+        context_tokens and threshold_s [s], empty where a prompt is never deflected.
+    """
+    import pandas as pd
+
+    from qmodel.optimization.thresholds import thresholds_s
+    from qmodel.studies.thresholds import derive_thresholds
+
+    scene = stage.congested()
+    plan = derive_thresholds(scene.cluster, scene.workload, scene.slo)
+    rule = plan.dispatch_rule
+    table = plan.threshold_table()
+    B0, K0 = float(table["batch"]), float(table["context_tokens"])
+    number = 97 if stage.full else 49
+    longest = float(rule.lengths[-1])
+    lengths = np.geomspace(SHORTEST_PROMPT, longest, number)
+    backlogs = np.linspace(0.0, 2.0, number // 2)
+    batches = np.linspace(0.0, float(rule.batches[-1]), number // 2)
+    per_request = K0 / B0 if B0 > 0 else 0.0
+    views = [("backlog", v, B0, K0) for v in backlogs] + [("batch", 0.0, B, B * per_request) for B in batches]
+    rows = []
+    for view, v, B, K in views:
+        theta = thresholds_s(rule, lengths, v, B, K)
+        rows.append(
+            pd.DataFrame(
+                scene.labels
+                | {
+                    "view": view, "prompt_tokens": lengths, "decode_backlog_s": v, "batch": B, "context_tokens": K,
+                    "threshold_s": np.where(theta < NEVER_S, theta, np.nan),
+                }
+            )
+        )  # fmt: skip
+    return pd.concat(rows, ignore_index=True)
+
+
+NEVER_S = 3600.0  # a backlog of an hour is not met in practice; beyond it, and where no chunk is safe: never

@@ -1,0 +1,69 @@
+"""Numbers that others have published, each with its source; figures and their table show ours beside them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["PUBLISHED", "Published"]
+
+_KAIROS = "arXiv 2607.02043, abstract and public descriptions"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """A published number.
+
+    Parameters
+    ----------
+    what : str
+        What it says, in a few words.
+    low, high : float
+        The value, or the range it spans; equal for a single value.
+    unit : str
+        Unit; empty for a ratio.
+    source : str
+        Where it stands.
+    """
+
+    what: str
+    low: float
+    high: float
+    unit: str
+    source: str
+
+
+PUBLISHED = {
+    "flat_chunk_tokens": Published(
+        what="chunk up to which a decode step grows little", low=512, high=512, unit="tokens", source=_KAIROS
+    ),
+    "flat_chunk_s": Published(
+        what="growth of a decode step by a chunk of 512 tokens, at most", low=0.0, high=0.030, unit="s", source=_KAIROS
+    ),
+    "large_chunk_s": Published(
+        what="growth of a decode step by a chunk of 2,048 tokens under the heavy panels, at least",
+        low=0.200, high=0.200, unit="s", source=_KAIROS,
+    ),
+    "not_queue_share": Published(
+        what="share of P95 TTFT that is not queueing, without deflection", low=0.02, high=0.23, unit="", source=_KAIROS
+    ),
+    "p95_ttft_ratio": Published(
+        what="P95 TTFT against the best scheduler that never deflects, at best", low=0.19, high=0.19, unit="",
+        source=_KAIROS,
+    ),
+    "attainment_ratio": Published(
+        what="SLO attainment against the best scheduler that never deflects, at best", low=1.79, high=1.79, unit="",
+        source=_KAIROS,
+    ),
+    "decision_s": Published(what="one routing decision, at most", low=0.0, high=1e-3, unit="s", source=_KAIROS),
+    "step_law_mape": Published(
+        what="mean error of the analytical step model, at most", low=0.0, high=0.10, unit="", source=_KAIROS
+    ),
+    "engine_prompt_gain": Published(
+        what="measured prompt time over composed kernels, median", low=1.30, high=1.30, unit="",
+        source="Splitwise profiles (ISCA 24) of Llama-2-70B on A100, 2023 engine, against composed kernels",
+    ),
+    "engine_floor_s": Published(
+        what="decode step that the host does not get below", low=0.042, high=0.046, unit="s",
+        source="Splitwise profiles (ISCA 24) of Llama-2-70B on A100, 2023 engine",
+    ),
+}  # fmt: skip
