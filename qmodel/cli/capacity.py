@@ -85,7 +85,7 @@ def _resolve(scenario: dict[str, Any]) -> tuple[Scenario, list[str]]:
     if (scenario.get("rate") or "").strip() == "max":
         scenario = scenario | {"rate": None}
     names = [name.strip() for name in (scenario.get("gpu") or "").split(",") if name.strip()]
-    if len(set(names)) != len(names):
+    if len(set(names)) != len(names) or (scenario.get("gpu") is not None and not names):
         raise InputError("--gpu", scenario["gpu"], "different GPU types, comma-separated", "e.g. a100,h100")
     inputs = resolve(scenario | {"gpu": names[0] if names else None, "cluster": "1P1D"})
     if inputs.options.get("load") is not None:
