@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from qmodel.optimization.bins import WorkloadLike, prompt_bins
-from qmodel.optimization.split import ROW_NAMES, SplitProblem, StaticSplit, outer_search, split_problem
+from qmodel.optimization.problem import ROW_NAMES, SplitProblem, split_problem
+from qmodel.optimization.split import StaticSplit, outer_search
 from qmodel.scenario import SLO, Cluster
 from qmodel.scenario.plan import ShadowPrice
 

@@ -3,158 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from qmodel.errors import InfeasibleError
-from qmodel.optimization.bins import PromptBins, WorkloadLike, prompt_bins, weighted_quantile
-from qmodel.optimization.chunks import CHUNKS, NO_SCHEDULE_S, chunk_schedule
-from qmodel.optimization.decode_state import DecodeState, decode_state
-from qmodel.optimization.program import BoxProgram, LinearSolution, Status, solve_box_lp, solve_elastic
+from qmodel.optimization.bins import WorkloadLike, prompt_bins
+from qmodel.optimization.chunks import CHUNKS
+from qmodel.optimization.feasibility import check_slo, no_capacity
+from qmodel.optimization.problem import NO_TARGET_S, ROW_NAMES, SplitProblem, split_problem
+from qmodel.optimization.program import LinearSolution, Status, solve_box_lp
 from qmodel.scenario import SLO, Cluster
 
-__all__ = ["ROW_NAMES", "SplitProblem", "StaticSplit", "static_split"]
+__all__ = ["StaticSplit", "outer_search", "static_split"]
 
 FloatArray = npt.NDArray[np.float64]
 
-# Load that a pool may not exceed in a stationary plan; above it, waits are longer than any trace.
-MAX_LOAD = 0.98
-ROW_NAMES = (
-    "prefill_wait",
-    "decode_wait",
-    "prefill_load",
-    "decode_load",
-    "mean_step",
-    "decode_kv",
-    "prefill_kv",
-)
-_NO_TARGET_S = 1e4
 _STATE_ROUNDS = 3
 _STATE_TOLERANCE = 0.02
 _DESCENT_ROUNDS = 6
 _FLIP_ROUNDS = 60
-# Share of decode time that hosted chunks may add before the fixed point of the decode state stops following them.
-_MOST_HOSTED = 0.8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class SplitProblem:
-    """Data of the linear program; instances may be fractional, so that shadow prices are derivatives.
-
-    Parameters
-    ----------
-    bins : PromptBins
-        Prompt bins.
-    host_s, host_steps : ndarray, shape (n_bins,)
-        h_b, host time of a bin's chunk schedule [s], and its steps.
-    prefill, decode : float
-        k and d, instances.
-    state : DecodeState
-        Decode instance met by a deflected prompt.
-    slowdown : float
-        Mean decode step over the step without hosted chunks, as the state assumes.
-    tbt_s : float
-        TBT SLO [s].
-    prefill_kv_tokens, decode_kv_tokens : float
-        KV capacity of one instance of each pool [tokens].
-    weights : ndarray, shape (n_bins,)
-        What a second of a bin's TTFT is worth; 1 unless classes differ.
-    """
-
-    bins: PromptBins
-    host_s: FloatArray
-    host_steps: FloatArray
-    prefill: float
-    decode: float
-    state: DecodeState
-    slowdown: float
-    tbt_s: float
-    prefill_kv_tokens: float
-    decode_kv_tokens: float
-    weights: FloatArray
-
-    @property
-    def safe(self) -> npt.NDArray[np.bool_]:
-        """Whether each bin has a TBT-safe chunk schedule; a bin without one is never deflected."""
-        return self.host_s < NO_SCHEDULE_S
-
-    def program(self, wait_prefill_s: float, wait_decode_s: float) -> tuple[BoxProgram, float]:
-        """Return the linear program at target waits, and the constant of its objective.
-
-        Parameters
-        ----------
-        wait_prefill_s, wait_decode_s : float
-            w_P and w_D, target mean waits [s].
-
-        Returns
-        -------
-        tuple
-            Program in z, rows in the order of `ROW_NAMES`, and the objective's constant.
-        """
-        lam, s, s2, x = self.bins.rate_per_s, self.bins.work_s, self.bins.work2_s2, self.bins.transfer_s
-        h, m = np.where(self.safe, self.host_s, 0.0), np.where(self.safe, self.host_steps, 0.0)
-        kv, wP, wD = self.bins.kv_tokens, wait_prefill_s, wait_decode_s
-        k, d, T = self.prefill, self.decode, self.state.step_s
-        worth = lam * self.weights
-        kept, moved = worth * (s + x + wP), worth * (h + wD)
-        on_prefill = [(lam / k * (s2 + 2 * wP * s), 2 * wP), (lam / k * s, MAX_LOAD)]
-        on_decode = [(lam / d * (h**2 + 2 * wD * h), 2 * wD), (lam / d * h, MAX_LOAD)]
-        # steps per second (1 - rho_D)/T + sum lam y m/d must stay above 1/tbt
-        step = (lam / d * (h / T - m), 1 / T - 1 / self.tbt_s)
-        hosted = (lam / d * h * kv, self.decode_kv_tokens - self.state.context_tokens)
-        held = (lam / k * (s + x) * kv, self.prefill_kv_tokens)  # waiting prompts hold no cache
-        rows = [on_prefill[0], _deflected(*on_decode[0]), on_prefill[1], _deflected(*on_decode[1])]
-        rows += [_deflected(*step), _deflected(*hosted), held]
-        program = BoxProgram(
-            cost=kept - moved,
-            rows=np.array([r for r, _ in rows]),
-            limits=np.array([b for _, b in rows], dtype=float),
-            lower=np.where(self.safe, 0.0, 1.0),
-        )
-        return program, float(np.sum(moved))
-
-    def waits_s(self, z: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return the Pollaczek-Khinchine waits of both pools for kept shares `z` of shape (..., n_bins) [s]."""
-        lam, s, s2 = self.bins.rate_per_s, self.bins.work_s, self.bins.work2_s2
-        h = np.where(self.safe, self.host_s, 0.0)
-        rho_P, rho_D = z @ (lam * s) / self.prefill, (1 - z) @ (lam * h) / self.decode
-        with np.errstate(divide="ignore"):
-            wP = z @ (lam * s2) / self.prefill / np.maximum(2 * (1 - rho_P), 0.0)
-            wD = (1 - z) @ (lam * h**2) / self.decode / np.maximum(2 * (1 - rho_D), 0.0)
-        return np.where(rho_P <= MAX_LOAD, wP, np.inf), np.where(rho_D <= MAX_LOAD, wD, np.inf)
-
-    def cost(self, z: FloatArray) -> FloatArray:
-        """Return the mean number of requests in or before prefill for kept shares `z` of shape (..., n_bins)."""
-        lam, s, x = self.bins.rate_per_s, self.bins.work_s, self.bins.transfer_s
-        h = np.where(self.safe, self.host_s, 0.0)
-        worth = lam * self.weights
-        wP, wD = self.waits_s(z)
-        y = 1 - z
-        waiting = np.where(z @ worth > 0, z @ worth * wP, 0.0) + np.where(y @ worth > 1e-12, y @ worth * wD, 0.0)
-        return np.asarray(z @ (worth * (s + x)) + y @ (worth * h) + waiting)
-
-    def feasible(self, solver: str = "CLARABEL") -> bool:
-        """Return whether some split keeps every constraint when target waits are no concern."""
-        return solve_box_lp(self.program(_NO_TARGET_S, _NO_TARGET_S)[0], solver).status is Status.OPTIMAL
-
-    def slowdown_at(self, z: FloatArray) -> float:
-        """Return the mean decode step over the step without hosted chunks, from the time that chunks add."""
-        h, m = np.where(self.safe, self.host_s, 0.0), np.where(self.safe, self.host_steps, 0.0)
-        added = float((1 - z) @ (self.bins.rate_per_s * (h - m * self.state.step_s))) / self.decode
-        return 1.0 / (1.0 - min(max(added, 0.0), _MOST_HOSTED))
-
-    def lagrangian(self, z: FloatArray, duals: FloatArray, wait_prefill_s: float, wait_decode_s: float) -> float:
-        """Return objective + duals @ (rows @ z - limits), whose change with the data is the shadow price."""
-        program, constant = self.program(wait_prefill_s, wait_decode_s)
-        return float(constant + program.cost @ z + duals @ (program.rows @ z - program.limits))
-
-
-def _deflected(row: FloatArray, limit: float) -> tuple[FloatArray, float]:
-    """Return a constraint on y = 1 - z as one on z."""
-    return -row, limit - float(np.sum(row))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -273,59 +142,6 @@ def static_split(
     return _as_split(problem, solution, waits, solves)
 
 
-def split_problem(
-    cluster: Cluster,
-    law: PromptBins,
-    workload: WorkloadLike,
-    slo: SLO,
-    chunks: tuple[int, ...],
-    slowdown: float = 1.0,
-    decode: float | None = None,
-) -> SplitProblem:
-    """Return the data of the linear program at the decode state that a slowdown by hosted chunks gives.
-
-    Parameters
-    ----------
-    cluster : Cluster
-        Pools and link.
-    law : PromptBins
-        Bins of the workload.
-    workload : Workload
-        Rate and lengths.
-    slo : SLO
-        Limits.
-    chunks : tuple of int
-        Candidate chunks [tokens].
-    slowdown : float
-        Mean decode step over the step without hosted chunks.
-    decode : float, optional
-        Decode instances, when not the cluster's own number; may be fractional.
-
-    Returns
-    -------
-    SplitProblem
-        Data of the linear program.
-    """
-    calibration = cluster.decode_calibrations[0]
-    instances = float(cluster.decode_count) if decode is None else decode
-    rate = workload.rate_per_s / instances
-    state = decode_state(calibration, rate, workload.lengths(), cluster.max_num_seqs, slowdown)
-    schedule = chunk_schedule(calibration, law.tokens, [state.batch], [state.context_tokens], slo.tbt_s, chunks)
-    return SplitProblem(
-        bins=law,
-        host_s=schedule.host_s[:, 0],
-        host_steps=schedule.steps[:, 0],
-        prefill=cluster.prefill_count,
-        decode=instances,
-        state=state,
-        slowdown=slowdown,
-        tbt_s=slo.tbt_s,
-        prefill_kv_tokens=min(c.kv_capacity_tokens for c in cluster.prefill_calibrations),
-        decode_kv_tokens=min(c.kv_capacity_tokens for c in cluster.decode_calibrations),
-        weights=np.ones(len(law)),
-    )
-
-
 def _local_search(problem: SplitProblem, z: FloatArray) -> FloatArray:
     """Improve whole shares by flipping one bin, or two at once, while that lowers the cost."""
     free = np.flatnonzero(problem.safe)
@@ -406,7 +222,7 @@ def outer_search(
             wP, wD = min(wP, tight[0]), min(wD, tight[1])
 
     if not attempt(wP * 1.001, wD * 1.001) and best is None:
-        attempt(_NO_TARGET_S, _NO_TARGET_S)
+        attempt(NO_TARGET_S, NO_TARGET_S)
     factor = 1.25
     for _ in range(_DESCENT_ROUNDS):
         assert best is not None
@@ -422,7 +238,7 @@ def outer_search(
 
 
 def _finite_wait(wait_s: FloatArray | float) -> float:
-    return float(min(max(float(wait_s), 1e-6), _NO_TARGET_S))
+    return float(min(max(float(wait_s), 1e-6), NO_TARGET_S))
 
 
 def _as_split(problem: SplitProblem, solution: LinearSolution, waits: tuple[float, float], solves: int) -> StaticSplit:
@@ -465,137 +281,3 @@ def _duals(problem: SplitProblem, solution: LinearSolution) -> dict[str, float]:
     duals["prefill_wait"] = float(z @ worth) / (2 * (1 - load[0]))
     duals["decode_wait"] = float((1 - z) @ worth) / (2 * (1 - load[1]))
     return duals
-
-
-def median_prompt(workload: WorkloadLike) -> tuple[float, float]:
-    """Return the median prompt and the mean cached prefix of prompts of that length [tokens]."""
-    prompt, _, cached, weights = (np.asarray(x, dtype=float) for x in workload.lengths())
-    median = weighted_quantile(prompt, weights, 0.5)
-    same = prompt == median
-    return median, float(np.sum(weights[same] * cached[same]) / np.sum(weights[same]))
-
-
-def check_slo(cluster: Cluster, workload: WorkloadLike, slo: SLO) -> None:
-    """Raise when an SLO is below what the cluster does without any queue.
-
-    Parameters
-    ----------
-    cluster : Cluster
-        Pools and link.
-    workload : Workload
-        Rate and lengths.
-    slo : SLO
-        Limits.
-
-    Raises
-    ------
-    InfeasibleError
-        When the TTFT SLO is below the zero-load TTFT of the median prompt, or the TBT SLO below the decode step of
-        the mean resident batch; the message names both nearest feasible values.
-    """
-    tokens, cached = median_prompt(workload)
-    least_ttft = float(cluster.zero_load_ttft_s(tokens, cached))
-    rate = workload.rate_per_s / cluster.decode_count
-    state = decode_state(cluster.decode_calibrations[0], rate, workload.lengths(), cluster.max_num_seqs)
-    short = slo.ttft_s < least_ttft, slo.tbt_s < state.step_s
-    if not any(short):
-        return
-    near = []
-    if short[0]:
-        near.append(f"ttft_slo >= {round_up_ms(least_ttft)}")
-    if short[1]:
-        near.append(f"tbt_slo >= {round_up_ms(state.step_s)}")
-    what, value, limit = (
-        ("TTFT SLO", slo.ttft_s, f"at least the zero-load TTFT of the median prompt ({tokens:.0f} tokens)")
-        if short[0]
-        else (
-            "TBT SLO",
-            slo.tbt_s,
-            f"at least the decode step of the mean resident batch ({state.batch:.1f} requests)",
-        )
-    )
-    raise InfeasibleError(what, f"{value * 1e3:.6g}ms", limit, f"nearest feasible: {' and '.join(near)}")
-
-
-def round_up_ms(seconds: float) -> str:
-    """Return a duration in ms, rounded up to 4 significant digits, so that giving it back is feasible."""
-    ms = seconds * 1e3
-    step = 10.0 ** (math.floor(math.log10(ms)) - 3)
-    text = f"{math.ceil(ms / step) * step:.10g}"
-    if float(text) * 1e-3 < seconds:
-        text = f"{(math.ceil(ms / step) + 1) * step:.10g}"
-    return f"{text}ms"
-
-
-def no_capacity(
-    cluster: Cluster, law: PromptBins, workload: WorkloadLike, slo: SLO, chunks: tuple[int, ...]
-) -> InfeasibleError:
-    """Return the error that explains why no split carries the load, with the nearest value that would.
-
-    Parameters
-    ----------
-    cluster : Cluster
-        Pools and link.
-    law : PromptBins
-        Bins of the workload.
-    workload : Workload
-        Rate and lengths.
-    slo : SLO
-        Limits.
-    chunks : tuple of int
-        Candidate chunks [tokens].
-
-    Returns
-    -------
-    InfeasibleError
-        Names the constraint that needs the smallest relaxation, by how much, and the nearest feasible TBT SLO, or the
-        highest rate when no SLO helps.
-    """
-    problem = split_problem(cluster, law, workload, slo, chunks)
-    program, _ = problem.program(_NO_TARGET_S, _NO_TARGET_S)
-    _, relaxed = solve_elastic(program, 1.0 / program.scale)
-    worst = int(np.argmax(relaxed / program.scale))
-    excess = f"{ROW_NAMES[worst]} exceeded by {100 * relaxed[worst] / program.scale[worst]:.3g}% under the best split"
-
-    def carries(tbt_s: float, scale: float = 1.0) -> bool:
-        slower = replace(law, rate_per_s=law.rate_per_s * scale)
-        eased = _Scaled(workload, scale)
-        return split_problem(cluster, slower, eased, replace(slo, tbt_s=tbt_s), chunks).feasible()
-
-    limit = "carried by the two pools together"
-    if carries(_LONGEST_TBT_S):
-        tbt = _least(lambda t: carries(t), slo.tbt_s, _LONGEST_TBT_S)
-        near = round_up_ms(tbt)
-        while not carries(float(near[:-2]) * 1e-3):
-            near = round_up_ms(float(near[:-2]) * 1e-3 * 1.002)
-        remedy = f"{excess}; nearest feasible: tbt_slo >= {near}"
-    else:
-        share = 1.0 / _least(lambda f: carries(slo.tbt_s, 1.0 / f), 1.0, 1e4)
-        remedy = (
-            f"{excess}; no SLO helps: lower the rate to {workload.rate_per_s * share * 0.999:.4g}/s or add instances"
-        )
-    return InfeasibleError("load", float(law.rate_per_s @ law.work_s / cluster.prefill_count), limit, remedy)
-
-
-_LONGEST_TBT_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Scaled:
-    workload: WorkloadLike
-    scale: float
-
-    @property
-    def rate_per_s(self) -> float:
-        return self.workload.rate_per_s * self.scale
-
-    def lengths(self) -> tuple[npt.NDArray[np.generic], ...]:
-        return self.workload.lengths()
-
-
-def _least(holds: Callable[[float], bool], low: float, high: float) -> float:
-    """Return a value within 0.1 % of the least in (low, high] that holds, by bisection in the logarithm."""
-    while high > low * 1.001:
-        middle = math.sqrt(low * high)
-        low, high = (low, middle) if holds(middle) else (middle, high)
-    return high

@@ -10,7 +10,8 @@ import numpy as np
 from qmodel.errors import InfeasibleError
 from qmodel.optimization.bins import prompt_bins, weighted_quantile
 from qmodel.optimization.chunks import CHUNKS
-from qmodel.optimization.split import round_up_ms, split_problem
+from qmodel.optimization.feasibility import round_up_ms
+from qmodel.optimization.problem import split_problem
 
 if TYPE_CHECKING:
     from qmodel.scenario import SLO, Cluster, Workload

@@ -14,9 +14,9 @@ from qmodel.errors import InfeasibleError
 from qmodel.optimization import static_split
 from qmodel.optimization.bins import prompt_bins, weighted_quantile
 from qmodel.optimization.chunks import CHUNKS
+from qmodel.optimization.problem import MAX_LOAD, ROW_NAMES, split_problem
 from qmodel.optimization.program import BoxProgram, Status, solve_box_lp, solve_elastic
 from qmodel.optimization.shadow import shadow_prices
-from qmodel.optimization.split import MAX_LOAD, ROW_NAMES, split_problem
 from qmodel.scenario import SLO
 
 
