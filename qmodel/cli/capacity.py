@@ -16,6 +16,7 @@ from qmodel.errors import InputError
 if TYPE_CHECKING:
     from qmodel.cli.scenario import Scenario
     from qmodel.studies.capacity import CapacityPlan
+    from qmodel.studies.comparison import Progress
 
 __all__ = ["capacity"]
 
@@ -34,6 +35,7 @@ def capacity(
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Simulated runs per finalist.")] = 5,
     requests: Annotated[int | None, typer.Option(min=1, help="Requests per run.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the answer's plan (JSON).")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the map P:D x rate and goodput (.png, .pdf, .svg).")] = None,
     json: JsonOption = False,
 ) -> None:
     """Find the cheapest kPdD for a rate; without --rate (or with --rate max), the one with the highest goodput.
@@ -46,6 +48,10 @@ def capacity(
         from qmodel.io.atomic import check_target
 
         check_target(output)
+    if plot is not None:
+        from qmodel.cli.evaluate import check_plot
+
+        check_plot(plot)
     inputs, gpu_names = _resolve(scenario)
     prices = dict(_number_of(text, "--price") for text in price or ())
     show.notices(inputs.notices)
@@ -68,7 +74,7 @@ def capacity(
             cluster_options=_cluster_options(inputs),
             progress=report,
         )
-    written = _write_plan(answer, inputs, output)
+        written = _write_plan(answer, inputs, output) + _draw(answer, inputs, plot, report)
     _print(answer, inputs, policy, json)
     show.notices([*answer.notes, *written])
     if not answer.meets_slo:
@@ -146,6 +152,17 @@ def _write_plan(answer: CapacityPlan, inputs: Scenario, output: Path | None) -> 
     options = inputs.options | {"cluster": answer.name, "rate": f"{answer.rate_per_s!r}/s"}
     save_plan(plan.with_options(options), output)
     return [f"wrote {output}"]
+
+
+def _draw(answer: CapacityPlan, inputs: Scenario, plot: Path | None, report: Progress) -> list[str]:
+    if plot is None:
+        return []
+    from qmodel.plotting.capacity import draw_capacity
+    from qmodel.studies.capacity_map import capacity_map
+
+    rows = capacity_map(answer.cluster, inputs.workload, inputs.slo, answer.gpus, answer.rate_per_s, report)
+    draw_capacity(rows, answer.cluster.name, answer.rate_per_s, answer.attainment, plot)
+    return [f"wrote {plot}"]
 
 
 def _print(answer: CapacityPlan, inputs: Scenario, policy: str, json: bool) -> None:

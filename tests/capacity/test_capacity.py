@@ -195,3 +195,17 @@ def test_a_plan_for_the_answer_is_written(qmodel, tmp_path):
     again = qmodel("simulate", "--policy", "plan.json", "--json", "--requests", "4000")
     assert again.code == 0, again.err
     assert json.loads(again.out)["simulated"]["slo_attainment"] >= 0.95
+
+
+def test_the_map_is_a_picture_of_a_table_that_falls_with_the_rate(tmp_path, llama, small):
+    from qmodel.plotting.capacity import draw_capacity
+    from qmodel.studies.capacity_map import capacity_map
+
+    rows = capacity_map(Cluster(prefill=2, decode=2, calibration=llama), small, SLOS, 4, 15.0)
+    assert {row["cluster"] for row in rows} == {"1P3D", "2P2D", "3P1D"}
+    for name in ("1P3D", "2P2D", "3P1D"):
+        shares = [row["slo_attainment"] for row in rows if row["cluster"] == name]
+        assert shares[0] >= shares[-1]
+    draw_capacity(rows, "2P2D", 15.0, 0.95, tmp_path / "map.png")
+    draw_capacity(rows, "9P9D", 15.0, 0.95, tmp_path / "other.png")
+    assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
