@@ -128,6 +128,7 @@ class RuntimePlan:
         "_moved",
         "_room",
         "_work",
+        "deadline_s",
         "harm_weight",
         "late",
         "max_age_s",
@@ -162,6 +163,7 @@ class RuntimePlan:
         self.price_prefill_per_s = _finite(at_dispatch["price_prefill_per_s"], "price_prefill_per_s")
         self.price_decode_per_s = _finite(at_dispatch["price_decode_per_s"], "price_decode_per_s")
         self.harm_weight = _finite(at_dispatch["harm_weight"], "harm_weight")
+        self.deadline_s = _finite(at_dispatch.get("deadline_s", 0.0), "deadline_s")
         self.relief_weight = _finite(rule.get("relief_weight", 0.0), "relief_weight")
         self._room = _finite(rule["max_waiting_tokens"], "max_waiting_tokens")
         self.prefill_instances = max(1, int(_finite(data["inputs"]["cluster"]["prefill"], "prefill")))
@@ -225,6 +227,8 @@ class RuntimePlan:
                 if v >= cheapest:
                     continue
                 h = host_at(self._host, i, f, batch, context)
+                if 0.0 < self.deadline_s < v + h:
+                    continue
                 cost = v + h + gd * h * (2.0 * v + h)
                 if harm_weight > 0.0:
                     cost += harm_weight * host_at(self._harm, i, f, batch, context)

@@ -28,9 +28,9 @@ AT_PREFILLED, AT_ARRIVAL, AT_ARRIVAL_COUNT_SENT, AT_ARRIVAL_COUNT_LANDED = range
 # Float parameters of a policy.
 (
     P_PRICE_PREFILL, P_PRICE_DECODE, P_HARM, P_LIMIT, P_ALPHA, P_BETA, P_AGEING, P_TOKENS, P_RATIO, P_PROMPT_TOKENS,
-    P_PREFILL_BUSY, P_DECODE_BUSY, P_RELIEF,
-) = range(13)  # fmt: skip
-POLICY_FLOATS = 13
+    P_PREFILL_BUSY, P_DECODE_BUSY, P_RELIEF, P_DEADLINE,
+) = range(14)  # fmt: skip
+POLICY_FLOATS = 14
 
 # Columns of what a router sees of a unit; the first of a prefill, then of a decode instance.
 OB_WORK, OB_TOKENS, OB_REQUESTS, OB_LINK = range(4)
@@ -282,6 +282,8 @@ def decide_thresholds(r, k, d, R, seen, PF, lengths, batches, contexts, curves, 
             continue
         v = g * seen[u, OB_HOST]
         h = g * interpolate3(tables[0], i, f, batches, contexts, seen[u, OB_BATCH], seen[u, OB_CONTEXT])
+        if 0.0 < PF[P_DEADLINE] < v + h:
+            continue
         cost = v + h + gd * ((v + h) * (v + h) - v * v)
         if PF[P_HARM] > 0.0:
             cost += PF[P_HARM] * interpolate3(

@@ -110,6 +110,7 @@ class _Rule(_Strict):
     max_waiting_tokens: Annotated[int, Field(ge=0)]
     ageing_per_s: NotNegative
     relief_weight: NotNegative
+    deadline_s: NotNegative
 
 
 class _ThresholdTable(_Strict):

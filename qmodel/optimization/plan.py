@@ -72,7 +72,8 @@ def derive_plan(
     split = static_split(cluster, workload, slo)
     chosen_binding, chosen_order = _choose(binding, order)
     dispatch_order: Order = "fcfs" if order == "auto" else order
-    at_dispatch = threshold_rule(cluster, workload, slo, split, "dispatch", dispatch_order)
+    valued = True if objective in ("slo", "goodput") else None
+    at_dispatch = threshold_rule(cluster, workload, slo, split, "dispatch", dispatch_order, value_deadlines=valued)
     late = replace(at_dispatch, binding="late", order=chosen_order) if chosen_binding == "late" else None
     return _assemble(cluster, workload, slo, objective, split, at_dispatch, late)
 

@@ -69,6 +69,11 @@ class StaticSplit:
     notes: tuple[str, ...] = field(default=())
 
     @property
+    def offered_load(self) -> float:
+        """Load of the prefill pool if nothing were deflected: rate * mean W / k."""
+        return float(self.problem.bins.rate_per_s @ self.problem.bins.work_s / self.problem.prefill)
+
+    @property
     def deflected_share(self) -> float:
         """Share of requests that the static split deflects."""
         lam = self.problem.bins.rate_per_s

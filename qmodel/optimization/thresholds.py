@@ -31,6 +31,9 @@ _CONTEXTS = 12
 # behind in whether to pull; both from the panels (docs/decisions/0051).
 MAX_WAITING_TOKENS = 1000
 RELIEF_WEIGHT = 1.0
+# Dispatch: from this offered load on, decode backlog is held below this share of the TTFT SLO (docs/decisions/0051).
+VALUED_LOAD = 0.85
+DEADLINE_SHARE = 0.7
 AGEING_PER_S = 0.1
 
 
@@ -185,6 +188,7 @@ def threshold_rule(
     *,
     chunks: tuple[int, ...] = CHUNKS,
     harm_weight: float = 0.0,
+    value_deadlines: bool | None = None,
 ) -> ThresholdRule:
     """Return the deflection rule that one step of policy improvement on the static split gives.
 
@@ -206,6 +210,10 @@ def threshold_rule(
         Candidate chunks [tokens], largest first.
     harm_weight : float
         c_R, what a second of delay of one resident is worth in seconds of TTFT.
+    value_deadlines : bool, optional
+        Whether a decode instance is considered only where it ends a prompt within 0.7 of the TTFT SLO, so that
+        backlog there never makes every request late; by default when the offered prefill load is above 0.85, where
+        bursts outlast the SLO.
 
     Returns
     -------
@@ -217,6 +225,7 @@ def threshold_rule(
     lengths = table_lengths(longest, cluster.max_num_batched_tokens)
     batches, contexts = table_states(calibration, cluster.max_num_seqs)
     host, harm = host_tables(calibration, lengths, batches, contexts, slo, chunks)
+    valued = split.offered_load > VALUED_LOAD if value_deadlines is None else value_deadlines
     return ThresholdRule(
         binding=binding,
         order=order,
@@ -228,6 +237,7 @@ def threshold_rule(
         max_waiting_tokens=MAX_WAITING_TOKENS,
         ageing_per_s=AGEING_PER_S,
         relief_weight=RELIEF_WEIGHT,
+        deadline_s=DEADLINE_SHARE * slo.ttft_s if valued else 0.0,
         lengths=lengths,
         batches=batches,
         contexts=contexts,
@@ -268,7 +278,8 @@ def thresholds_s(
     s, x = (_along_lengths(rule, table, L) for table in (rule.work_s, rule.transfer_s))
     h, harm = (_along_lengths(rule, at_state(rule, t, batch, context_tokens), L) for t in (rule.host_s, rule.harm_s))
     theta = threshold_s(s, x, h, v, rule.price_prefill_per_s, rule.price_decode_per_s, rule.harm_weight * harm)
-    return np.where(h >= NO_SCHEDULE_S / 2, np.inf, theta)
+    late = (rule.deadline_s > 0) & (v + h > rule.deadline_s)
+    return np.where((h >= NO_SCHEDULE_S / 2) | late, np.inf, theta)
 
 
 def at_state(rule: ThresholdRule, table: FloatArray, batch: float, context_tokens: float) -> FloatArray:

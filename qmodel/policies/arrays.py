@@ -77,7 +77,7 @@ def policy_arrays(spec: KernelSpec) -> PolicyArrays:
         return PolicyArrays(PK, PF, chunks, one, one, one, np.zeros((2, 1)), np.zeros((2, 1, 1, 1)))
     PF[[kp.P_PRICE_PREFILL, kp.P_PRICE_DECODE]] = rule.price_prefill_per_s, rule.price_decode_per_s
     PF[kp.P_HARM], PK[kp.K_ROOM] = rule.harm_weight, rule.max_waiting_tokens
-    PF[kp.P_RELIEF] = rule.relief_weight
+    PF[kp.P_RELIEF], PF[kp.P_DEADLINE] = rule.relief_weight, rule.deadline_s
     grids = [np.ascontiguousarray(g, dtype=float) for g in (rule.lengths, rule.batches, rule.contexts)]
     curves = np.ascontiguousarray([rule.work_s, rule.transfer_s], dtype=float)
     tables = np.ascontiguousarray([rule.host_s, rule.harm_s], dtype=float)

@@ -60,6 +60,8 @@ class ThresholdRule:
         Delay of the residents by that schedule, summed over them [s].
     relief_weight : float
         Late binding: how much the time that a pull saves those behind it counts in whether to pull; 0 or more.
+    deadline_s : float
+        Decided at arrival: longest v + h with which a decode instance is considered [s]; 0 for any.
     """
 
     binding: Binding
@@ -80,9 +82,17 @@ class ThresholdRule:
     host_s: FloatArray
     harm_s: FloatArray
     relief_weight: float = 0.0
+    deadline_s: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("price_prefill_per_s", "price_decode_per_s", "harm_weight", "ageing_per_s", "relief_weight"):
+        for name in (
+            "price_prefill_per_s",
+            "price_decode_per_s",
+            "harm_weight",
+            "ageing_per_s",
+            "relief_weight",
+            "deadline_s",
+        ):
             value = getattr(self, name)
             if not (np.isfinite(value) and value >= 0):
                 raise InputError(f"threshold rule {name}", value, "finite and >= 0", "derive the plan again")

@@ -69,6 +69,8 @@ class Thresholds:
         for j in range(len(state.batch)):
             B, K, v = float(state.batch[j]), float(state.context_tokens[j]), float(state.deflected_work_s[j])
             h = lookup_table(rule, rule.host_s, n, B, K)
+            if 0 < rule.deadline_s < v + h:
+                continue
             cost = v + h + gd * ((v + h) ** 2 - v**2)
             if rule.harm_weight > 0:
                 cost += rule.harm_weight * lookup_table(rule, rule.harm_s, n, B, K)

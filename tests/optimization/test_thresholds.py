@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -137,3 +139,17 @@ def test_threshold_is_infinite_where_no_chunk_is_safe(cluster, prompts, slo):
     split = static_split(cluster, prompts, slo)
     rule = threshold_rule(cluster, prompts, slo, split)
     assert np.isinf(thresholds_s(rule, 4000, 0.0, 256, 1_380_000))
+
+
+def test_deadlines_are_valued_under_load(cluster, prompts, slo):
+    def rule(rate, **options):
+        load = replace(prompts, rate_per_s=rate)
+        return threshold_rule(cluster, load, slo, static_split(cluster, load, slo), **options)
+
+    work = float(np.mean(np.asarray(cluster.work_s(prompts.prompt))))
+    assert rule(0.7 * 2 / work).deadline_s == 0
+    busy = rule(0.95 * 2 / work)
+    assert busy.deadline_s == pytest.approx(0.7 * slo.ttft_s)
+    assert rule(0.95 * 2 / work, value_deadlines=False).deadline_s == 0
+    assert np.isfinite(thresholds_s(busy, 500, 0.3, 20, 30_000))
+    assert np.isinf(thresholds_s(busy, 500, 0.7, 20, 30_000))
