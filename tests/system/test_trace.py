@@ -47,11 +47,7 @@ def test_trace_predictions_match_the_simulator(calibration, drifting, policy, lo
 @pytest.mark.parametrize(
     ("binding", "order"),
     [
-        pytest.param(
-            "dispatch",
-            "spf",
-            marks=pytest.mark.xfail(reason="attainment 3.4 points high at load 1.0; cause not found", strict=True),
-        ),
+        ("dispatch", "spf"),
         ("late", "fcfs"),
         ("late", "spf"),
     ],
