@@ -13,6 +13,7 @@ import math
 import numpy as np
 from numba import njit
 
+from qmodel._kernels.heap import heap_pop, heap_push
 from qmodel._kernels.laws import law_time, safe_chunk, work_time
 from qmodel._kernels.policies import (
     AT_ARRIVAL, FCFS, K_DECODE_EARLY, K_HOST_BUDGET, K_KIND, K_ORDER, NONE, OB_BATCH, OB_CONTEXT, OB_HOST, OB_HOSTING,
@@ -46,41 +47,6 @@ _ROUNDING = 1e-9
 S_PREFILL, S_DECODE, S_BUDGET, S_SEQS, S_WARM, S_LAYERS, S_SHARING = range(7)
 _NO_CONTENTION = 2
 G_FIXED, G_KV_BYTES, G_TTFT, G_TBT, G_LOG0, G_STEP = range(6)
-
-
-@njit(cache=True)
-def heap_push(keys, ids, size, key, r):
-    """Push (key, r) on a binary heap of `size` entries, ties in order of id."""
-    at = size
-    while at > 0:
-        up = (at - 1) >> 1
-        if keys[up] < key or (keys[up] == key and ids[up] < r):
-            break
-        keys[at], ids[at] = keys[up], ids[up]
-        at = up
-    keys[at], ids[at] = key, r
-
-
-@njit(cache=True)
-def heap_pop(keys, ids, size):
-    """Take the smallest of `size` entries off a binary heap and return its id."""
-    best = ids[0]
-    last = size - 1
-    key, r = keys[last], ids[last]
-    at = 0
-    while True:
-        down = 2 * at + 1
-        if down >= last:
-            break
-        other = down + 1
-        if other < last and (keys[other] < keys[down] or (keys[other] == keys[down] and ids[other] < ids[down])):
-            down = other
-        if key < keys[down] or (key == keys[down] and r < ids[down]):
-            break
-        keys[at], ids[at] = keys[down], ids[down]
-        at = down
-    keys[at], ids[at] = key, r
-    return best
 
 
 @njit(cache=True)
