@@ -52,6 +52,8 @@ POLICY_STYLE: dict[str, tuple[str, Any, str]] = {
     "earliest completion": (COLORS[2], LINES[2], MARKERS[2]),
     "thresholds at dispatch": (COLORS[3], LINES[3], MARKERS[3]),
     "thresholds": (COLORS[4], LINES[4], MARKERS[4]),
+    "kairos, spf order": (COLORS[6], LINES[5], MARKERS[5]),
+    "kairos, aged order": (COLORS[6], LINES[5], MARKERS[5]),
 }
 _PANELS = {
     "LL": "LL: light prefill, light decode",

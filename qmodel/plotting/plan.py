@@ -117,20 +117,22 @@ def _draw_thresholds(axes: Axes, plan: Plan) -> None:
 
     table, rule = plan.threshold_table(), plan.dispatch_rule
     tokens = np.geomspace(_SHORTEST_TOKENS, float(rule.lengths[-1]), 200)
-    highest, last = 0.0, tokens[-1]
+    highest, last = 0.0, 0.0
     for number, backlog in enumerate(table["decode_backlog_s"]):
         theta = thresholds_s(rule, tokens, backlog, float(table["batch"]), float(table["context_tokens"]))
         theta = np.where(theta < NEVER_S, np.maximum(theta, 0.0), np.nan)
-        axes.plot(tokens, theta, color=_shade(number), ls=LINES[(4, 0, 1, 2, 3)[number % 5]], label=f"{backlog:g} s")
+        never = "" if np.any(np.isfinite(theta)) else ": never"
+        label = f"{backlog:g} s{never}"
+        axes.plot(tokens, theta, color=_shade(number), ls=LINES[(4, 0, 1, 2, 3)[number % 5]], label=label)
         seen = np.isfinite(theta)
         if seen.any():
             # The steep rise towards "never" would flatten the rest.
             highest = max(highest, float(np.quantile(theta[seen], 0.95)))
-            last = float(tokens[seen][-1])
-    if last < tokens[-1]:
+            last = max(last, float(tokens[seen][-1]))
+    if 0 < last < tokens[-1]:
         axes.axvspan(last, tokens[-1], color="#eeeeee", lw=0)
         axes.text(np.sqrt(last * tokens[-1]), 0.5 * highest, "never", ha="center", va="center", rotation=90)
-    axes.set(xscale="log", xlabel="prompt length [tokens]", ylabel="prefill backlog [s]", ylim=(0, 1.25 * highest or 1))
+    axes.set(xscale="log", xlabel="prompt length [tokens]", ylabel="prefill backlog [s]", ylim=(0, 1.5 * highest or 1))
     axes.set_xlim(tokens[0], tokens[-1])
     plain_log(axes.xaxis, (1.0, 3.0))
     axes.set_title("Deflect above the line")

@@ -107,6 +107,9 @@ def check_plan(
 ) -> CheckedPlan:
     """Simulate a plan beside never deflecting, Kairos and earliest completion, and say whether it wins.
 
+    Rivals serve their queues first come first served, as they are published; a plan with another order is also
+    compared with Kairos under that order, which shows what the order alone is worth.
+
     Parameters
     ----------
     plan : Plan
@@ -132,6 +135,9 @@ def check_plan(
         "kairos": Kairos(),
         "earliest completion": EarliestCompletion(),
     }
+    order = plan.rule.order
+    if order != "fcfs":  # like with like: how much of the gain is the order of the queue alone
+        policies[f"kairos, {order} order"] = Kairos(order=order)
     if plan.rule.binding == "late":
         policies[DISPATCH] = Thresholds(plan.dispatch_rule)
     policies[PLAN] = plan.policy()
