@@ -1,9 +1,9 @@
 """A binary heap of (key, id) pairs in two arrays."""
 
-from numba import njit
+from qmodel._kernels import kernel
 
 
-@njit(cache=True)
+@kernel
 def heap_push(keys, ids, size, key, r):
     """Push (key, r) on a binary heap of `size` entries, ties in order of id."""
     at = size
@@ -16,7 +16,7 @@ def heap_push(keys, ids, size, key, r):
     keys[at], ids[at] = key, r
 
 
-@njit(cache=True)
+@kernel
 def heap_pop(keys, ids, size):
     """Take the smallest of `size` entries off a binary heap and return its id."""
     best = ids[0]

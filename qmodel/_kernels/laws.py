@@ -12,7 +12,8 @@ both branches grow linearly and sums over a span are closed.
 import math
 
 import numpy as np
-from numba import njit
+
+from qmodel._kernels import kernel
 
 # Columns of a row of coefficients.
 C_O0, C_OB, C_OK, C_ON, C_OQ, C_OR, C_KB, C_KK, C_KQ, C_KR, C_TABLE, C_SCALE = range(12)
@@ -46,7 +47,7 @@ def canonical(params, size):
     raise ValueError(f"unknown kind of law {kind}")
 
 
-@njit(cache=True)
+@kernel
 def law_time(coef, base, u, B, K, n, q, r):
     """Return the step time [s] of unit u for the five sums."""
     first = coef[u, C_O0] + coef[u, C_OB] * B + coef[u, C_OK] * K + coef[u, C_ON] * n + coef[u, C_OQ] * q
@@ -56,7 +57,7 @@ def law_time(coef, base, u, B, K, n, q, r):
     return coef[u, C_SCALE] * max(first, second)
 
 
-@njit(cache=True)
+@kernel
 def span_lines(coef, base, u, B, K):
     """Return (x, s, y, z): the step time of step i of a span is max(x + s*i, y + z*i)."""
     g = coef[u, C_SCALE]
@@ -68,7 +69,7 @@ def span_lines(coef, base, u, B, K):
     return y, z, x, s
 
 
-@njit(cache=True)
+@kernel
 def span_switch(x, s, y, z, m):
     """Return how many of m steps lie on the first line of `span_lines`, the higher one at the start."""
     if z <= s:
@@ -76,7 +77,7 @@ def span_switch(x, s, y, z, m):
     return min(m, math.ceil((x - y) / (z - s)))
 
 
-@njit(cache=True)
+@kernel
 def span_time(x, s, y, z, m):
     """Return the time [s] of the first m steps of a span."""
     c = span_switch(x, s, y, z, m)
@@ -84,13 +85,13 @@ def span_time(x, s, y, z, m):
     return head + (m - c) * y + z * (0.5 * (m * (m - 1) - c * (c - 1)))
 
 
-@njit(cache=True)
+@kernel
 def step_of_span(x, s, y, z, i):
     """Return the time [s] of step i (from 0) of a span."""
     return max(x + s * i, y + z * i)
 
 
-@njit(cache=True)
+@kernel
 def _steps_on_line(x, s, dt):
     """Return the real m at which m*x + s*m*(m-1)/2 = dt."""
     b = x - 0.5 * s
@@ -98,7 +99,7 @@ def _steps_on_line(x, s, dt):
     return 2.0 * dt / root if root > 0.0 else 1.0
 
 
-@njit(cache=True)
+@kernel
 def span_steps(x, s, y, z, m, dt):
     """Return the smallest j in [1, m] such that the first j steps of a span last at least dt [s]."""
     c = span_switch(x, s, y, z, m)
@@ -113,7 +114,7 @@ def span_steps(x, s, y, z, m, dt):
     return j
 
 
-@njit(cache=True)
+@kernel
 def steps_above(x, s, y, z, m, limit):
     """Return how many of the m steps of a span are longer than `limit` [s]; step times never fall in a span."""
     if step_of_span(x, s, y, z, m - 1) <= limit:
@@ -133,7 +134,7 @@ W_TOKEN, W_QUADRATIC, W_RELOAD, W_BUDGET = range(4)
 WORK_WIDTH = 4
 
 
-@njit(cache=True)
+@kernel
 def work_time(work, coef, base, u, need, done):
     """Return W [s] of the tokens from `done` to `need` (DESIGN 2); without packing (budget 0) their single step."""
     n = need - done
@@ -146,7 +147,7 @@ def work_time(work, coef, base, u, need, done):
     return n * work[u, W_TOKEN] + work[u, W_QUADRATIC] * q + work[u, W_RELOAD] * reloaded
 
 
-@njit(cache=True)
+@kernel
 def chunked_time(coef, base, u, need, done, budget):
     """Return S_b [s]: a lone prompt's tokens from `done` to `need` in steps of at most `budget` tokens."""
     total = 0.0
@@ -157,7 +158,7 @@ def chunked_time(coef, base, u, need, done, budget):
     return total
 
 
-@njit(cache=True)
+@kernel
 def safe_chunk(coef, base, u, B, K, done, left, chunks, limit):
     """Return the largest candidate chunk, cut to `left`, whose step stays within `limit` [s]; 0 if none does."""
     for c in chunks:
@@ -167,7 +168,7 @@ def safe_chunk(coef, base, u, B, K, done, left, chunks, limit):
     return 0
 
 
-@njit(cache=True)
+@kernel
 def schedule_time(coef, base, u, B, K, need, done, chunks, limit):
     """Return the time [s] of a hosted prompt's chunk schedule beside a frozen batch; -1 if no chunk is safe."""
     total = 0.0

@@ -3,7 +3,7 @@
 # ruff: noqa: I001 - columns are imported many to a line
 
 import numpy as np
-from numba import njit
+from qmodel._kernels import kernel
 
 from qmodel._kernels.laws import chunked_time, law_time, schedule_time, span_steps, span_time, work_time
 from qmodel._kernels.sim_state import (
@@ -41,7 +41,7 @@ OBSERVED = 8
 UNAVAILABLE, DOWN = 1e15, 2.0
 
 
-@njit(cache=True)
+@kernel
 def strictest_tbt(j, classes, slo, own):
     """Return the strictest TBT SLO [s] among an instance's residents, `own` if there are none."""
     best = np.inf
@@ -51,7 +51,7 @@ def strictest_tbt(j, classes, slo, own):
     return own if best == np.inf else best
 
 
-@njit(cache=True)
+@kernel
 def observe_prefill(t, k, UF, UI, seen):
     """Write what a router sees of the prefill instances at time t."""
     for i in range(k):
@@ -66,7 +66,7 @@ def observe_prefill(t, k, UF, UI, seen):
         seen[i, OB_LINK] = UF[i, U_LINK_FREE]
 
 
-@njit(cache=True)
+@kernel
 def observe_decode(t, k, d, UF, UI, classes, slo, seen):
     """Write what a router sees of the decode instances at time t; K is that of the last finished step."""
     for j in range(d):
@@ -98,7 +98,7 @@ def observe_decode(t, k, d, UF, UI, classes, slo, seen):
         seen[u, OB_KV] = (context + UF[u, U_HOST_KV]) / UF[u, U_CAPACITY]
 
 
-@njit(cache=True)
+@kernel
 def bracket(grid, x):
     """Return (i, f): grid[i] + f*(grid[i+1] - grid[i]) = x; f lies outside [0, 1] beyond the grid."""
     n = len(grid)
@@ -114,7 +114,7 @@ def bracket(grid, x):
     return low, (x - grid[low]) / (grid[low + 1] - grid[low])
 
 
-@njit(cache=True)
+@kernel
 def at(values, i, f):
     """Return the linear interpolation of a table at a bracket."""
     if len(values) == 1:
@@ -122,7 +122,7 @@ def at(values, i, f):
     return values[i] + f * (values[i + 1] - values[i])
 
 
-@njit(cache=True)
+@kernel
 def collapse(table, batches, contexts, B, K, out):
     """Write the table over lengths at batch B and context K, both held to the grid."""
     b, f = bracket(batches, B)
@@ -135,7 +135,7 @@ def collapse(table, batches, contexts, B, K, out):
         out[i] = low + g * (high - low)
 
 
-@njit(cache=True)
+@kernel
 def interpolate3(table, i, f, batches, contexts, B, K):
     """Return the table at a length's bracket (extrapolated), batch B and context K (held to the grid)."""
     b, g = bracket(batches, B)
@@ -147,14 +147,14 @@ def interpolate3(table, i, f, batches, contexts, B, K):
     return max(0.0, low + f * (_corner(table, i1, b, b1, c, c1, g, h) - low))
 
 
-@njit(cache=True)
+@kernel
 def _corner(table, i, b, b1, c, c1, g, h):
     low = table[i, b, c] + g * (table[i, b1, c] - table[i, b, c])
     high = table[i, b, c1] + g * (table[i, b1, c1] - table[i, b, c1])
     return low + h * (high - low)
 
 
-@njit(cache=True)
+@kernel
 def least(seen, start, stop, column):
     """Return the unit with the smallest value of a column, ties to the lowest id."""
     best = start
@@ -164,7 +164,7 @@ def least(seen, start, stop, column):
     return best
 
 
-@njit(cache=True)
+@kernel
 def scattered(seen, start, stop, column, r, seed):
     """Return a unit with the smallest value of a column; among ties one that a hash of the request picks."""
     best, ties = least(seen, start, stop, column), 0
@@ -180,13 +180,13 @@ def scattered(seen, start, stop, column, r, seed):
     return best
 
 
-@njit(cache=True)
+@kernel
 def fewest(seen, start, stop, column, r, PK):
     """Return the least loaded unit; ties to the lowest id, or scattered."""
     return scattered(seen, start, stop, column, r, PK[K_SCATTER]) if PK[K_SCATTER] else least(seen, start, stop, column)
 
 
-@njit(cache=True)
+@kernel
 def available(start, stop, r, UI, PK):
     """Return the decode instance with the fewest requests among those that are up; any if none is."""
     best = fewest(UI, start, stop, I_REQUESTS, r, PK)
@@ -198,7 +198,7 @@ def available(start, stop, r, UI, PK):
     return best
 
 
-@njit(cache=True)
+@kernel
 def kairos_prefill(i, need, done, seen, mode, EC, EB, budget):
     """Return the prefill estimate [s] of Kairos at instance i: queue wait + execution (DESIGN 4)."""
     ahead = seen[i, OB_TOKENS]
@@ -211,7 +211,7 @@ def kairos_prefill(i, need, done, seen, mode, EC, EB, budget):
     return wait + chunked_time(EC, EB, i, need, done, budget)
 
 
-@njit(cache=True)
+@kernel
 def chunk_limit(PF, strictest, own):
     """Return the longest step [s] that a hosted chunk may cause: fixed, or beta times the strictest TBT SLO."""
     if PF[P_LIMIT] > 0.0:
@@ -219,7 +219,7 @@ def chunk_limit(PF, strictest, own):
     return PF[P_BETA] * (own if strictest == np.inf else strictest)
 
 
-@njit(cache=True)
+@kernel
 def decide_kairos(r, k, d, R, seen, slo, PK, PF, chunks, EC, EB, budget, e, g):
     """Return (unit, host time) of Kairos' decision."""
     need, done, c = R[r, R_NEED], R[r, R_DONE], R[r, R_CLASS]
@@ -242,7 +242,7 @@ def decide_kairos(r, k, d, R, seen, slo, PK, PF, chunks, EC, EB, budget, e, g):
     return best, 0.0
 
 
-@njit(cache=True)
+@kernel
 def decide_earliest(t, r, k, d, R, UF, seen, slo, PF, chunks, EC, EB, XI, XF, e, g):
     """Return (unit, host time) of the earliest completion, complete estimates on both sides."""
     need, done, c, budget = R[r, R_NEED], R[r, R_DONE], R[r, R_CLASS], XI[X_BUDGET]
@@ -268,7 +268,7 @@ def decide_earliest(t, r, k, d, R, UF, seen, slo, PF, chunks, EC, EB, XI, XF, e,
     return best, 0.0
 
 
-@njit(cache=True)
+@kernel
 def decide_thresholds(r, k, d, R, seen, PF, lengths, batches, contexts, curves, tables, e, g):
     """Return (unit, host time): deflect iff a_P(w, s) + x > a_D(v, h) + harm at the best decode instance."""
     i, f = bracket(lengths, R[r, R_NEED] - R[r, R_DONE])
@@ -300,7 +300,7 @@ def decide_thresholds(r, k, d, R, seen, PF, lengths, batches, contexts, curves, 
 STATIC_INCLUSIVE, STATIC_BUSY = 1, 2
 
 
-@njit(cache=True)
+@kernel
 def decide_static(r, k, d, R, seen, PK, PF, chunks, slo, EC, EB, budget):
     """Return (unit, host time) of a static length rule; see `qmodel.policies.StaticLength` for the vendors'."""
     need, done, c = R[r, R_NEED], R[r, R_DONE], R[r, R_CLASS]
@@ -318,7 +318,7 @@ def decide_static(r, k, d, R, seen, PK, PF, chunks, slo, EC, EB, budget):
     return host, max(0.0, schedule_time(EC, EB, host, B, K, need, done, chunks, limit))
 
 
-@njit(cache=True)
+@kernel
 def late_pull(t, u, k, R, UF, UI, seen, lists, PF, lengths, batches, contexts, curves, tables, scratch, noise):
     """Return (request, host time) that decode instance u pulls from the shared queue, or (-1, 0).
 
@@ -357,7 +357,7 @@ def late_pull(t, u, k, R, UF, UI, seen, lists, PF, lengths, batches, contexts, c
     return best, best_host
 
 
-@njit(cache=True)
+@kernel
 def queue_key(t, r, R, PK, PF, EW, EC, EB):
     """Return the key by which request r waits: arrival, work, or work plus ageing*arrival."""
     if PK[K_ORDER] == FCFS:
@@ -366,7 +366,7 @@ def queue_key(t, r, R, PK, PF, EW, EC, EB):
     return work if PK[K_ORDER] == SPF else work + PF[P_AGEING] * t
 
 
-@njit(cache=True)
+@kernel
 def decide_noisy(
     t, r, R, UF, seen, slo, PK, PF, chunks, lengths, batches, contexts, curves, tables, EC, EB, XI, XF, e, g
 ):  # fmt: skip
@@ -385,7 +385,7 @@ def decide_noisy(
     return fewest(seen, 0, k, OB_REQUESTS if PK[K_ROUTE_REQUESTS] else OB_WORK, r, PK), 0.0
 
 
-@njit(cache=True)
+@kernel
 def decide(
     t, r, R, UF, seen, slo, PK, PF, chunks, lengths, batches, contexts, curves, tables, EC, EB, XI, XF
 ):  # fmt: skip

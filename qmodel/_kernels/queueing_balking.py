@@ -2,7 +2,8 @@
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from qmodel._kernels import kernel
 
 Array = npt.NDArray[np.float64]
 
@@ -10,7 +11,7 @@ Array = npt.NDArray[np.float64]
 LARGE = 1e200
 
 
-@njit(cache=True)
+@kernel
 def area_below(x: float, step: float, f: Array, area: Array, known: int) -> float:
     """Return the integral of F from 0 to x; F linear between the points 0..known, zero below 0."""
     if x <= 0.0:
@@ -23,7 +24,7 @@ def area_below(x: float, step: float, f: Array, area: Array, known: int) -> floa
     return float(area[cell] + rest * (f[cell] + 0.5 * rest * slope))
 
 
-@njit(cache=True)
+@kernel
 def march_balking(rates: Array, services: Array, thetas: Array, step: float, f: Array, area: Array) -> None:
     """Fill F (unnormalised, F[0] = 1) and its integral on a grid of `step`: the virtual wait of M/G/1 with balking.
 
@@ -81,7 +82,7 @@ def march_balking(rates: Array, services: Array, thetas: Array, step: float, f: 
                 area[m] /= LARGE
 
 
-@njit(cache=True)
+@kernel
 def fluid_return(rise: Array, fall: Array, drop: Array, lam: Array, psi: Array, top: int) -> None:
     """Fill psi[c] from the top down: P(phase on first return to the level | phase of the rise), one per cell edge.
 
@@ -119,7 +120,7 @@ def fluid_return(rise: Array, fall: Array, drop: Array, lam: Array, psi: Array, 
                         psi[c, a, b] = value
 
 
-@njit(cache=True)
+@kernel
 def fluid_density(
     rise: Array, fall: Array, lam: Array, psi: Array, start: Array, top: int, density: Array, up: Array
 ) -> None:
@@ -157,7 +158,7 @@ def fluid_density(
                     up[a] = up[a] + fall[c] * slope[a]
 
 
-@njit(cache=True)
+@kernel
 def independent_jumps(kernels: Array, which: npt.NDArray[np.int64], first: Array, step: float, f: Array) -> None:
     """Fill the density f of V on a grid: f(x) = first(x) + integral_0^x f(y) h_y(x - y) dy, trapezoidal in y.
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from qmodel._kernels import kernel
 
 Array = npt.NDArray[np.float64]
 
@@ -10,7 +11,7 @@ Array = npt.NDArray[np.float64]
 GAMMA = 0.2928932188134524
 
 
-@njit(cache=True)
+@kernel
 def implicit_stage(right: Array, up: Array, down: Array, size: float, out: Array, work: Array) -> None:
     """Solve (I - size*A) out = right, A the transposed generator with rates `up` (i to i+1) and `down` (i to i-1)."""
     n = right.size
@@ -26,7 +27,7 @@ def implicit_stage(right: Array, up: Array, down: Array, size: float, out: Array
         out[i] -= work[i + 1] * out[i + 1]
 
 
-@njit(cache=True)
+@kernel
 def march_window(law: Array, up: Array, down: Array, width: float, steps: int, average: Array) -> None:
     """March `law` through a window of constant rates in place; `average` gets its mean over the window."""
     n = law.size

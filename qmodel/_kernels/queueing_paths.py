@@ -2,12 +2,13 @@
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from qmodel._kernels import kernel
 
 Array = npt.NDArray[np.float64]
 
 
-@njit(cache=True)
+@kernel
 def sift_down(heap: Array) -> None:
     """Restore the heap order of `heap` after its root grew."""
     size, at, value = heap.size, 0, heap[0]
@@ -24,7 +25,7 @@ def sift_down(heap: Array) -> None:
     heap[at] = value
 
 
-@njit(cache=True)
+@kernel
 def fcfs_waits(arrival: Array, work: Array, limit: Array, free: Array, waits: Array) -> None:
     """Fill `waits` with FCFS waits; a customer whose wait exceeds its `limit` balks (wait -1).
 

@@ -7,7 +7,8 @@ with probability go_on, and leaves from phase 2 at rate2.
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from qmodel._kernels import kernel
 
 Array = npt.NDArray[np.float64]
 
@@ -17,7 +18,7 @@ MAX_STEPS = 60
 G_TOLERANCE = 1e-15
 
 
-@njit(cache=True)
+@kernel
 def product(a: Array, b: Array) -> Array:
     """Return the matrix product. Plain loops: as fast as BLAS at these sizes, and far quicker to compile."""
     out = np.zeros((a.shape[0], b.shape[1]))
@@ -30,7 +31,7 @@ def product(a: Array, b: Array) -> Array:
     return out
 
 
-@njit(cache=True)
+@kernel
 def solve(a: Array, b: Array) -> Array:
     """Return x with a x = b, by Gaussian elimination with partial pivoting; NaN when a is singular."""
     m, x = a.copy(), b.copy()
@@ -68,7 +69,7 @@ def solve(a: Array, b: Array) -> Array:
     return x
 
 
-@njit(cache=True)
+@kernel
 def kron(a: Array, b: Array) -> Array:
     """Return the Kronecker product of two matrices."""
     out = np.zeros((a.shape[0] * b.shape[0], a.shape[1] * b.shape[1]))
@@ -81,7 +82,7 @@ def kron(a: Array, b: Array) -> Array:
     return out
 
 
-@njit(cache=True)
+@kernel
 def service_blocks(n: int, start1: float, rate1: float, rate2: float, go_on: float) -> tuple[Array, Array, Array]:
     """Return (local, down, again) of n busy servers: no completion, completion to n-1 busy, completion and restart."""
     local = np.zeros((n + 1, n + 1))
@@ -103,7 +104,7 @@ def service_blocks(n: int, start1: float, rate1: float, rate2: float, go_on: flo
     return local, down, again
 
 
-@njit(cache=True)
+@kernel
 def transposed(a: Array, sign: float) -> Array:
     """Return sign times the transpose, contiguous."""
     out = np.empty((a.shape[1], a.shape[0]))
@@ -113,7 +114,7 @@ def transposed(a: Array, sign: float) -> Array:
     return out
 
 
-@njit(cache=True)
+@kernel
 def plus(a: Array, b: Array) -> Array:
     """Return a + b."""
     out = np.empty(a.shape)
@@ -123,7 +124,7 @@ def plus(a: Array, b: Array) -> Array:
     return out
 
 
-@njit(cache=True)
+@kernel
 def negated(a: Array) -> Array:
     """Return -a."""
     out = np.empty(a.shape)
@@ -133,7 +134,7 @@ def negated(a: Array) -> Array:
     return out
 
 
-@njit(cache=True)
+@kernel
 def identity(size: int) -> Array:
     """Return the identity matrix."""
     out = np.zeros((size, size))
@@ -142,7 +143,7 @@ def identity(size: int) -> Array:
     return out
 
 
-@njit(cache=True)
+@kernel
 def log_reduction(up: Array, local: Array, down: Array) -> tuple[Array, float]:
     """Return (G, mass missing from G's rows) of a QBD with blocks up, local, down (Latouche & Ramaswami 1993)."""
     size = local.shape[0]
@@ -172,7 +173,7 @@ def log_reduction(up: Array, local: Array, down: Array) -> tuple[Array, float]:
     return g, missing
 
 
-@njit(cache=True)
+@kernel
 def solve_map_ph2(
     d0: Array, d1: Array, k: int, start1: float, rate1: float, rate2: float, go_on: float
 ) -> tuple[Array, Array, Array, float]:

@@ -4,13 +4,14 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from qmodel._kernels import kernel
 
 Array = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 
-@njit(cache=True)
+@kernel
 def franx_tails(t: Array, rate: float, servers: int, service: float, beyond: Array, out: Array) -> None:
     """Fill `out` with P(W > t) of M/D/k; `beyond[i]` = P(more than i wait) at epochs one service apart."""
     for a in range(t.size):
@@ -39,7 +40,7 @@ def franx_tails(t: Array, rate: float, servers: int, service: float, beyond: Arr
         out[a] = total
 
 
-@njit(cache=True)
+@kernel
 def lattice_tails(
     t: Array, rate: float, cell: float, sizes: Integers, weights: Array, beyond: Array, out: Array
 ) -> None:

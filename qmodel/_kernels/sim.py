@@ -8,7 +8,7 @@ start. An engine thus forms its batch from everything that has arrived by then.
 # ruff: noqa: I001 - columns are imported many to a line
 
 import numpy as np
-from numba import njit
+from qmodel._kernels import kernel
 
 from qmodel._kernels.laws import work_time
 from qmodel._kernels.policies import (
@@ -28,7 +28,7 @@ from qmodel._kernels.sim_state import (
 DONE, ASK, STUCK = range(3)
 
 
-@njit(cache=True)
+@kernel
 def _place(t, r, u, host, R, F, UF, UI, lists, times, winners, loop, dirty, PK, EC, EB, EW, XI):
     """Put request r where the policy sends it: the queue of a prefill instance or of a decode instance."""
     k = XI[X_PREFILL]
@@ -62,7 +62,7 @@ def _place(t, r, u, host, R, F, UF, UI, lists, times, winners, loop, dirty, PK, 
         wake(t, u, UF, UI, times, winners, loop, dirty, XI)
 
 
-@njit(cache=True)
+@kernel
 def _queue_late(t, r, R, F, UF, UI, lists, loop, dirty, PK, EC, EB, EW, XI):
     """Put request r in the shared queue and let every idle prefill instance look at it."""
     R[r, R_STATE] = WAITING
@@ -76,7 +76,7 @@ def _queue_late(t, r, R, F, UF, UI, lists, loop, dirty, PK, EC, EB, EW, XI):
             mark(UI, loop, dirty, i)
 
 
-@njit(cache=True)
+@kernel
 def _fill_late(t, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, XI):
     """Let idle prefill instances fill steps from the shared queue, in order of id, until none can."""
     started = True
@@ -88,7 +88,7 @@ def _fill_late(t, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, X
                 started = started or UF[i, U_END] < np.inf
 
 
-@njit(cache=True)
+@kernel
 def _sort_dirty(dirty, n):
     for a in range(1, n):
         u, b = dirty[a], a - 1
@@ -98,7 +98,7 @@ def _sort_dirty(dirty, n):
         dirty[b + 1] = u
 
 
-@njit(cache=True)
+@kernel
 def _pull_all(
     t, R, F, UF, UI, lists, times, winners, loop, dirty, classes, slo, seen, scratch, PK, PF, lengths, batches,
     contexts, curves, tables, EC, EB, EW, XI, noise,
@@ -125,7 +125,7 @@ def _pull_all(
             _place(t, r, u, host, R, F, UF, UI, lists, times, winners, loop, dirty, PK, EC, EB, EW, XI)
 
 
-@njit(cache=True)
+@kernel
 def _start_all(
     now, late, R, F, UF, UI, lists, times, winners, loop, dirty, slots, longest, classes, violations, hist, seen,
     scratch, slo, PK, PF, chunks, lengths, batches, contexts, curves, tables, LC, LB, EC, EB, EW, XI, XF, noise,
@@ -160,7 +160,7 @@ def _start_all(
     loop[LOOP_DIRTY] = 0
 
 
-@njit(cache=True)
+@kernel
 def run(
     clock, loop, R, F, UF, UI, lists, times, winners, dirty, slots, longest, classes, violations, hist, seen,
     scratch, slo, PK, PF, chunks, lengths, batches, contexts, curves, tables, LC, LB, EC, EB, EW, XI, XF, faults, noise,
@@ -252,7 +252,7 @@ def run(
             mark(UI, loop, dirty, u)
 
 
-@njit(cache=True)
+@kernel
 def answer(r, u, host, clock, loop, R, F, UF, UI, lists, times, winners, dirty, PK, EC, EB, EW, XI):
     """Place request r at unit u as an external policy decided."""
     t = clock[CLOCK_NOW]

@@ -5,7 +5,7 @@
 import math
 
 import numpy as np
-from numba import njit
+from qmodel._kernels import kernel
 
 from qmodel._kernels.laws import law_time, safe_chunk, span_lines, span_time, step_of_span, steps_above
 from qmodel._kernels.policies import K_COMMIT, K_HOST_BUDGET, chunk_limit, strictest_tbt
@@ -22,7 +22,7 @@ from qmodel._kernels.sim_state import (
 _NEVER = 1 << 62
 
 
-@njit(cache=True)
+@kernel
 def _count_tbt(hist, XF, time, weight):
     """Add tokens that came `time` [s] after their forerunner; return the upper edge of their bin [s]."""
     bin_ = int((math.log(max(time, 1e-300)) - XF[Y_HIST_LOG0]) / XF[Y_HIST_STEP])
@@ -31,7 +31,7 @@ def _count_tbt(hist, XF, time, weight):
     return math.exp(XF[Y_HIST_LOG0] + (bin_ + 1) * XF[Y_HIST_STEP])
 
 
-@njit(cache=True)
+@kernel
 def _count_span(hist, XF, x, s, y, z, m, counted, new):
     """Add the tokens of a span: `counted` of them a step, `new` fewer in its first step."""
     i = 0
@@ -46,7 +46,7 @@ def _count_span(hist, XF, x, s, y, z, m, counted, new):
         i = upto
 
 
-@njit(cache=True)
+@kernel
 def _join(r, u, j, R, UF, UI, slots, longest, classes, violations, XI):
     """Make request r resident at decode instance u."""
     b = UI[u, I_BATCH]
@@ -65,7 +65,7 @@ def _join(r, u, j, R, UF, UI, slots, longest, classes, violations, XI):
     R[r, R_STATE] = DECODING
 
 
-@njit(cache=True)
+@kernel
 def leave(b, u, j, R, F, UF, UI, slots, longest, classes, violations, XI):
     """Take the resident of slot b out of the batch; return (request, steps it still had to make)."""
     r = slots[j, b, S_ID]
@@ -86,7 +86,7 @@ def leave(b, u, j, R, F, UF, UI, slots, longest, classes, violations, XI):
     return r, left
 
 
-@njit(cache=True)
+@kernel
 def next_leave(u, j, UI, slots):
     best = _NEVER
     for b in range(UI[u, I_BATCH]):
@@ -94,7 +94,7 @@ def next_leave(u, j, UI, slots):
     UI[u, I_NEXT_LEAVE] = best
 
 
-@njit(cache=True)
+@kernel
 def _finish(t, r, u, R, F, UI, loop):
     F[r, F_FINISH] = t
     R[r, R_STATE] = FINISHED
@@ -103,7 +103,7 @@ def _finish(t, r, u, R, F, UI, loop):
     loop[LOOP_FINISHED] += 1
 
 
-@njit(cache=True)
+@kernel
 def _preempt(t, u, j, R, F, UF, UI, lists, slots, longest, classes, violations, XI):
     """Drop the newest resident: its cache is lost and recomputed there, ahead of everything that waits."""
     newest = 0
@@ -124,7 +124,7 @@ def _preempt(t, u, j, R, F, UF, UI, lists, slots, longest, classes, violations, 
     push_front(lists, R, 2 * XI[X_PREFILL] + j, r)
 
 
-@njit(cache=True)
+@kernel
 def _admit(t, u, j, R, F, UF, UI, lists, slots, longest, classes, violations, XI):
     """Admit landed requests while sequences and cache allow; none while a preempted one waits to come back."""
     k, d = XI[X_PREFILL], XI[X_DECODE]
@@ -145,7 +145,7 @@ def _admit(t, u, j, R, F, UF, UI, lists, slots, longest, classes, violations, XI
     return joiners
 
 
-@njit(cache=True)
+@kernel
 def _host(t, u, j, R, F, UF, UI, lists, slo, classes, PK, PF, chunks, LC, LB, XI):
     """Choose the prompt tokens of the next step; return (n, q, reloaded), n = 0 if nothing is hosted."""
     k, d = XI[X_PREFILL], XI[X_DECODE]
@@ -203,7 +203,7 @@ def _host(t, u, j, R, F, UF, UI, lists, slo, classes, PK, PF, chunks, LC, LB, XI
     return n, q, reloaded
 
 
-@njit(cache=True)
+@kernel
 def _forget(u, j, run, R, UI, lists, slots):
     """Stop counting a batch as load if all of it ends with this step (a rule of one peer's scheduler)."""
     UI[u, I_FORGOTTEN] = 0
@@ -221,7 +221,7 @@ def _forget(u, j, run, R, UI, lists, slots):
     UI[u, I_REQUESTS] -= UI[u, I_BATCH] + lists[run, L_COUNT]
 
 
-@njit(cache=True)
+@kernel
 def start_decode(
     t, u, R, F, UF, UI, lists, times, winners, slots, longest, classes, violations, hist, slo,
     PK, PF, chunks, LC, LB, XI, XF,
@@ -274,7 +274,7 @@ def start_decode(
     schedule(times, winners, XI[X_TREE], d + u, UF[u, U_END])
 
 
-@njit(cache=True)
+@kernel
 def _end_hosted(t, u, j, R, F, UF, UI, lists, slots, longest, classes, violations, hist, slo, loop, XI, XF):
     """Make the prompts whose last chunk was in this step resident; the step has sampled a token of each."""
     k, d = XI[X_PREFILL], XI[X_DECODE]
@@ -303,7 +303,7 @@ def _end_hosted(t, u, j, R, F, UF, UI, lists, slots, longest, classes, violation
         r = lists[run, L_HEAD]
 
 
-@njit(cache=True)
+@kernel
 def end_decode(
     t, u, R, F, UF, UI, lists, times, winners, slots, longest, classes, violations, hist, slo, loop, XI, XF
 ):  # fmt: skip

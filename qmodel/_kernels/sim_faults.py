@@ -1,7 +1,7 @@
 """Faults: instances that stop or slow for a while, links that slow; requests that were there start again."""
 
 import numpy as np
-from numba import njit
+from qmodel._kernels import kernel
 
 # ruff: noqa: I001 - columns are imported many to a line
 from qmodel._kernels.laws import C_SCALE
@@ -22,7 +22,7 @@ E_TIME, E_UNIT, E_ACTION, E_VALUE = range(4)
 STOP, START, SPEED, LINK = range(4)
 
 
-@njit(cache=True)
+@kernel
 def _again(r, R, F, lists, row):
     """Forget what was done for request r and let it arrive once more."""
     R[r, R_DONE], R[r, R_NEED] = R[r, R_CACHED], R[r, R_PROMPT]
@@ -34,7 +34,7 @@ def _again(r, R, F, lists, row):
     push(lists, R, row, r)
 
 
-@njit(cache=True)
+@kernel
 def _drop_list(source, R, F, UI, lists, row, again):
     """Empty a list; return how many requests start again."""
     dropped = 0
@@ -47,7 +47,7 @@ def _drop_list(source, R, F, UI, lists, row, again):
     return dropped
 
 
-@njit(cache=True)
+@kernel
 def _release_early(R, UI, lists, row):
     """Take back the load that waiting requests already put on the decode instances chosen at their arrival."""
     r = lists[row, L_HEAD]
@@ -57,7 +57,7 @@ def _release_early(R, UI, lists, row):
         r = R[r, R_NEXT]
 
 
-@njit(cache=True)
+@kernel
 def _stop_prefill(u, R, F, UF, UI, lists, times, winners, PK, XI):
     k, d = XI[X_PREFILL], XI[X_DECODE]
     again = 2 * k + 4 * d
@@ -86,7 +86,7 @@ def _stop_prefill(u, R, F, UF, UI, lists, times, winners, PK, XI):
     UF[u, U_PART_WORK], UF[u, U_KV] = 0.0, 0.0
 
 
-@njit(cache=True)
+@kernel
 def _stop_decode(u, R, F, UF, UI, lists, slots, longest, classes, violations, times, winners, XI):
     k, d = XI[X_PREFILL], XI[X_DECODE]
     j, again, gone = u - k, 2 * k + 4 * d, 0
@@ -116,7 +116,7 @@ def _stop_decode(u, R, F, UF, UI, lists, slots, longest, classes, violations, ti
     UF[u, U_HOST_WAIT], UF[u, U_HOST_PART], UF[u, U_HOST_KV] = 0.0, 0.0, 0.0
 
 
-@njit(cache=True)
+@kernel
 def apply_fault(
     t, event, late, R, F, UF, UI, lists, times, winners, loop, dirty, slots, longest, classes, violations, PK, LC, XI,
     XF,

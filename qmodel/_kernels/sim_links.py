@@ -6,7 +6,7 @@ lets every transfer use the full rate. The fixed hand-over time follows the byte
 """
 
 import numpy as np
-from numba import njit
+from qmodel._kernels import kernel
 
 # ruff: noqa: I001 - columns are imported many to a line
 from qmodel._kernels.sim_state import (
@@ -17,7 +17,7 @@ from qmodel._kernels.sim_state import (
 FCFS, FAIR, NONE = range(3)
 
 
-@njit(cache=True)
+@kernel
 def push_by_landing(lists, R, F, row, r):
     """Insert request r behind all that land no later, searching from the tail."""
     at = lists[row, L_TAIL]
@@ -36,7 +36,7 @@ def push_by_landing(lists, R, F, row, r):
     lists[row, L_COUNT] += 1
 
 
-@njit(cache=True)
+@kernel
 def send(t, r, i, u, size, busy, R, F, UF, lists, times, winners, XI, XF):
     """Start moving request r from prefill instance i to decode instance u: `size` bytes, `busy` [s] at full rate."""
     k, d = XI[X_PREFILL], XI[X_DECODE]
@@ -57,7 +57,7 @@ def send(t, r, i, u, size, busy, R, F, UF, lists, times, winners, XI, XF):
         schedule(times, winners, XI[X_TREE], u, F[r, F_LANDED])
 
 
-@njit(cache=True)
+@kernel
 def share_links(t, R, F, UF, lists, times, winners, XI, XF):
     """Advance all transfers to time t, share the links anew and put each list in order of its next events."""
     k, d = XI[X_PREFILL], XI[X_DECODE]
@@ -87,7 +87,7 @@ def share_links(t, R, F, UF, lists, times, winners, XI, XF):
         schedule(times, winners, XI[X_TREE], k + j, F[head, F_LANDED] if head >= 0 else np.inf)
 
 
-@njit(cache=True)
+@kernel
 def bytes_sent(t, r, row, R, F, UF, lists, times, winners, XI, XF):
     """Fair sharing: the bytes of the head of a list are sent; return whether the hand-over is still to come."""
     if XI[X_SHARING] != FAIR or R[r, R_STATE] == HANDING_OVER:

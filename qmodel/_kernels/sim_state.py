@@ -4,7 +4,7 @@ Units are numbered prefill first: u = 0..k-1 prefill, k..k+d-1 decode. A request
 time, so lists are threaded through the requests themselves.
 """
 
-from numba import njit
+from qmodel._kernels import kernel
 
 # Integer columns of a request (int32).
 (
@@ -61,7 +61,7 @@ LOOP_INTS = 7
 CLOCK_NOW, CLOCK_OBSERVE, CLOCK_INTERVAL = range(3)
 
 
-@njit(cache=True)
+@kernel
 def push(lists, R, row, r):
     """Append request r to a list."""
     tail = lists[row, L_TAIL]
@@ -75,7 +75,7 @@ def push(lists, R, row, r):
     lists[row, L_COUNT] += 1
 
 
-@njit(cache=True)
+@kernel
 def push_front(lists, R, row, r):
     """Put request r at the head of a list."""
     head = lists[row, L_HEAD]
@@ -89,7 +89,7 @@ def push_front(lists, R, row, r):
     lists[row, L_COUNT] += 1
 
 
-@njit(cache=True)
+@kernel
 def push_sorted(lists, R, F, row, r):
     """Insert request r behind all whose key is not larger, searching from the tail."""
     key = F[r, F_KEY]
@@ -110,7 +110,7 @@ def push_sorted(lists, R, F, row, r):
     lists[row, L_COUNT] += 1
 
 
-@njit(cache=True)
+@kernel
 def remove(lists, R, row, r):
     """Take request r out of the list it is in."""
     before, behind = R[r, R_PREV], R[r, R_NEXT]
@@ -125,7 +125,7 @@ def remove(lists, R, row, r):
     lists[row, L_COUNT] -= 1
 
 
-@njit(cache=True)
+@kernel
 def schedule(times, winners, size, leaf, time):
     """Set the time of an event; ties are won by the lower leaf."""
     times[leaf] = time
@@ -139,7 +139,7 @@ def schedule(times, winners, size, leaf, time):
         node >>= 1
 
 
-@njit(cache=True)
+@kernel
 def mark(UI, loop, dirty, u):
     """Remember that unit u may start a step at this instant."""
     if UI[u, I_DIRTY] == 0:

@@ -1,8 +1,8 @@
 """Prefill side of a cluster as recursions over requests: packed steps, and plain FCFS waits in work."""
 
 import numpy as np
-from numba import njit
 
+from qmodel._kernels import kernel
 from qmodel._kernels.laws import law_time, work_time
 
 # Columns of a prefill instance: end of its step, work no step has taken, work left of the prompt begun [s], prompt
@@ -12,7 +12,7 @@ PREFILL_COLUMNS = 8
 HEAD, TAIL = range(2)
 
 
-@njit(cache=True)
+@kernel
 def prefill_step(i, unit, queue, LC, LB, EW, budget, skip, need, cached, done, nxt, start, finish):
     """Run instance i from unit[FREE] to the end of a step; with `skip`, to one that others may share.
 
@@ -61,7 +61,7 @@ def prefill_step(i, unit, queue, LC, LB, EW, budget, skip, need, cached, done, n
     return first
 
 
-@njit(cache=True)
+@kernel
 def enqueue(queue, nxt, r):
     """Put request r at the tail of a queue."""
     if queue[HEAD] >= 0:
@@ -71,7 +71,7 @@ def enqueue(queue, nxt, r):
     queue[TAIL] = r
 
 
-@njit(cache=True)
+@kernel
 def packed_prefill(arrival, need, cached, LC, LB, EW, k, budget):
     """Route each request to the least outstanding work and run packed FCFS steps.
 
@@ -105,7 +105,7 @@ def packed_prefill(arrival, need, cached, LC, LB, EW, k, budget):
     return instance, start, finish, units[:, BUSY].copy()
 
 
-@njit(cache=True)
+@kernel
 def fcfs_waits(arrival, work, servers):
     """Return the FCFS wait of each request at `servers` equal servers (Kiefer and Wolfowitz 1955) [s]."""
     n = arrival.shape[0]
@@ -122,7 +122,7 @@ def fcfs_waits(arrival, work, servers):
     return wait
 
 
-@njit(cache=True)
+@kernel
 def fcfs_transfers(order, ready, sender, link_time, senders, receivers):
     """Return when each cache starts to move: egress and ingress FCFS, receivers in turn [s]."""
     n = ready.shape[0]

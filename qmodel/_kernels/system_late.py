@@ -3,7 +3,7 @@
 # ruff: noqa: I001 - columns are imported many to a line
 
 import numpy as np
-from numba import njit
+from qmodel._kernels import kernel
 
 from qmodel._kernels.laws import law_time, work_time
 from qmodel._kernels.policies import FCFS, K_ORDER, K_ROOM, late_pull, queue_key
@@ -19,7 +19,7 @@ from qmodel._kernels.system_pools import (
 )  # fmt: skip
 
 
-@njit(cache=True)
+@kernel
 def _fill(t, i, unit, part, F, R, lists, UF, running, ended, done, need, cached, LC, LB, EW, budget):
     """Fill a step of idle prefill instance i from its begun prompt and the shared queue; start it if not empty."""
     r = part[i]
@@ -56,7 +56,7 @@ def _fill(t, i, unit, part, F, R, lists, UF, running, ended, done, need, cached,
     return True
 
 
-@njit(cache=True)
+@kernel
 def _next_hosted(j, D, E, hosted, LC, LB, S):
     """Return when the hosted step of instance j ends, or the next one can begin [s]."""
     if E[j, E_HOSTING] > 0:
@@ -69,7 +69,7 @@ def _next_hosted(j, D, E, hosted, LC, LB, S):
     return D[j, D_NOW] + max(D[j, D_FROM] - D[j, D_CLOCK], 0.01) * step
 
 
-@njit(cache=True)
+@kernel
 def late_pools(
     arrival, need, output, cached, PK, PF, chunks, lengths, batches, contexts, curves, tables, LC, LB, EW, rates,
     capacity, S, G, bins,

@@ -11,7 +11,7 @@ is whole at step boundaries, where those who wait join, leave or begin a hosted 
 import math
 
 import numpy as np
-from numba import njit
+from qmodel._kernels import kernel
 
 from qmodel._kernels.heap import heap_pop, heap_push
 from qmodel._kernels.laws import law_time, safe_chunk, work_time
@@ -49,13 +49,13 @@ _NO_CONTENTION = 2
 G_FIXED, G_KV_BYTES, G_TTFT, G_TBT, G_LOG0, G_STEP = range(6)
 
 
-@njit(cache=True)
+@kernel
 def _count(hist, G, time, weight):
     bin_ = int((math.log(time) - G[G_LOG0]) / G[G_STEP])
     hist[min(max(bin_, 0), len(hist) - 1)] += weight
 
 
-@njit(cache=True)
+@kernel
 def _leave(j, F, D, E, keys, ids, need, S):
     """Let the resident with the smallest key leave."""
     r = heap_pop(keys[j], ids[j], E[j, E_BATCH])
@@ -70,7 +70,7 @@ def _leave(j, F, D, E, keys, ids, need, S):
     F[r, END] = D[j, D_NOW]
 
 
-@njit(cache=True)
+@kernel
 def next_boundary(j, D, E):
     """Return the clock of the next step boundary of instance j; an idle one is at a boundary."""
     if E[j, E_BATCH] == 0:
@@ -78,7 +78,7 @@ def next_boundary(j, D, E):
     return math.ceil(D[j, D_CLOCK] - _ROUNDING)
 
 
-@njit(cache=True)
+@kernel
 def _join(r, j, steps, boundary, F, D, E, keys, ids, need, S):
     """Make request r resident; it leaves `steps` steps after the clock shows `boundary`."""
     F[r, JOINED] = D[j, D_CLOCK]
@@ -89,7 +89,7 @@ def _join(r, j, steps, boundary, F, D, E, keys, ids, need, S):
         D[j, D_COUNTED] += 1.0
 
 
-@njit(cache=True)
+@kernel
 def _admit(r, j, hosting, F, D, E, keys, ids, fresh, need, output, LC, LB, S, G):
     """Admit a landed request at the instance's present: it waits for the step in progress, then takes its first."""
     u, now, batch = S[S_PREFILL] + j, D[j, D_NOW], E[j, E_BATCH]
@@ -116,7 +116,7 @@ def _admit(r, j, hosting, F, D, E, keys, ids, fresh, need, output, LC, LB, S, G)
         F[r, SLOW] += 1.0  # its first step ends the TTFT and is no TBT
 
 
-@njit(cache=True)
+@kernel
 def _settle(j, F, D, E, fresh, LC, LB, S, G):
     """Give those who joined for a hosted step that may not begin a plain first step."""
     for b in range(E[j, E_FRESH]):
@@ -128,7 +128,7 @@ def _settle(j, F, D, E, fresh, LC, LB, S, G):
                 F[r, SLOW] += 1.0
 
 
-@njit(cache=True)
+@kernel
 def _begin_host(
     j, F, D, E, fresh, hosted, nxt, need, cached, done, PK, PF, chunks, LC, LB, capacity, S, G
 ):  # fmt: skip
@@ -186,7 +186,7 @@ def _begin_host(
     return True
 
 
-@njit(cache=True)
+@kernel
 def _end_host(j, F, D, E, keys, ids, hosted, nxt, need, done, output, hist, S, G):
     """End the hosted step: residents have made a token each, finished prompts become residents."""
     step = D[j, D_STEP]
@@ -220,7 +220,7 @@ def _end_host(j, F, D, E, keys, ids, hosted, nxt, need, done, output, hist, S, G
         D[j, D_PART], D[j, D_WAIT] = 0.0, 0.0
 
 
-@njit(cache=True)
+@kernel
 def _flow(j, horizon, clock, F, D, E, keys, ids, need, hist, LC, LB, S, G):
     """Let the batch make tokens until `horizon` [s], until its clock shows `clock`, or until a resident leaves."""
     u, B, K = S[S_PREFILL] + j, E[j, E_BATCH], D[j, D_CONTEXT]
@@ -248,7 +248,7 @@ def _flow(j, horizon, clock, F, D, E, keys, ids, need, hist, LC, LB, S, G):
             _leave(j, F, D, E, keys, ids, need, S)
 
 
-@njit(cache=True)
+@kernel
 def advance(
     j, t, F, D, E, keys, ids, fresh, landing, hosted, nxt, need, cached, done, output, hist, PK, PF, chunks, LC, LB,
     capacity, S, G,
@@ -290,7 +290,7 @@ def advance(
             _flow(j, horizon, clock, F, D, E, keys, ids, need, hist, LC, LB, S, G)
 
 
-@njit(cache=True)
+@kernel
 def observe(t, units, D, E, LC, LB, capacity, seen, S):
     """Write what a router sees of all instances at time t."""
     k, d = S[S_PREFILL], S[S_DECODE]
@@ -318,7 +318,7 @@ def observe(t, units, D, E, LC, LB, capacity, seen, S):
         seen[u, OB_KV] = (D[j, D_CONTEXT] + D[j, D_KV]) / capacity[j]
 
 
-@njit(cache=True)
+@kernel
 def place_hosted(r, j, host, F, D, E, hosted, nxt, need, cached):
     """Queue request r for prefill at decode instance j; its first chunk waits for the step in progress."""
     if hosted[j, HEAD] < 0 and E[j, E_HOSTING] == 0:
@@ -330,7 +330,7 @@ def place_hosted(r, j, host, F, D, E, hosted, nxt, need, cached):
     E[j, E_REQUESTS] += 1
 
 
-@njit(cache=True)
+@kernel
 def transfer(r, i, j, t, F, D, unit, landing, nxt, need, cached, rates, S, G):
     """Send the cache of request r from prefill instance i to decode instance j, first come first served."""
     busy = G[G_KV_BYTES] * (need[r] - cached[r]) / min(rates[i], rates[S[S_PREFILL] + j])
@@ -347,7 +347,7 @@ def transfer(r, i, j, t, F, D, unit, landing, nxt, need, cached, rates, S, G):
     nxt[r] = -1
 
 
-@njit(cache=True)
+@kernel
 def enqueue_by_key(queue, nxt, key, r, begun):
     """Put request r behind all whose key is not larger; a prompt already begun stays at the head."""
     before, at = -1, queue[HEAD]
@@ -364,7 +364,7 @@ def enqueue_by_key(queue, nxt, key, r, begun):
         queue[TAIL] = r
 
 
-@njit(cache=True)
+@kernel
 def least_requests(E, d):
     """Return the decode instance with the fewest requests, ties to the lowest id."""
     best = 0
@@ -374,7 +374,7 @@ def least_requests(E, d):
     return best
 
 
-@njit(cache=True)
+@kernel
 def two_pools(
     arrival, need, output, cached, PK, PF, chunks, lengths, batches, contexts, curves, tables, LC, LB, EW,
     rates, capacity, slo, S, G, bins,
