@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qmodel.cli import show
-from qmodel.cli.options import JsonOption, with_scenario
+from qmodel.cli.options import DrawsOption, JsonOption, with_scenario
 from qmodel.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,7 +42,9 @@ def _header(inputs: Scenario, policy: str) -> dict[str, Any]:
 
 
 @with_scenario
-def predict(scenario: dict[str, Any], policy: PolicyOption = "none", json: JsonOption = False) -> None:
+def predict(
+    scenario: dict[str, Any], policy: PolicyOption = "none", draws: DrawsOption = 0, json: JsonOption = False
+) -> None:
     """Predict TTFT, TBT and SLO attainment from the queueing model, without simulating.
 
     Example: qmodel predict --model deepseek-v2-lite --workload azure-conv --load 0.7
@@ -51,7 +53,7 @@ def predict(scenario: dict[str, Any], policy: PolicyOption = "none", json: JsonO
     from qmodel.studies.metrics import measure
     from qmodel.system import predict as run
 
-    prediction = run(inputs.cluster, inputs.workload, inputs.slo, chosen)
+    prediction = run(inputs.cluster, inputs.workload, inputs.slo, chosen, draws=draws)
     numbers = measure(prediction)
     if json:
         result = {
@@ -61,11 +63,15 @@ def predict(scenario: dict[str, Any], policy: PolicyOption = "none", json: JsonO
             "utilisation": dict(prediction.utilisation),
             "warnings": list(prediction.warnings),
         }
+        interval = prediction.calibration_interval
+        result |= {} if interval is None else {"calibration_interval": interval.to_dict()}
         show.print_json(_header(inputs, policy) | result)
         return
     show.notices(prediction.warnings)
     title = f"Predicted, policy {policy}, method: {prediction.method}"
     show.console().print(show.measures_table(title, numbers, prediction.error_estimate))
+    if prediction.calibration_interval is not None:
+        show.console().print(show.interval_table(prediction.calibration_interval.to_dict()))
 
 
 @with_scenario

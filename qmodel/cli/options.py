@@ -10,11 +10,14 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["JsonOption", "with_scenario"]
+__all__ = ["DrawsOption", "JsonOption", "with_scenario"]
 
 Decorated = Callable[..., Any]
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+DrawsOption = Annotated[
+    int, typer.Option(min=0, max=10_000, help="Draws of the calibration for intervals, e.g. 20; 0 for none.")
+]
 
 _SCENARIO: dict[str, Any] = {
     "model": Annotated[str | None, typer.Option(help="Model, e.g. deepseek-v2-lite.", show_default=False)],

@@ -23,6 +23,7 @@ __all__ = [
     "comparison_table",
     "console",
     "first_run_notice",
+    "interval_table",
     "measures_table",
     "notices",
     "print_json",
@@ -196,19 +197,44 @@ def measures_table(title: str, measures: Mapping[str, float], errors: Mapping[st
     measures : mapping
         Metric to value; names that end in ``_s`` are seconds, others shares.
     errors : mapping, optional
-        Metric to relative half-width.
+        Metric to relative half-width, as in `Prediction.error_estimate`: ``ttft_p95`` speaks of ``p95_ttft_s``.
 
     Returns
     -------
     Table
         For `rich` to print.
     """
+    known = {
+        (name if name in measures else "{1}_{0}_s".format(*name.split("_"))): error
+        for name, error in (errors or {}).items()
+    }
     rows = []
     for name, value in measures.items():
         shown = _time(value) if name.endswith("_s") else _share(value)
-        error = (errors or {}).get(name)
+        error = known.get(name)
         rows.append((name, shown, "" if error is None else f"±{100 * error:.1f} %"))
     return _table(title, ("metric", "value", "error estimate"), rows)
+
+
+def interval_table(interval: Mapping[str, Any]) -> Table:
+    """Return where metrics lie over draws of the calibration.
+
+    Parameters
+    ----------
+    interval : mapping
+        ``draws``, ``coverage`` and ``intervals``: metric to its lower and upper limit.
+
+    Returns
+    -------
+    Table
+        For `rich` to print.
+    """
+    rows = [
+        (name, *((_time if name.endswith("_s") else _share)(limit) for limit in limits))
+        for name, limits in interval["intervals"].items()
+    ]
+    title = f"Over {interval['draws']} draws of the calibration: where {100 * interval['coverage']:g} % of them lie"
+    return _table(title, ("metric", "from", "to"), rows)
 
 
 def split_table(split: Mapping[str, Any]) -> Table:

@@ -10,6 +10,7 @@ from qmodel.policies import as_policy
 from qmodel.policies.state import KernelSpec
 from qmodel.scenario import SLO, Cluster, Workload
 from qmodel.scenario.ranges import range_warnings
+from qmodel.system.draws import with_interval
 from qmodel.system.prediction import Prediction
 
 __all__ = ["Fidelity", "Method", "predict"]
@@ -28,6 +29,8 @@ def predict(
     method: Method = "auto",
     *,
     fidelity: Fidelity = "balanced",
+    draws: int = 0,
+    seed: int = 0,
 ) -> Prediction:
     """Predict TTFT, TBT and attainment of a cluster without simulating it.
 
@@ -47,16 +50,20 @@ def predict(
         streams and the second otherwise.
     fidelity : {"fast", "balanced", "exact"}
         How long the paths are that the numbers rest on.
+    draws, seed : int
+        Calibrations to draw from the uncertainty of their fit, 0 for none, and the seed of the draws; each takes as
+        long as the prediction itself.
 
     Returns
     -------
     Prediction
-        Laws of TTFT and TBT, their parts, attainment, and how far they may be off.
+        Laws of TTFT and TBT, their parts, attainment, and how far they may be off; with `draws` also the
+        `calibration_interval`, which widens the error estimate.
 
     Raises
     ------
     InputError
-        When the method or policy is not covered.
+        When the method or policy is not covered, or draws are asked of a calibration without standard errors.
     UnstableError
         When a steady state is asked for and a pool is overloaded.
 
@@ -70,6 +77,10 @@ def predict(
     True
     """
     prediction = _predicted(cluster, workload, slo, policy, method, fidelity)
+    if draws:
+        prediction = with_interval(
+            prediction, cluster, lambda drawn: _predicted(drawn, workload, slo, policy, method, fidelity), draws, seed
+        )
     beyond = range_warnings(cluster, workload)
     return replace(prediction, warnings=(*prediction.warnings, *beyond)) if beyond else prediction
 

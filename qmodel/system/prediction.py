@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from qmodel.errors import InputError
 from qmodel.scenario import SLO
+
+if TYPE_CHECKING:
+    from qmodel.system.draws import CalibrationInterval
 
 __all__ = ["PARTS", "Prediction"]
 
@@ -48,6 +51,8 @@ class Prediction:
         Metric to relative half-width (for shares: absolute).
     warnings : tuple of str
         What the reader should know.
+    calibration_interval : CalibrationInterval, optional
+        Where the metrics lie when the calibration is drawn from the uncertainty of its fit; None unless asked for.
     """
 
     method: str
@@ -62,6 +67,7 @@ class Prediction:
     utilisation: Mapping[str, float]
     error_estimate: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    calibration_interval: CalibrationInterval | None = None
 
     def ttft_s(self, q: npt.ArrayLike) -> Any:
         """Return the q-quantile of the time to first token [s].
@@ -199,6 +205,7 @@ class Prediction:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the headline numbers as plain types, ready for JSON; times in seconds."""
+        interval = self.calibration_interval
         return {
             "method": self.method,
             "ttft_s": {f"p{100 * q:g}": self.ttft_s(q) for q in (0.5, 0.9, 0.95, 0.99)},
@@ -210,6 +217,7 @@ class Prediction:
             "deflected_share": self.deflected_share,
             "utilisation": dict(self.utilisation),
             "error_estimate": dict(self.error_estimate),
+            "calibration_interval": None if interval is None else interval.to_dict(),
             "warnings": list(self.warnings),
         }
 

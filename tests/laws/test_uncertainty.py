@@ -55,7 +55,7 @@ def test_prediction_interval_covers_the_prediction(cal):
     slo = SLO(ttft_s=1.0, tbt_s=0.06)
     found = calibration_interval(cluster, workload, slo, draws=8)
     centre = predict(cluster, workload, slo)
-    low, high = found.intervals["ttft_p95_s"]
+    low, high = found.intervals["p95_ttft_s"]
     assert low < high
     assert low * 0.95 <= centre.ttft_s(0.95) <= high * 1.05
     assert found.to_dict()["draws"] == 8
@@ -72,3 +72,59 @@ def test_predictions_beyond_the_fit_carry_a_warning(cal):
     assert not any("prompt_tokens" in line for line in predict(cluster, near, SLO()).warnings)
     with pytest.raises(OutOfRangeError, match="calibrate"):
         range_warnings(cluster, far, strict=True)
+
+
+def scaled(cal, factor):
+    from dataclasses import replace
+
+    return replace(cal, standard_errors={name: factor * error for name, error in cal.standard_errors.items()})
+
+
+@pytest.mark.parametrize("kind", ["poisson", "trace"])
+def test_predictions_carry_the_calibrations_interval(cal, kind):
+    steady = Workload.poisson(3.0, prompt_tokens=1000, output_tokens=100)
+    workload = steady if kind == "poisson" else Workload.from_requests(steady.requests(seed=1, count=400), "few")
+    slo = SLO(ttft_s=1.0, tbt_s=0.06)
+    plain = predict(Cluster(prefill=1, decode=1, calibration=cal), workload, slo)
+    assert plain.calibration_interval is None
+    assert plain.to_dict()["calibration_interval"] is None
+    widths, errors = [], []
+    for factor in (0.0, 1.0, 3.0):
+        cluster = Cluster(prefill=1, decode=1, calibration=scaled(cal, factor))
+        found = predict(cluster, workload, slo, draws=12, seed=5)
+        low, high = found.calibration_interval.intervals["p95_ttft_s"]
+        widths.append(high - low)
+        errors.append(found.error_estimate["ttft_p95"])
+        assert found.ttft_s(0.95) == plain.ttft_s(0.95)
+    # Zero covariance: zero width, and the method's error alone; three times the standard errors: about three times.
+    assert widths[0] == pytest.approx(0.0, abs=1e-12)
+    assert errors[0] == pytest.approx(plain.error_estimate["ttft_p95"], rel=1e-9)
+    assert 2.0 < widths[2] / widths[1] < 4.5
+    half = 0.5 * widths[1] / plain.ttft_s(0.95)
+    assert errors[1] == pytest.approx(np.hypot(errors[0], half), rel=1e-9)
+
+
+def test_intervals_of_predictions_are_reproducible_and_follow_their_seed(cal):
+    cluster = Cluster(prefill=1, decode=1, calibration=cal)
+    workload, slo = Workload.poisson(3.0, prompt_tokens=1000, output_tokens=100), SLO(ttft_s=1.0, tbt_s=0.06)
+    one, same, other = (predict(cluster, workload, slo, draws=4, seed=s).calibration_interval for s in (1, 1, 2))
+    assert one.intervals == same.intervals != other.intervals
+
+
+def test_draws_that_overload_a_pool_are_counted_and_named(cal):
+    """At a load of 0.97 one draw in several exceeds 1 when the compute time is known to 5 % only."""
+    from dataclasses import replace
+
+    vague = replace(cal, standard_errors={"prefill.c_s": 0.05 * cal.prefill.c_s}, correlations={})
+    cluster = Cluster(prefill=1, decode=1, calibration=vague)
+    busy = Workload.poisson(1.0, prompt_tokens=1000, output_tokens=20).at_load(0.97, cluster)
+    found = predict(cluster, busy, SLO(), draws=20)
+    assert 0 < found.calibration_interval.unstable < 20
+    assert any("overload a pool" in line for line in found.warnings)
+
+
+@pytest.mark.parametrize("draws", [-1, 1, 1.5, 10**9])
+def test_impossible_numbers_of_draws_are_refused(cal, draws):
+    cluster = Cluster(prefill=1, decode=1, calibration=cal)
+    with pytest.raises(InputError, match="draws"):
+        predict(cluster, Workload.poisson(1.0, prompt_tokens=1000, output_tokens=20), SLO(), draws=draws)
