@@ -73,8 +73,13 @@ docs: $(VENV)/.docs ## the documentation site into out/docs
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs $(OUT)/docs
 	@echo "open $(OUT)/docs/index.html"
 
-bench: $(VENV)/.base ## how fast: decisions, predictions, plans, simulated requests
+$(VENV)/.peers: $(VENV)/.base
+	@echo "installing other queueing packages to compare with"
+	@$(INSTALL) -c constraints.txt -e '.[peers]' && touch $@ || echo "they cannot be had here: timing qmodel alone"
+
+bench: $(VENV)/.peers ## how fast: decisions, predictions, plans, simulated requests, queues; beside other packages
 	$(BIN)/python paper_figures/bench.py $(OUT)/bench.csv
+	@set -e; for script in $(filter-out bench/faults.py,$(sort $(wildcard bench/*.py))); do echo; echo $$script; $(BIN)/python $$script; done
 
 calibrations: $(VENV)/.dev ## rebuild every calibration from kernel profiles
 	$(BIN)/python calibration/build.py
