@@ -216,13 +216,16 @@ def measures_table(title: str, measures: Mapping[str, float], errors: Mapping[st
     return _table(title, ("metric", "value", "error estimate"), rows)
 
 
-def interval_table(interval: Mapping[str, Any]) -> Table:
+def interval_table(interval: Mapping[str, Any], prompt_tokens: Sequence[float] = ()) -> Table:
     """Return where metrics lie over draws of the calibration.
 
     Parameters
     ----------
     interval : mapping
-        ``draws``, ``coverage`` and ``intervals``: metric to its lower and upper limit.
+        ``draws``, ``coverage`` and ``intervals``: metric to its lower and upper limit; a plan's also has
+        ``threshold_low_s`` and ``threshold_high_s``, of which the column without decode backlog is shown.
+    prompt_tokens : sequence of float
+        Rows of those tables.
 
     Returns
     -------
@@ -232,6 +235,12 @@ def interval_table(interval: Mapping[str, Any]) -> Table:
     rows = [
         (name, *((_time if name.endswith("_s") else _share)(limit) for limit in limits))
         for name, limits in interval["intervals"].items()
+    ]
+    rows += [
+        (f"threshold of {tokens:,.0f} tokens", _threshold(low[0]), _threshold(high[0]))
+        for tokens, low, high in zip(
+            prompt_tokens, interval.get("threshold_low_s", ()), interval.get("threshold_high_s", ()), strict=True
+        )
     ]
     title = f"Over {interval['draws']} draws of the calibration: where {100 * interval['coverage']:g} % of them lie"
     return _table(title, ("metric", "from", "to"), rows)

@@ -10,7 +10,7 @@ import typer
 
 from qmodel.cli import show
 from qmodel.cli.evaluate import check_plot
-from qmodel.cli.options import JsonOption, with_scenario
+from qmodel.cli.options import DrawsOption, JsonOption, with_scenario
 
 if TYPE_CHECKING:
     from qmodel.cli.scenario import Scenario
@@ -59,6 +59,7 @@ def thresholds(
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Simulated runs per policy.")] = 5,
     requests: Annotated[int | None, typer.Option(min=1, help="Requests per run.")] = None,
     confirm: Annotated[bool, typer.Option(help="Check the plan by simulation.")] = True,
+    draws: DrawsOption = 0,
     json: JsonOption = False,
 ) -> None:
     """Derive deflection thresholds and check them by simulation against the alternatives.
@@ -86,7 +87,7 @@ def thresholds(
         screen.print(inputs.workload.describe(inputs.cluster))
     with show.progress() as report:
         plan = derive_thresholds(
-            inputs.cluster, inputs.workload, inputs.slo, objective.value, binding.value, order.value
+            inputs.cluster, inputs.workload, inputs.slo, objective.value, binding.value, order.value, draws=draws
         )
         plan = plan.with_options(inputs.options)
         checked = (
@@ -135,6 +136,8 @@ def _print(plan: Any, checked: CheckedPlan | None) -> None:
         screen.print(f"  {line}")
     screen.print()
     screen.print(show.threshold_table(plan.threshold_table()))
+    if plan.calibration_interval is not None:
+        screen.print(show.interval_table(plan.calibration_interval, plan.threshold_table()["prompt_tokens"]))
     if checked is not None:
         screen.print(show.comparison_table(checked.comparison, checked.predicted))
         screen.print(show.breakdown_table(checked.comparison))

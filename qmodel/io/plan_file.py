@@ -128,6 +128,15 @@ class _ChunkTable(_Strict):
     chunk_tokens: list[list[list[Annotated[int, Field(ge=0)]]]]
 
 
+class _CalibrationInterval(_Strict):
+    draws: Annotated[int, Field(ge=2)]
+    coverage: Annotated[float, Field(gt=0, lt=1)]
+    unstable: Annotated[int, Field(ge=0)]
+    intervals: dict[str, Annotated[list[NotNegative], Field(min_length=2, max_length=2)]]
+    threshold_low_s: list[list[float | None]]
+    threshold_high_s: list[list[float | None]]
+
+
 class _PlanFile(_Strict):
     schema_version: Literal[1]
     qmodel_version: str
@@ -144,6 +153,7 @@ class _PlanFile(_Strict):
     predicted: dict[str, Any]
     simulated: dict[str, Any] | None
     better: bool | None
+    calibration_interval: _CalibrationInterval | None = None
     warnings: list[str]
 
 
@@ -245,7 +255,11 @@ def _as_plan(data: dict[str, Any]) -> Plan:
     shared["chunks"] = tuple(int(c) for c in data["tables"]["chunks"])
     late = data["late_rule"]
     table = dict(data["threshold_table"])
-    table["threshold_s"] = [[np.inf if t is None else t for t in row] for row in table["threshold_s"]]
+    table["threshold_s"] = _with_inf(table["threshold_s"])
+    interval = data.get("calibration_interval")
+    if interval is not None:
+        limits = ("threshold_low_s", "threshold_high_s")
+        interval = dict(interval) | {name: _with_inf(interval[name]) for name in limits}
     return Plan(
         qmodel_version=data["qmodel_version"],
         objective=data["objective"],
@@ -264,7 +278,12 @@ def _as_plan(data: dict[str, Any]) -> Plan:
         simulated=data["simulated"],
         better=data["better"],
         warnings=tuple(data["warnings"]),
+        calibration_interval=interval,
     )
+
+
+def _with_inf(rows: list[list[float | None]]) -> list[list[float]]:
+    return [[np.inf if t is None else t for t in row] for row in rows]
 
 
 def rule_fields() -> set[str]:

@@ -87,6 +87,8 @@ class Plan:
         Options of the command that made the plan, so that another command can repeat its scenario.
     warnings : tuple of str
         What the user should know.
+    calibration_interval : Mapping, optional
+        Where predicted metrics and thresholds lie over draws of the calibration; see `studies.uncertainty`.
     """
 
     qmodel_version: str
@@ -106,6 +108,7 @@ class Plan:
     better: bool | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    calibration_interval: Mapping[str, Any] | None = None
 
     @property
     def rule(self) -> ThresholdRule:
@@ -199,6 +202,7 @@ class Plan:
             "predicted": _plain(self.predicted),
             "simulated": _plain(self.simulated),
             "better": self.better,
+            "calibration_interval": _plain(self.calibration_interval),
             "warnings": list(self.warnings),
         }
 

@@ -54,6 +54,7 @@ def derive_thresholds(
     confirm: bool = False,
     seeds: Iterable[int] = range(5),
     requests: int | None = None,
+    draws: int = 0,
 ) -> Plan:
     """Return the deflection plan for a cluster, a workload and an SLO.
 
@@ -75,6 +76,8 @@ def derive_thresholds(
         Whether to add the simulated check against the alternatives.
     seeds, requests : optional
         Runs of the check, as in `compare`.
+    draws : int
+        Calibrations to draw from the uncertainty of their fit, for the plan's `calibration_interval`; 0 for none.
 
     Returns
     -------
@@ -93,6 +96,10 @@ def derive_thresholds(
 
     check_kv_capacity(cluster, workload)
     plan = derive_plan(cluster, workload, slo, objective=objective, binding=binding, order=order)
+    if draws:
+        from qmodel.studies.uncertainty import with_calibration_interval
+
+        plan = with_calibration_interval(plan, cluster, workload, slo, draws)
     return check_plan(plan, cluster, workload, slo, seeds, requests).plan if confirm else plan
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qmodel.errors import InputError, UnstableError
+from qmodel.errors import InfeasibleError, InputError, UnstableError
 
 if TYPE_CHECKING:
     from qmodel.laws import Calibration
@@ -53,8 +53,8 @@ class CalibrationInterval:
         if not self.unstable:
             return ()
         return (
-            f"{self.unstable} of {self.draws} draws of the calibration overload a pool: upper limits are larger than "
-            "the intervals say",
+            f"{self.unstable} of {self.draws} draws of the calibration overload a pool: the upper limits are larger "
+            "than the intervals say",
         )
 
 
@@ -106,7 +106,7 @@ def interval_of(clusters: Iterable[Cluster], evaluate: Callable[[Cluster], Mappi
     clusters : iterable of Cluster
         As `drawn_clusters` returns them.
     evaluate : callable
-        From a cluster to its metrics; a draw for which it raises `UnstableError` is counted apart.
+        From a cluster to its metrics; a draw that overloads a pool, or leaves no plan, is counted apart.
 
     Returns
     -------
@@ -115,15 +115,15 @@ def interval_of(clusters: Iterable[Cluster], evaluate: Callable[[Cluster], Mappi
 
     Raises
     ------
-    UnstableError
-        When no draw is stable.
+    UnstableError, InfeasibleError
+        When every draw is lost.
     """
     rows: list[Mapping[str, float]] = []
-    lost: list[UnstableError] = []
+    lost: list[UnstableError | InfeasibleError] = []
     for cluster in clusters:
         try:
             rows.append(evaluate(cluster))
-        except UnstableError as error:
+        except (UnstableError, InfeasibleError) as error:
             lost.append(error)
     if not rows:
         raise lost[0]
