@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from qmodel.cli import calibrate, capacity, config, data, emit, evaluate, figures, sweep, thresholds
+from qmodel.cli import calibrate, capacity, config, data, emit, evaluate, evaluation, figures, sweep, thresholds
 
 __all__ = ["app"]
 
@@ -52,3 +52,4 @@ app.add_typer(config.config, name="config")
 app.command()(config.init)
 app.command()(sweep.sweep)
 app.command()(figures.figures)
+app.command()(evaluation.evaluate)

@@ -15,7 +15,7 @@ from qmodel.scenario import SLO, Cluster, Workload
 from qmodel.scenario.plan import Plan
 from qmodel.simulation import SimulationResult, simulate
 
-__all__ = ["fit_settings", "scenario_of"]
+__all__ = ["fit_settings", "policy_of", "scenario_of"]
 
 LENGTHS = (1, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 8192)
 PREFILL_BUSY = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 20.0)
@@ -105,6 +105,35 @@ def fit_settings(
     family = _Family(plan, cluster, workload, requests)
     fits = {"dynamo": _dynamo, "llm-d": _llm_d, "trtllm": _trtllm, "vllm": _vllm, "prometheus": _prometheus}
     return fits[target](family)
+
+
+def policy_of(settings: Settings) -> StaticLength:
+    """Return the policy that a system applies with some settings.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of Dynamo, llm-d or TensorRT-LLM.
+
+    Returns
+    -------
+    StaticLength
+        The vendor's predicate.
+
+    Raises
+    ------
+    InputError
+        When the target routes nothing.
+    """
+    values = settings.values
+    if settings.target == "dynamo":
+        names = ("eff_isl_threshold", "eff_isl_ratio_threshold", "prefill_busy_threshold", "decode_busy_threshold")
+        return StaticLength.dynamo(values["policy"], *(values[name] for name in names))
+    if settings.target == "llm-d":
+        return StaticLength.llm_d(values["nonCachedTokens"], values["promptTokens"])
+    if settings.target == "trtllm":
+        return StaticLength.trtllm(values["max_local_prefill_length"])
+    raise InputError("target", repr(settings.target), "dynamo, llm-d or trtllm", "the others do not route")
 
 
 class _Family:
