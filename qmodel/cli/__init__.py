@@ -24,8 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     from qmodel.cli.app import app
 
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = app(list(sys.argv[1:] if arguments is None else arguments), standalone_mode=False, prog_name="qmodel")
+        code = app(words, standalone_mode=False, prog_name="qmodel", obj=tuple(words))  # reports name their command
     except KeyboardInterrupt:
         _fail("interrupted", _INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - the one place where every error becomes a line and a code

@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qmodel.cli import show
-from qmodel.cli.options import JsonOption, with_scenario
+from qmodel.cli.options import (
+    AddressOption,
+    Engine,
+    EngineOption,
+    JsonOption,
+    ReportOption,
+    WorkersOption,
+    check_report,
+    command_words,
+    with_scenario,
+)
 from qmodel.errors import InputError
 
 if TYPE_CHECKING:
@@ -35,7 +45,11 @@ def capacity(
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Simulated runs per finalist.")] = 5,
     requests: Annotated[int | None, typer.Option(min=1, help="Requests per run.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the answer's plan (JSON).")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw the map P:D x rate and goodput (.png, .pdf, .svg).")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw map, goodput and cost (.png, .pdf, .svg).")] = None,
+    report: ReportOption = None,
+    engine: EngineOption = Engine.local,
+    workers: WorkersOption = None,
+    address: AddressOption = None,
     json: JsonOption = False,
 ) -> None:
     """Find the cheapest kPdD for a rate; without --rate (or with --rate max), the one with the highest goodput.
@@ -52,6 +66,7 @@ def capacity(
         from qmodel.cli.evaluate import check_plot
 
         check_plot(plot)
+    check_report(report)
     inputs, gpu_names = _resolve(scenario)
     prices = dict(_number_of(text, "--price") for text in price or ())
     show.notices(inputs.notices)
@@ -59,10 +74,13 @@ def capacity(
     from qmodel.studies.capacity import plan_capacity
 
     rate = inputs.workload.rate_per_s if inputs.options.get("rate") is not None else None
-    with show.progress() as report:
+    calibrations = _calibrations(inputs, gpu_names)
+    parts = [(inputs.workload, 1.0), *_others(mix or (), inputs)]
+    pool = {"engine": engine.value, "workers": workers, "address": address}
+    with show.progress() as told:
         answer = plan_capacity(
-            _calibrations(inputs, gpu_names),
-            [(inputs.workload, 1.0), *_others(mix or (), inputs)],
+            calibrations,
+            parts,
             inputs.slo,
             gpus=gpus,
             rate_per_s=rate,
@@ -72,10 +90,14 @@ def capacity(
             seeds=range(seeds),
             requests=requests,
             cluster_options=_cluster_options(inputs),
-            progress=report,
+            progress=told,
         )
-        written = _write_plan(answer, inputs, output) + _draw(answer, inputs, plot, report)
-    _print(answer, inputs, policy, json)
+        written = _write_plan(answer, inputs, output)
+        sizes: list[dict[str, Any]] = []
+        if plot is not None or report is not None:
+            rows, sizes = _survey(answer, calibrations, parts, inputs, prices, pool, told)
+            written += _draw(answer, rows, sizes, plot) + _report(answer, parts, inputs, rows, sizes, report, told)
+    _print(answer, inputs, policy, json, sizes)
     show.notices([*answer.notes, *written])
     if not answer.meets_slo:
         raise typer.Exit(1)
@@ -154,24 +176,71 @@ def _write_plan(answer: CapacityPlan, inputs: Scenario, output: Path | None) -> 
     return [f"wrote {output}"]
 
 
-def _draw(answer: CapacityPlan, inputs: Scenario, plot: Path | None, report: Progress) -> list[str]:
+def _survey(
+    answer: CapacityPlan,
+    calibrations: Sequence[Any],
+    parts: Sequence[tuple[Any, float]],
+    inputs: Scenario,
+    prices: dict[str, float],
+    pool: dict[str, Any],
+    told: Progress,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the feasibility map and what other sizes buy."""
+    from qmodel.studies.capacity import instance_kinds
+    from qmodel.studies.capacity_map import Question, capacity_frontier, capacity_map
+
+    policy = "thresholds" if answer.policy_name == "thresholds" else answer.policy
+    kinds = tuple(instance_kinds(calibrations, prices, _cluster_options(inputs)))
+    question = Question(
+        kinds=kinds, parts=tuple(parts), slo=inputs.slo, policy=policy, attainment=answer.attainment,
+        requests=answer.requests,
+    )  # fmt: skip
+    rate, most = answer.rate_per_s, answer.gpus_allowed
+    rows = capacity_map(
+        answer.cluster, parts, inputs.slo, answer.gpus, rate,
+        policy=policy, most_splits=9 if policy == "thresholds" else None, **pool, progress=told,
+    )  # fmt: skip
+    return rows, capacity_frontier(question, most, rate, **pool, progress=told)
+
+
+def _draw(
+    answer: CapacityPlan, rows: list[dict[str, Any]], sizes: list[dict[str, Any]], plot: Path | None
+) -> list[str]:
     if plot is None:
         return []
     from qmodel.plotting.capacity import draw_capacity
-    from qmodel.studies.capacity_map import capacity_map
 
-    rows = capacity_map(answer.cluster, inputs.workload, inputs.slo, answer.gpus, answer.rate_per_s, report)
-    draw_capacity(rows, answer.cluster.name, answer.rate_per_s, answer.attainment, plot)
+    draw_capacity(rows, answer.name, answer.rate_per_s, answer.attainment, plot, sizes, answer.star())
     return [f"wrote {plot}"]
 
 
-def _print(answer: CapacityPlan, inputs: Scenario, policy: str, json: bool) -> None:
+def _report(
+    answer: CapacityPlan,
+    parts: Sequence[tuple[Any, float]],
+    inputs: Scenario,
+    rows: list[dict[str, Any]],
+    sizes: list[dict[str, Any]],
+    report: Path | None,
+    told: Progress,
+) -> list[str]:
+    if report is None:
+        return []
+    from qmodel.io.page import save_page
+    from qmodel.studies.report import Origin, capacity_report
+
+    options = {name: value for name, value in inputs.options.items() if name != "cluster"}
+    origin = Origin(options=options, command=command_words(), notices=inputs.notices)
+    save_page(report, capacity_report(answer, parts, inputs.slo, rows, sizes, origin, told))
+    return [f"wrote {report}"]
+
+
+def _print(answer: CapacityPlan, inputs: Scenario, policy: str, json: bool, sizes: list[dict[str, Any]]) -> None:
     from qmodel import __version__
 
     if json:
         options = {name: value for name, value in inputs.options.items() if name != "cluster"}
         head = {"qmodel_version": __version__, "scenario": options, "policy": policy}
-        show.print_json(head | answer.to_dict())
+        show.print_json(head | answer.to_dict() | ({"sizes": sizes} if sizes else {}))
         return
     screen = show.console()
     verb = "serves" if answer.meets_slo else "does not serve"
@@ -184,3 +253,5 @@ def _print(answer: CapacityPlan, inputs: Scenario, policy: str, json: bool) -> N
     if answer.predicted:
         screen.print(show.measures_table("Predicted", answer.predicted))
     screen.print(show.capacity_table(answer.pareto()))
+    if sizes:
+        screen.print(show.frontier_table(sizes, answer.rate_per_s))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qmodel.cli import show
-from qmodel.cli.options import DrawsOption, JsonOption, with_scenario
+from qmodel.cli.options import DrawsOption, JsonOption, ReportOption, check_report, command_words, with_scenario
 from qmodel.errors import InputError
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ def compare(
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Runs per policy.")] = 5,
     requests: Annotated[int | None, typer.Option(min=1, help="Requests per run.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the comparison (.png, .pdf, .svg).")] = None,
+    report: ReportOption = None,
     json: JsonOption = False,
 ) -> None:
     """Compare policies on the same arrivals, with 95 % intervals.
@@ -135,6 +136,7 @@ def compare(
 
     if plot is not None:
         check_plot(plot)
+    check_report(report)
     names = [name.strip() for name in policies.split(",") if name.strip()]
     if not names or len(set(names)) != len(names):
         raise InputError("--policies", repr(policies), "different policies, comma-separated", "e.g. none,kairos")
@@ -145,13 +147,21 @@ def compare(
     show.first_run_notice()
     from qmodel.studies.comparison import compare as run
 
-    with show.progress() as report:
-        comparison = run(inputs.cluster, inputs.workload, inputs.slo, chosen, range(seeds), requests, progress=report)
+    with show.progress() as told:
+        comparison = run(inputs.cluster, inputs.workload, inputs.slo, chosen, range(seeds), requests, progress=told)
     if plot is not None:
         from qmodel.plotting.comparison import draw_comparison
 
         draw_comparison(comparison, inputs.slo, plot)
         show.notices([f"wrote {plot}"])
+    if report is not None:
+        from qmodel.io.page import save_page
+        from qmodel.studies.report import Origin, comparison_report
+
+        origin = Origin(options=inputs.options, command=command_words(), notices=inputs.notices)
+        page = comparison_report(comparison, chosen, inputs.cluster, inputs.workload, inputs.slo, origin)
+        save_page(report, page)
+        show.notices([f"wrote {report}"])
     if json:
         show.print_json(_header(inputs, policies) | comparison.to_dict())
         return

@@ -5,15 +5,40 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-__all__ = ["DrawsOption", "JsonOption", "with_scenario"]
+__all__ = [
+    "AddressOption",
+    "DrawsOption",
+    "Engine",
+    "EngineOption",
+    "JsonOption",
+    "ReportOption",
+    "WorkersOption",
+    "check_report",
+    "command_words",
+    "with_scenario",
+]
 
 Decorated = Callable[..., Any]
 
+
+class Engine(StrEnum):
+    """Where the cells of a grid run."""
+
+    local = "local"
+    dask = "dask"
+    ray = "ray"
+
+
+ReportOption = Annotated[Path | None, typer.Option(help="Write a self-contained page (.html).")]
+EngineOption = Annotated[Engine, typer.Option(help="Where the cells of grids run.")]
+WorkersOption = Annotated[int | None, typer.Option(min=1, max=4096, help="Processes. [default: as many as pay off]")]
+AddressOption = Annotated[str | None, typer.Option(help="Dask scheduler or Ray cluster. [default: one started here]")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 DrawsOption = Annotated[
     int, typer.Option(min=0, max=10_000, help="Draws of the calibration for intervals, e.g. 20; 0 for none.")
@@ -65,3 +90,30 @@ def with_scenario(command: Decorated) -> Decorated:
     run.__annotations__ = {p.name: p.annotation for p in shared + own}
     del run.__wrapped__  # else the original signature would win
     return run
+
+
+def check_report(path: Path | None) -> None:
+    """Refuse a report file that is not named .html or cannot be written.
+
+    Parameters
+    ----------
+    path : Path or None
+        File the user named, if any.
+
+    Raises
+    ------
+    InputError
+        When it cannot be written.
+    """
+    if path is not None:
+        from qmodel.io.page import check_report as check
+
+        check(path)
+
+
+def command_words() -> list[str]:
+    """Return the words after ``qmodel`` that the running command was given, for provenance."""
+    from click import get_current_context
+
+    context = get_current_context(silent=True)
+    return list(context.obj or ()) if context else []

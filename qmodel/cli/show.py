@@ -23,6 +23,7 @@ __all__ = [
     "comparison_table",
     "console",
     "first_run_notice",
+    "frontier_table",
     "interval_table",
     "measures_table",
     "notices",
@@ -331,3 +332,34 @@ def capacity_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     ]
     columns = ("cluster", "GPUs", "cost", "P95 TTFT", "SLO met, predicted", "simulated")
     return _table("What more or less money buys at this rate", columns, cells)
+
+
+def frontier_table(rows: Sequence[Mapping[str, Any]], rate_per_s: float) -> Table:
+    """Return what each cost buys at best: the highest rate, and the lowest P95 TTFT at a rate.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        From `capacity_frontier`; those that a cheaper one beats in both are left out.
+    rate_per_s : float
+        Rate of the P95 TTFT [1/s].
+
+    Returns
+    -------
+    Table
+        For `rich` to print.
+    """
+    cells = [
+        (
+            f"{row['cost']:g}",
+            str(row["gpus"]),
+            str(row["cluster"]),
+            f"{row['goodput_per_s']:.4g}/s",
+            "-" if row["fastest"] is None else str(row["fastest"]),
+            "-" if row["p95_ttft_s"] is None else _time(row["p95_ttft_s"]),
+        )
+        for row in rows
+        if row["best_goodput"] or row["best_latency"]
+    ]
+    columns = ("cost", "GPUs", "best for rate", "highest rate", "best for latency", f"P95 TTFT at {rate_per_s:.4g}/s")
+    return _table("Pareto frontier, predicted: what each cost buys at best", columns, cells)

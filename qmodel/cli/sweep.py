@@ -10,21 +10,13 @@ from typing import Annotated, Any
 import typer
 
 from qmodel.cli import show
-from qmodel.cli.options import with_scenario
+from qmodel.cli.options import AddressOption, Engine, EngineOption, WorkersOption, with_scenario
 from qmodel.errors import InputError
 
-__all__ = ["Engine", "run_cell", "sweep"]
+__all__ = ["run_cell", "sweep"]
 
 _NUMBERS = {"load": float, "tp": int, "max_num_batched_tokens": int, "max_num_seqs": int, "seed": int, "requests": int}
 _TEXTS = ("model", "gpu", "cluster", "bandwidth", "workload", "rate", "ttft_slo", "tbt_slo", "policy")
-
-
-class Engine(StrEnum):
-    """Where the cells of a grid run."""
-
-    local = "local"
-    dask = "dask"
-    ray = "ray"
 
 
 class Method(StrEnum):
@@ -41,9 +33,9 @@ def sweep(
     over: Annotated[list[str], typer.Option(help="An axis, e.g. rate=10/s,20/s or cluster=2P2D,3P1D.")],
     by: Annotated[Method, typer.Option(help="How each cell is answered.")] = Method.predict,
     policy: Annotated[str, typer.Option(help="none, kairos, earliest, static:TOKENS or a PLAN.json.")] = "none",
-    engine: Annotated[Engine, typer.Option(help="Where cells run.")] = Engine.local,
-    workers: Annotated[int | None, typer.Option(min=1, max=4096, help="Processes. [default: all cores]")] = None,
-    address: Annotated[str | None, typer.Option(help="Dask scheduler or Ray cluster. [default: one here]")] = None,
+    engine: EngineOption = Engine.local,
+    workers: WorkersOption = None,
+    address: AddressOption = None,
 ) -> None:
     """Predict or simulate every combination of some options; a stopped sweep goes on where it stopped.
 

@@ -10,10 +10,11 @@ import typer
 
 from qmodel.cli import show
 from qmodel.cli.evaluate import check_plot
-from qmodel.cli.options import DrawsOption, JsonOption, with_scenario
+from qmodel.cli.options import DrawsOption, JsonOption, ReportOption, check_report, command_words, with_scenario
 
 if TYPE_CHECKING:
     from qmodel.cli.scenario import Scenario
+    from qmodel.studies.comparison import Progress
     from qmodel.studies.thresholds import CheckedPlan
 
 __all__ = ["thresholds"]
@@ -58,6 +59,7 @@ def thresholds(
     order: Annotated[Order, typer.Option(help="Order of the prefill queue.")] = Order.auto,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Simulated runs per policy.")] = 5,
     requests: Annotated[int | None, typer.Option(min=1, help="Requests per run.")] = None,
+    report: ReportOption = None,
     confirm: Annotated[bool, typer.Option(help="Check the plan by simulation.")] = True,
     draws: DrawsOption = 0,
     json: JsonOption = False,
@@ -76,6 +78,7 @@ def thresholds(
         check_target(output)
     if plot is not None:
         check_plot(plot)
+    check_report(report)
     inputs = resolve(scenario)
     show.notices(inputs.notices)
     show.first_run_notice()
@@ -85,29 +88,37 @@ def thresholds(
     screen = show.console()
     if not json:
         screen.print(inputs.workload.describe(inputs.cluster))
-    with show.progress() as report:
+    with show.progress() as told:
         plan = derive_thresholds(
             inputs.cluster, inputs.workload, inputs.slo, objective.value, binding.value, order.value, draws=draws
         )
         plan = plan.with_options(inputs.options)
         checked = (
-            check_plan(plan, inputs.cluster, inputs.workload, inputs.slo, range(seeds), requests, report)
+            check_plan(plan, inputs.cluster, inputs.workload, inputs.slo, range(seeds), requests, told)
             if confirm
             else None
         )
-    _finish(inputs, plan if checked is None else checked.plan, checked, output, plot, json)
+        page = _page(inputs, plan if checked is None else checked.plan, checked, told) if report else ""
+    _finish(inputs, plan if checked is None else checked.plan, checked, (output, plot, report), page, json)
+
+
+def _page(inputs: Scenario, plan: Any, checked: CheckedPlan | None, told: Progress) -> str:
+    from qmodel.studies.report import Origin, plan_report
+
+    origin = Origin(options=inputs.options, command=command_words(), notices=inputs.notices)
+    return plan_report(plan, inputs.cluster, inputs.workload, inputs.slo, checked, origin, told)
 
 
 def _finish(
     inputs: Scenario,
     plan: Any,
     checked: CheckedPlan | None,
-    output: Path | None,
-    plot: Path | None,
+    files: tuple[Path | None, Path | None, Path | None],
+    page: str,
     json: bool,
 ) -> None:
     """Write and print what was asked for; exit 1 when the check says that the plan is not better."""
-    written = []
+    (output, plot, report), written = files, []
     if output is not None:
         from qmodel.io.plan_file import save_plan
 
@@ -119,6 +130,11 @@ def _finish(
         width_s = max(1.0, inputs.workload.span_s / _PLOTTED_WINDOWS)
         draw_plan(plan, inputs.workload.windows(inputs.cluster, width_s), inputs.slo, plot, checked)
         written.append(str(plot))
+    if report is not None:
+        from qmodel.io.page import save_page
+
+        save_page(report, page)
+        written.append(str(report))
     if json:
         show.print_json(plan.to_dict())
     else:

@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qmodel.plotting.figure import COLORS, LINES, new_figure, save_figure, style
+from qmodel.plotting.figure import COLORS, LINES, new_figure, plain_log, save_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-__all__ = ["draw_capacity"]
+__all__ = ["capacity_figure", "draw_capacity", "frontier_figure"]
 
 Rows = Sequence[Mapping[str, Any]]
+_COSTS_NAMED = 7
 
 
-def draw_capacity(rows: Rows, chosen: str, rate_per_s: float, attainment: float, path: str | Path) -> None:
-    """Draw the feasibility map P:D x rate beside goodput against rate, and write the picture.
+def capacity_figure(rows: Rows, chosen: str, rate_per_s: float, attainment: float, title: str = "") -> Figure:
+    """Return the feasibility map P:D x rate beside goodput against rate.
 
     Parameters
     ----------
@@ -31,20 +33,98 @@ def draw_capacity(rows: Rows, chosen: str, rate_per_s: float, attainment: float,
         Its rate [1/s].
     attainment : float
         Share of requests that must meet the SLO.
+    title : str, optional
+        Line above the picture.
+    """
+    clusters = len({str(row["cluster"]) for row in rows})
+    with style():
+        figure = new_figure(10.0, max(2.8, min(4.2, 1.9 + 0.18 * clusters)))
+        if title:
+            figure.suptitle(title, x=0.01, ha="left", fontsize=9)
+        _draw_rates(figure.subplots(1, 2), rows, chosen, rate_per_s, attainment)
+    return figure
+
+
+def frontier_figure(sizes: Rows, rate_per_s: float, answer: Mapping[str, Any]) -> Figure:
+    """Return cost against P95 TTFT at a rate, beside cost against goodput.
+
+    Parameters
+    ----------
+    sizes : sequence of mapping
+        Rows of `capacity_frontier`.
+    rate_per_s : float
+        Rate of the P95 TTFT [1/s].
+    answer : mapping
+        ``cost``, ``p95_ttft_s`` and ``rate_per_s`` of the answer.
+    """
+    with style():
+        figure = new_figure(10.0, 3.6)
+        _draw_costs(figure.subplots(1, 2), sizes, rate_per_s, answer)
+    return figure
+
+
+def draw_capacity(
+    rows: Rows,
+    chosen: str,
+    rate_per_s: float,
+    attainment: float,
+    path: str | Path,
+    sizes: Rows = (),
+    answer: Mapping[str, Any] | None = None,
+) -> None:
+    """Draw the feasibility map P:D x rate beside goodput against rate, and cost against both below; write the picture.
+
+    Parameters
+    ----------
+    rows, chosen, rate_per_s, attainment
+        As in `capacity_figure`.
     path : str or Path
         A .png, .pdf or .svg file.
+    sizes, answer : optional
+        As in `frontier_figure`; without them there is no second row.
     """
+    with style():
+        figure = new_figure(10.0, 7.8 if sizes else 4.2)
+        panels: Any = figure.subplots(2 if sizes else 1, 2, squeeze=False)
+        _draw_rates(panels[0], rows, chosen, rate_per_s, attainment)
+        if sizes and answer is not None:
+            _draw_costs(panels[1], sizes, rate_per_s, answer)
+        save_figure(figure, path)
+
+
+def _draw_rates(panels: Any, rows: Rows, chosen: str, rate_per_s: float, attainment: float) -> None:
     clusters = list(dict.fromkeys(str(row["cluster"]) for row in rows))
     rates = sorted({float(row["rate_per_s"]) for row in rows})
     share = np.full((len(clusters), len(rates)), np.nan)
     for row in rows:
         share[clusters.index(str(row["cluster"])), rates.index(float(row["rate_per_s"]))] = row["slo_attainment"]
-    with style():
-        figure = new_figure(10.0, 4.2)
-        panels: Any = figure.subplots(1, 2)
-        _draw_map(panels[0], clusters, np.array(rates), share, (chosen, rate_per_s, attainment))
-        _draw_goodput(panels[1], clusters, np.array(rates), share, chosen, attainment)
-        save_figure(figure, path)
+    _draw_map(panels[0], clusters, np.array(rates), share, (chosen, rate_per_s, attainment))
+    _draw_goodput(panels[1], clusters, np.array(rates), share, chosen, attainment)
+
+
+def _draw_costs(panels: Any, sizes: Rows, rate_per_s: float, answer: Mapping[str, Any]) -> None:
+    """Draw every size as a dot, the frontier as a line with names, the answer as a star."""
+    heads = (
+        ("p95_ttft_s", "fastest", "best_latency", f"P95 TTFT at {rate_per_s:.4g}/s [s]", "Latency that money buys"),
+        ("goodput_per_s", "cluster", "best_goodput", "highest rate within the SLO [1/s]", "Goodput that money buys"),
+    )
+    stars = {"p95_ttft_s": answer["p95_ttft_s"], "goodput_per_s": answer["rate_per_s"]}
+    for axes, (metric, name, chosen, label, title) in zip(panels, heads, strict=True):
+        seen = [row for row in sizes if row.get(metric) is not None]
+        best = [row for row in seen if row[chosen]]
+        axes.plot([r["cost"] for r in seen], [r[metric] for r in seen], "o", color=COLORS[0], alpha=0.35)
+        axes.plot([r["cost"] for r in best], [r[metric] for r in best], "o-", color=COLORS[4])
+        for row in best[:: max(1, -(-len(best) // _COSTS_NAMED))]:
+            axes.annotate(
+                str(row[name]), (row["cost"], row[metric]), xytext=(5, 4), textcoords="offset points", fontsize=7
+            )
+        axes.plot([answer["cost"]], [stars[metric]], marker="*", ms=13, color=COLORS[6], mec="white", ls="none")
+        if metric == "p95_ttft_s":
+            axes.set_yscale("log")
+            plain_log(axes.yaxis, (1.0, 2.0, 5.0))
+        axes.set(xlabel="cost", ylabel=label)
+        axes.margins(x=0.12)
+        axes.set_title(title)
 
 
 def _draw_map(axes: Axes, clusters: Sequence[str], rates: Any, share: Any, answer: tuple[str, float, float]) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from qmodel.scenario.plan import Plan
     from qmodel.studies.thresholds import CheckedPlan
 
-__all__ = ["draw_plan", "plan_figure"]
+__all__ = ["draw_load", "draw_plan", "draw_thresholds", "plan_figure"]
 
 Windows = tuple[Any, Any, Any]
 
@@ -45,8 +45,8 @@ def plan_figure(plan: Plan, windows: Windows, slo: SLO, checked: CheckedPlan | N
     with style():
         figure = new_figure(_WIDTH_IN, 6.4 if checked else 3.4)
         panels: Any = figure.subplots(2 if checked else 1, 2, squeeze=False)
-        _draw_load(panels[0][0], windows, plan.prefill_instances)
-        _draw_thresholds(panels[0][1], plan)
+        draw_load(panels[0][0], windows, plan.prefill_instances)
+        draw_thresholds(panels[0][1], plan)
         if checked is not None:
             draw_ttft_cdf(panels[1][0], checked.comparison, slo)
             draw_breakdown(panels[1][1], checked.comparison)
@@ -88,7 +88,18 @@ def _heading(plan: Plan, slo: SLO, checked: CheckedPlan | None) -> list[str]:
     return [f"{what}; {load}; {limits}", f"{rule}: P95 TTFT {format_duration(ours)} instead of {rivals}"]
 
 
-def _draw_load(axes: Axes, windows: Windows, prefill_instances: int) -> None:
+def draw_load(axes: Axes, windows: Windows, prefill_instances: int) -> None:
+    """Draw the load that a workload offers to the prefill pool, window by window.
+
+    Parameters
+    ----------
+    axes : Axes
+        Where to draw.
+    windows : tuple of ndarray
+        Start [s], arrivals [1/s] and prefill work [s/s].
+    prefill_instances : int
+        Instances of the pool.
+    """
     start, _, work = (np.asarray(column, dtype=float) for column in windows)
     load = work / prefill_instances
     width = start[1] - start[0] if len(start) > 1 else 60.0
@@ -112,7 +123,16 @@ def _draw_load(axes: Axes, windows: Windows, prefill_instances: int) -> None:
     axes.set_title(f"Prefill load offered: above capacity {100 * over:.0f} % of the time")
 
 
-def _draw_thresholds(axes: Axes, plan: Plan) -> None:
+def draw_thresholds(axes: Axes, plan: Plan) -> None:
+    """Draw the prefill backlog above which a prompt is deflected, by its length and the backlog at decode.
+
+    Parameters
+    ----------
+    axes : Axes
+        Where to draw.
+    plan : Plan
+        Its dispatch rule is drawn, at the mean decode state.
+    """
     from qmodel.optimization.thresholds import thresholds_s
 
     table, rule = plan.threshold_table(), plan.dispatch_rule

@@ -3,149 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qmodel.errors import InfeasibleError, InputError, UnstableError
-from qmodel.scenario import Cluster, Workload
-from qmodel.scenario.cluster import InstanceGroup
+from qmodel.scenario import Workload
 from qmodel.simulation import simulate
 from qmodel.studies.capacity_bounds import PoolLimits, deflection_carries, pool_limits
+from qmodel.studies.capacity_types import Candidate, Kind, Mix
 from qmodel.studies.metrics import measure
 from qmodel.system import predict
 
 if TYPE_CHECKING:
-    from qmodel.laws import Calibration
     from qmodel.scenario import SLO
 
-__all__ = ["PLAN_POLICY", "Candidate", "Kind", "Mix", "Search", "highest_rate", "smallest"]
+__all__ = ["PLAN_POLICY", "Search", "best_split", "full_splits", "highest_rate", "smallest"]
 
 PLAN_POLICY = "thresholds"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Kind:
-    """Instance types of the two pools.
-
-    Parameters
-    ----------
-    prefill, decode : Calibration
-        Laws of every instance of the pool.
-    prices : Mapping
-        GPU name to price of one GPU, in any unit.
-    options : Mapping
-        Other fields of `Cluster`.
-    """
-
-    prefill: Calibration
-    decode: Calibration
-    prices: Mapping[str, float]
-    options: Mapping[str, Any]
-
-    def cluster(self, prefill: int, decode: int) -> Cluster:
-        """Return the cluster with k prefill and d decode instances."""
-        if self.prefill is self.decode:
-            return Cluster(prefill=prefill, decode=decode, calibration=self.prefill, **self.options)
-        pools = [(InstanceGroup(count=n, calibration=c),) for n, c in ((prefill, self.prefill), (decode, self.decode))]
-        return Cluster(prefill=pools[0], decode=pools[1], calibration=self.prefill, **self.options)
-
-    def name(self, prefill: int, decode: int) -> str:
-        """Return the cluster's text: ``3P2D``, or ``3P@h100+2D@a100`` for unequal pools."""
-        if self.prefill is self.decode:
-            return f"{prefill}P{decode}D"
-        return f"{prefill}P@{self.prefill.gpu}+{decode}D@{self.decode.gpu}"
-
-    def gpus(self, prefill: int, decode: int) -> int:
-        """Return the GPUs of k prefill and d decode instances."""
-        return prefill * self.prefill.tp + decode * self.decode.tp
-
-    def cost(self, prefill: int, decode: int) -> float:
-        """Return the price of k prefill and d decode instances."""
-        unit = [c.tp * self.prices.get(c.gpu, 1.0) for c in (self.prefill, self.decode)]
-        return prefill * unit[0] + decode * unit[1]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """A kPdD of some kind.
-
-    Parameters
-    ----------
-    kind : Kind
-        Instance types.
-    prefill, decode : int
-        Instances k and d.
-    """
-
-    kind: Kind
-    prefill: int
-    decode: int
-
-    @property
-    def name(self) -> str:
-        """The cluster's text."""
-        return self.kind.name(self.prefill, self.decode)
-
-    @property
-    def gpus(self) -> int:
-        """GPUs in all."""
-        return self.kind.gpus(self.prefill, self.decode)
-
-    @property
-    def cost(self) -> float:
-        """Price of all instances."""
-        return self.kind.cost(self.prefill, self.decode)
-
-    def cluster(self) -> Cluster:
-        """Return the cluster."""
-        return self.kind.cluster(self.prefill, self.decode)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Mix:
-    """Workloads that share a cluster at different times, e.g. day and night.
-
-    Parameters
-    ----------
-    parts : tuple
-        (workload, share of time) pairs; shares are > 0.
-    """
-
-    parts: tuple[tuple[Workload, float], ...]
-
-    def __post_init__(self) -> None:
-        if not self.parts or not all(math.isfinite(share) and share > 0 for _, share in self.parts):
-            raise InputError("shares of the workloads", [share for _, share in self.parts], "finite and > 0")
-
-    @property
-    def rate_per_s(self) -> float:
-        """Mean arrival rate over all times [1/s]."""
-        return sum(w.rate_per_s * share for w, share in self.parts) / sum(share for _, share in self.parts)
-
-    @property
-    def peak(self) -> Workload:
-        """The part with the highest rate."""
-        return max((w for w, _ in self.parts), key=lambda w: w.rate_per_s)
-
-    def at_rate(self, per_s: float) -> Mix:
-        """Return the mix with every rate scaled so that the mean rate is `per_s`."""
-        scale = per_s / self.rate_per_s
-        return Mix(parts=tuple((w.at_rate(w.rate_per_s * scale), share) for w, share in self.parts))
-
-    def mean(self, metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
-        """Return metrics averaged over the parts' requests; percentiles are those of the worst part."""
-        weights = np.array([w.rate_per_s * share for w, share in self.parts])
-        return {
-            name: float(
-                max(m[name] for m in metrics)
-                if name.endswith("_s")
-                else np.dot(weights, [m[name] for m in metrics]) / weights.sum()
-            )
-            for name in metrics[0]
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -367,3 +244,36 @@ def smallest(holds: Callable[[int], bool], low: int, high: int) -> int | None:
         middle = (low + high) // 2
         low, high = (low, middle) if holds(middle) else (middle + 1, high)
     return low
+
+
+def best_split(kind: Kind, search: Search, gpus: int) -> int:
+    """Return the prefill instances of the split of all GPUs whose two pools have the same limit.
+
+    Parameters
+    ----------
+    kind : Kind
+        Instance types.
+    search : Search
+        Whose limits count.
+    gpus : int
+        GPUs to split.
+    """
+    p, d, limits = kind.prefill.tp, kind.decode.tp, search.limits(kind)
+    share = limits.decode_per_s * p / (limits.decode_per_s * p + limits.prefill_per_s * d)
+    if not math.isfinite(limits.decode_per_s):
+        share = 1.0
+    return min(max(1, round(share * gpus / p)), (gpus - d) // p)
+
+
+def full_splits(kind: Kind, gpus: int) -> list[tuple[int, int]]:
+    """Return (k, d) of every split of all GPUs.
+
+    Parameters
+    ----------
+    kind : Kind
+        Instance types.
+    gpus : int
+        GPUs to split.
+    """
+    p, d = kind.prefill.tp, kind.decode.tp
+    return [(k, (gpus - k * p) // d) for k in range(1, (gpus - d) // p + 1)]

@@ -6,7 +6,8 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
@@ -23,6 +24,8 @@ __all__ = ["Cell", "Engine", "grid", "run_grid"]
 Cell = Mapping[str, Any]
 Engine = Literal["local", "dask", "ray"]
 ENGINES = ("local", "dask", "ray")
+# Cells run in this process for so long before others are started, and only when so much is left for them to save.
+TRIAL_S, WORTH_S = 1.0, 4.0
 # Batches per worker: enough to balance unequal cells, few enough to keep the cost of handing them over small.
 BATCHES_PER_WORKER = 16
 LARGEST_BATCH = 50
@@ -75,7 +78,8 @@ def run_grid(
     engine : {"local", "dask", "ray"}
         Where cells run.
     workers : int, optional
-        Processes; all cores by default.
+        Processes; by default all cores, and this process alone where the first cells show that starting others would
+        save nothing.
     address : str, optional
         Of a Dask scheduler or a Ray cluster; without it one is started here.
     progress : callable, optional
@@ -142,6 +146,24 @@ def _run_cell(study: Callable[[Cell], Mapping[str, Any]], cell: Cell) -> dict[st
     return {**cell, **columns, "error": " ".join(error.split())}
 
 
+def _alone(
+    study: Callable[[Cell], Mapping[str, Any]], cells: Sequence[Cell], left: Sequence[int], count: int
+) -> Generator[list[tuple[int, dict[str, Any]]], None, Sequence[int]]:
+    """Yield batches run in this process until sharing the rest would save time; return the cells left then."""
+    begun, at = time.monotonic(), 0
+    while at < len(left):
+        batch: list[tuple[int, dict[str, Any]]] = []
+        until = time.monotonic() + TRIAL_S
+        while at < len(left) and len(batch) < LARGEST_BATCH and time.monotonic() < until:
+            batch.append((left[at], _run_cell(study, cells[left[at]])))
+            at += 1
+        yield batch
+        spent = time.monotonic() - begun
+        if spent > TRIAL_S and spent / at * (len(left) - at) * (1 - 1 / count) > WORTH_S:
+            break
+    return left[at:]
+
+
 def _batches(
     study: Callable[[Cell], Mapping[str, Any]],
     cells: Sequence[Cell],
@@ -152,13 +174,15 @@ def _batches(
 ) -> Iterator[list[tuple[int, dict[str, Any]]]]:
     """Yield finished batches in any order."""
     count = workers or os.cpu_count() or 1
+    if engine == "local" and workers is None:
+        left = yield from _alone(study, cells, left, count)
     size = max(1, min(LARGEST_BATCH, math.ceil(len(left) / (count * BATCHES_PER_WORKER))))
     batches = [[(n, cells[n]) for n in left[at : at + size]] for at in range(0, len(left), size)]
+    if not batches:
+        return
     if engine == "local" and (count == 1 or len(left) == 1):
         for batch in batches:
             yield _run_batch(study, batch)
-        return
-    if not batches:
         return
     from joblib import Parallel, delayed
 
