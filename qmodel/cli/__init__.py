@@ -23,10 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         Words after ``qmodel``; the process's own by default.
     """
     from qmodel.cli.app import app
+    from qmodel.cli.options import WORDS
 
     words = list(sys.argv[1:] if arguments is None else arguments)
+    WORDS.set(tuple(words))
     try:
-        code = app(words, standalone_mode=False, prog_name="qmodel", obj=tuple(words))  # reports name their command
+        code = app(words, standalone_mode=False, prog_name="qmodel")
     except KeyboardInterrupt:
         _fail("interrupted", _INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - the one place where every error becomes a line and a code

@@ -198,7 +198,7 @@ def _survey(
     rate, most = answer.rate_per_s, answer.gpus_allowed
     rows = capacity_map(
         answer.cluster, parts, inputs.slo, answer.gpus, rate,
-        policy=policy, most_splits=9 if policy == "thresholds" else None, **pool, progress=told,
+        policy=policy, most_splits=7 if policy == "thresholds" else 16, **pool, progress=told,
     )  # fmt: skip
     return rows, capacity_frontier(question, most, rate, **pool, progress=told)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from contextvars import ContextVar
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 __all__ = [
+    "WORDS",
     "AddressOption",
     "DrawsOption",
     "Engine",
@@ -25,6 +27,8 @@ __all__ = [
 ]
 
 Decorated = Callable[..., Any]
+
+WORDS: ContextVar[tuple[str, ...]] = ContextVar("words", default=())  # of the running command, set by `main`
 
 
 class Engine(StrEnum):
@@ -113,7 +117,4 @@ def check_report(path: Path | None) -> None:
 
 def command_words() -> list[str]:
     """Return the words after ``qmodel`` that the running command was given, for provenance."""
-    from click import get_current_context
-
-    context = get_current_context(silent=True)
-    return list(context.obj or ()) if context else []
+    return list(WORDS.get())

@@ -105,18 +105,25 @@ def _draw_rates(panels: Any, rows: Rows, chosen: str, rate_per_s: float, attainm
 def _draw_costs(panels: Any, sizes: Rows, rate_per_s: float, answer: Mapping[str, Any]) -> None:
     """Draw every size as a dot, the frontier as a line with names, the answer as a star."""
     heads = (
-        ("p95_ttft_s", "fastest", "best_latency", f"P95 TTFT at {rate_per_s:.4g}/s [s]", "Latency that money buys"),
-        ("goodput_per_s", "cluster", "best_goodput", "highest rate within the SLO [1/s]", "Goodput that money buys"),
+        ("p95_ttft_s", "fastest", "best_latency", 4, f"P95 TTFT at {rate_per_s:.4g}/s [s]", "Latency that money buys"),
+        (
+            "goodput_per_s",
+            "cluster",
+            "best_goodput",
+            -9,
+            "highest rate within the SLO [1/s]",
+            "Rate that money buys",
+        ),
     )
     stars = {"p95_ttft_s": answer["p95_ttft_s"], "goodput_per_s": answer["rate_per_s"]}
-    for axes, (metric, name, chosen, label, title) in zip(panels, heads, strict=True):
+    for axes, (metric, name, chosen, offset, label, title) in zip(panels, heads, strict=True):
         seen = [row for row in sizes if row.get(metric) is not None]
         best = [row for row in seen if row[chosen]]
         axes.plot([r["cost"] for r in seen], [r[metric] for r in seen], "o", color=COLORS[0], alpha=0.35)
         axes.plot([r["cost"] for r in best], [r[metric] for r in best], "o-", color=COLORS[4])
         for row in best[:: max(1, -(-len(best) // _COSTS_NAMED))]:
             axes.annotate(
-                str(row[name]), (row["cost"], row[metric]), xytext=(5, 4), textcoords="offset points", fontsize=7
+                str(row[name]), (row["cost"], row[metric]), xytext=(4, offset), textcoords="offset points", fontsize=7
             )
         axes.plot([answer["cost"]], [stars[metric]], marker="*", ms=13, color=COLORS[6], mec="white", ls="none")
         if metric == "p95_ttft_s":
@@ -132,14 +139,26 @@ def _draw_map(axes: Axes, clusters: Sequence[str], rates: Any, share: Any, answe
     places = np.arange(len(clusters))
     shades = axes.pcolormesh(rates, places, share, cmap="cividis", vmin=0.0, vmax=1.0, shading="nearest")
     axes.figure.colorbar(shades, ax=axes, label="share of requests that meet the SLO")
-    if np.nanmin(share) < attainment < np.nanmax(share) and min(share.shape) > 1:
-        axes.contour(rates, places, share, levels=[attainment], colors="white", linewidths=1.4)
+    for place, row in enumerate(share):
+        limit = _highest_rate(rates, row, attainment)
+        if limit is not None:
+            axes.plot([limit, limit], [place - 0.5, place + 0.5], color="white", lw=2.2)
     if chosen in clusters and rates[0] <= rate <= rates[-1]:
         axes.plot([rate], [clusters.index(chosen)], marker="*", ms=13, color=COLORS[6], mec="white")
     axes.set_yticks(places, clusters)
     axes.set(xlabel="rate [requests/s]")
     axes.grid(visible=False)
     axes.set_title(f"Predicted attainment; line: {100 * attainment:g} %, star: the answer")
+
+
+def _highest_rate(rates: Any, share: Any, attainment: float) -> float | None:
+    """Return where attainment falls through the target for good, between two rates of the map; None beyond it."""
+    held = np.flatnonzero(share >= attainment)
+    if not len(held) or held[-1] == len(rates) - 1:
+        return None
+    last = int(held[-1])
+    step = (share[last] - attainment) / (share[last] - share[last + 1])
+    return float(rates[last] + step * (rates[last + 1] - rates[last]))
 
 
 def _draw_goodput(axes: Axes, clusters: Sequence[str], rates: Any, share: Any, chosen: str, attainment: float) -> None:
@@ -150,7 +169,7 @@ def _draw_goodput(axes: Axes, clusters: Sequence[str], rates: Any, share: Any, c
         axes.plot(rates, rates * share[place], color=color, ls=line, label=clusters[place])
     axes.plot(rates, rates, color="black", lw=0.7)
     axes.annotate(
-        "all met", (rates[-1], rates[-1]), xytext=(-4, -10), textcoords="offset points", ha="right", fontsize=8
+        "all met", (rates[-1], rates[-1]), xytext=(-24, 0), textcoords="offset points", ha="right", fontsize=7
     )
     axes.set(xlabel="rate [requests/s]", ylabel="requests/s that meet the SLO", ylim=(0, None))
     axes.set_title("Goodput")

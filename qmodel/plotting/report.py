@@ -104,11 +104,13 @@ def comparison_figure(comparison: Comparison, predicted: Mapping[str, Any], slo:
         Whether the second panel is drawn.
     """
     with style():
-        figure = new_figure(WIDTH_IN, 3.9)
+        figure = new_figure(WIDTH_IN, 2.3 + 0.27 * min(6, len(comparison.policies)))
         panels: Any = figure.subplots(1, 2 if breakdown else 1, squeeze=False)[0]
         _draw_laws(panels[0], comparison, predicted, slo)
         if breakdown:
             draw_breakdown(panels[1], comparison)
+            if len(comparison.policies) == 1:
+                panels[1].set_ylim(-1.2, 1.2)  # else the only bar would fill the panel
     return figure
 
 

@@ -92,7 +92,8 @@ class Question:
     def _tail(self, search: Search, candidate: Candidate, rate: float) -> dict[str, Any]:
         found = search.predicted(candidate, rate) if search.may_carry(candidate, rate) else {"slo_attainment": 0.0}
         found = search.simulated_once(candidate, rate, self.seed) if found is None else found
-        values = candidate.name, found.get("p95_ttft_s"), found["slo_attainment"]
+        tail = found.get("p95_ttft_s")
+        values = (None if tail is None else candidate.name), tail, found["slo_attainment"]
         return dict(zip(_TAIL, values, strict=True))
 
 
@@ -107,7 +108,8 @@ def capacity_map(
     rate_per_s: float,
     *,
     policy: Any = None,
-    most_splits: int | None = None,
+    most_splits: int = MOST_SPLITS,
+    most_rates: int = RATES,
     engine: Engine = "local",
     workers: int | None = None,
     address: str | None = None,
@@ -130,7 +132,9 @@ def capacity_map(
     policy : object, optional
         A policy, None, or ``"thresholds"``: the plan of each split and rate.
     most_splits : int, optional
-        Splits shown; above it (16 by default) an even choice that holds the cluster's own.
+        Splits shown; above it an even choice that holds the cluster's own.
+    most_rates : int, optional
+        Rates shown, 2 or more.
     engine, workers, address : optional
         Where cells run, as in `run_grid`.
     progress : callable, optional
@@ -143,8 +147,8 @@ def capacity_map(
     """
     kind = _kind(cluster)
     parts = ((workload, 1.0),) if not isinstance(workload, Sequence) else tuple(workload)
-    sizes = _chosen(full_splits(kind, gpus), cluster.prefill_count, most_splits or MOST_SPLITS)
-    rates = [float(f"{rate_per_s * share:.3g}") for share in np.linspace(0.4, 1.4, RATES)]
+    sizes = _chosen(full_splits(kind, gpus), cluster.prefill_count, most_splits)
+    rates = [float(f"{rate_per_s * share:.3g}") for share in np.linspace(0.4, 1.4, most_rates)]
     cells = [{"kind": 0, "prefill": k, "decode": d, "rate_per_s": r} for k, d in sizes for r in rates]
     question = Question(kinds=(kind,), parts=parts, slo=slo, policy=policy)
     rows = run_grid(

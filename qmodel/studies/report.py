@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Origin", "capacity_report", "comparison_report", "plan_report"]
 
 NEVER_S = 86_400.0
-PLAN_SPLITS = 5  # of the map under the plan: every cell derives a plan of its own
+PLAN_SPLITS, PLAN_RATES = 5, 6  # under the plan every cell derives one of its own, in some .6 s
 LISTED = 60
 _ORDERS = {"fcfs": "first come, first served", "spf": "shortest prefill first", "aged": "shortest first, with ageing"}
 _BINDINGS = {"dispatch": "when they arrive", "late": "late, when an instance falls idle"}
@@ -146,10 +146,10 @@ def _thresholds_section(plan: Plan) -> Section:
         [f"{tokens:,.0f}", *(_threshold(t) for t in row)]
         for tokens, row in zip(table["prompt_tokens"], table["threshold_s"], strict=True)
     ]
-    columns = ["prompt tokens", *(f"{duration(v)} waiting at decode" for v in table["decode_backlog_s"])]
+    columns = ["prompt tokens", *(f"v = {duration(v)}" for v in table["decode_backlog_s"])]
     intro = (
         "A prompt is deflected when the backlog of the prefill instance it would join exceeds its threshold. "
-        "The threshold grows with the deflected work that already waits at the decode instance."
+        "The threshold grows with the deflected work v that already waits at the decode instance."
     )
     split = plan.split_table()
     bins = [
@@ -177,16 +177,20 @@ def _plan_maps(cluster: Cluster, workload: Workload, slo: SLO, progress: Progres
     """Return the feasibility maps of the cluster's GPUs: without deflection, and under the plan of each cell."""
     from qmodel.plotting.capacity import capacity_figure
     from qmodel.plotting.report import svg_of
-    from qmodel.studies.capacity_map import capacity_map
+    from qmodel.studies.capacity_map import MOST_SPLITS, RATES, capacity_map
 
     blocks: list[Block] = [
         Text(text=f"What each split of the {cluster.gpus} GPUs serves at which rate; the star is this cluster now.")
     ]
-    for policy, caption in ((None, "without deflection"), (PLAN_POLICY, "with the plan of each split and rate")):
+    maps = (
+        (None, MOST_SPLITS, RATES, "without deflection"),
+        (PLAN_POLICY, PLAN_SPLITS, PLAN_RATES, "with the plan of each split and rate"),
+    )
+    for policy, splits, rates, caption in maps:
         try:
             rows = capacity_map(
                 cluster, workload, slo, cluster.gpus, workload.rate_per_s,
-                policy=policy, most_splits=None if policy is None else PLAN_SPLITS, progress=progress,
+                policy=policy, most_splits=splits, most_rates=rates, progress=progress,
             )  # fmt: skip
         except QModelError as error:
             blocks.append(Text(text=f"No map {caption}: {error}."))
@@ -316,10 +320,14 @@ def _map_section(answer: CapacityPlan, rows: Sequence[Mapping[str, Any]]) -> Sec
     from qmodel.plotting.capacity import capacity_figure
     from qmodel.plotting.report import svg_of
 
-    picture = capacity_figure(rows, answer.name, answer.rate_per_s, answer.attainment, f"policy {answer.policy_name}")
+    caption = "without deflection" if answer.policy is None else f"policy {answer.policy_name}"
+    picture = capacity_figure(rows, answer.name, answer.rate_per_s, answer.attainment, caption)
     splits = {(row["prefill"], row["decode"]) for row in rows}
     most = max(row["prefill"] + row["decode"] for row in rows)
-    text = f"Attainment of {len(splits)} splits of up to {most} instances; the star is the answer."
+    text = (
+        f"{len(splits)} splits of up to {most} instances, each predicted on one replay of the traffic; the star is the "
+        f"answer, the mean of {len(answer.seeds)} simulated runs, so near the line the two may differ."
+    )
     return Section(
         title="Feasibility map",
         blocks=[Text(text=text), Figure(svg=svg_of(picture), alt="Attainment by split and rate, goodput against rate")],
@@ -353,7 +361,7 @@ def _cost_section(answer: CapacityPlan, sizes: Sequence[Mapping[str, Any]]) -> S
     return Section(
         title="Cost",
         blocks=[
-            Text(text="What each amount of money buys at best, by prediction; the star is the answer, by simulation."),
+            Text(text="What each cost buys at best, predicted on one replay; the star is the simulated answer."),
             Figure(
                 svg=svg_of(frontier_figure(sizes, answer.rate_per_s, answer.star())),
                 alt="Cost against P95 TTFT and goodput",
