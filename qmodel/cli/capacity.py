@@ -226,7 +226,8 @@ def _report(
     if report is None:
         return []
     from qmodel.io.page import save_page
-    from qmodel.studies.report import Origin, capacity_report
+    from qmodel.studies.report_capacity import capacity_report
+    from qmodel.studies.report_parts import Origin
 
     options = {name: value for name, value in inputs.options.items() if name != "cluster"}
     origin = Origin(options=options, command=command_words(), notices=inputs.notices)

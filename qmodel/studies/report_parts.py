@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Origin",
+    "calibration_warnings",
     "comparison_blocks",
     "duration",
     "footer",
@@ -286,3 +287,24 @@ def footer() -> str:
     from qmodel import __version__
 
     return f"Made by qmodel {__version__}. This page is one file: it loads nothing and runs nothing."
+
+
+def calibration_warnings(cluster: Cluster) -> list[str]:
+    """Return what the calibrations say of themselves, and that kernels alone are optimistic.
+
+    Parameters
+    ----------
+    cluster : Cluster
+        Whose calibrations are asked.
+    """
+    lines = []
+    for c in dict.fromkeys((*cluster.prefill_calibrations, *cluster.decode_calibrations)):
+        if c.engine is None:
+            lines.append(
+                f"The laws of {c.name} are composed from measured kernels, without the host's overhead: correct them "
+                "with measurements of your own engine (qmodel calibrate --measured) before trusting a few per cent."
+            )
+        lines += [
+            f"{c.name}: {text}" for key, text in c.provenance.items() if "note" in key.lower() or "warn" in key.lower()
+        ]
+    return lines
