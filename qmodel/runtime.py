@@ -28,6 +28,7 @@ SCHEMA_VERSION = 1
 # Limits that no honest signal passes; beyond them the answer is the default.
 MAX_TOKENS = 100_000_000
 MAX_SECONDS = 1e6
+MAX_CONTEXT = 1e12
 MAX_INSTANCES = 4096
 MAX_WAITING = 100_000
 MAX_BYTES = 64 * 1024 * 1024
@@ -126,6 +127,9 @@ class RuntimePlan:
         "_host",
         "_lengths",
         "_moved",
+        "_per_batch",
+        "_per_context",
+        "_pull_harm",
         "_room",
         "_work",
         "deadline_s",
@@ -163,11 +167,15 @@ class RuntimePlan:
         self.price_prefill_per_s = _finite(at_dispatch["price_prefill_per_s"], "price_prefill_per_s")
         self.price_decode_per_s = _finite(at_dispatch["price_decode_per_s"], "price_decode_per_s")
         self.harm_weight = _finite(at_dispatch["harm_weight"], "harm_weight")
+        self._pull_harm = _finite(rule["harm_weight"], "harm_weight")
         self.deadline_s = _finite(at_dispatch.get("deadline_s", 0.0), "deadline_s")
         self.relief_weight = _finite(rule.get("relief_weight", 0.0), "relief_weight")
         self._room = _finite(rule["max_waiting_tokens"], "max_waiting_tokens")
         self.prefill_instances = max(1, int(_finite(data["inputs"]["cluster"]["prefill"], "prefill")))
         self._lengths, self._batches, self._contexts = (_grid(tables, n) for n in ("lengths", "batches", "contexts"))
+        self._per_batch, self._per_context = (
+            [1.0 / (above - below) for below, above in pairwise(grid)] for grid in (self._batches, self._contexts)
+        )
         n = len(self._lengths)
         self._work, self._moved = (_column(tables, name, n) for name in ("work_s", "transfer_s"))
         shape = n, len(self._batches), len(self._contexts)
@@ -204,63 +212,70 @@ class RuntimePlan:
             if not (cached_tokens >= 0 and 0 < need <= MAX_TOKENS and 0.0 <= prefill_backlog_s <= MAX_SECONDS):
                 return _BAD
             lengths = self._lengths
-            i = bisect_right(lengths, need) - 1
-            last = len(lengths) - 2
-            i = 0 if i < 0 else last if i > last else i
+            i = bisect_right(lengths, need, 1, len(lengths) - 1) - 1
             f = (need - lengths[i]) / (lengths[i + 1] - lengths[i])
             work, moved = self._work, self._moved
             s = work[i] + f * (work[i + 1] - work[i])
             x = moved[i] + f * (moved[i + 1] - moved[i])
             w, gp, gd = prefill_backlog_s, self.price_prefill_per_s, self.price_decode_per_s
             keep = w + s + gp * s * (2.0 * w + s) + x
-            best, cheapest, own, usable = -1, _INF, 0.0, False
+            best, cheapest, own, usable, safe = -1, keep, 0.0, False, False
             if len(decode_states) > MAX_INSTANCES:
                 return _BAD
-            harm_weight, host_at = self.harm_weight, self._at
+            weight, deadline, max_age = self.harm_weight, self.deadline_s, self.max_age_s
+            batches, contexts = self._batches, self._contexts
+            per_b, per_c, last_b, last_c = self._per_batch, self._per_context, len(batches) - 1, len(contexts) - 1
+            low_host, high_host = self._host[i], self._host[i + 1]
             for j, state in enumerate(decode_states):
                 batch, context, v = state[0], state[1], state[2]
-                if not (0.0 <= batch <= MAX_TOKENS and 0.0 <= context <= MAX_SECONDS * 1e6 and 0.0 <= v <= MAX_SECONDS):
+                if not (0.0 <= batch <= MAX_TOKENS and 0.0 <= context <= MAX_CONTEXT and 0.0 <= v <= MAX_SECONDS):
                     continue
-                if len(state) > 3 and not 0.0 <= state[3] <= self.max_age_s:
+                if len(state) > 3 and not 0.0 <= state[3] <= max_age:
                     continue
                 usable = True
-                if v >= cheapest:
+                # Bilinear in batch and context, held to the grid: brackets (b, g) and (c, k).
+                b = bisect_right(batches, batch, 1, last_b) - 1
+                g = (batch - batches[b]) * per_b[b]
+                c = bisect_right(contexts, context, 1, last_c) - 1
+                k = (context - contexts[c]) * per_c[c]
+                g, k = 1.0 if g > 1.0 else g, 1.0 if k > 1.0 else k
+                # `_blend`, written out: a call costs as much as what it does.
+                then, row, nxt = c + 1, low_host[b], low_host[b + 1]
+                p, q = row[c], row[then]
+                p += g * (nxt[c] - p)
+                p += k * (q + g * (nxt[then] - q) - p)
+                row, nxt = high_host[b], high_host[b + 1]
+                h, q = row[c], row[then]
+                h += g * (nxt[c] - h)
+                h = p + f * (h + k * (q + g * (nxt[then] - q) - h) - p)
+                h = h if h > 0.0 else 0.0
+                if h >= NO_SCHEDULE_S or 0.0 < deadline < v + h:
                     continue
-                h = host_at(self._host, i, f, batch, context)
-                if 0.0 < self.deadline_s < v + h:
-                    continue
+                safe = True
                 cost = v + h + gd * h * (2.0 * v + h)
-                if harm_weight > 0.0:
-                    cost += harm_weight * host_at(self._harm, i, f, batch, context)
-                if cost < cheapest and h < NO_SCHEDULE_S:
-                    best, cheapest, own = j, cost, h
-            if best < 0:
-                return _UNSAFE if usable else _BAD
-            return Decision(True, best, own, "threshold") if keep > cheapest else _KEEP
+                if cost >= cheapest:
+                    continue
+                if weight > 0.0:
+                    low, high = self._harm[i], self._harm[i + 1]
+                    cost += weight * _blend(low[b], low[b + 1], high[b], high[b + 1], c, f, g, k)
+                    if cost >= cheapest:
+                        continue
+                best, cheapest, own = j, cost, h
+            if best >= 0:
+                return Decision(True, best, own, "threshold")
+            return _KEEP if safe else _UNSAFE if usable else _BAD
         except (TypeError, ValueError, IndexError, OverflowError, AttributeError, KeyError, ArithmeticError):
             return _BAD
 
     def _at(self, table: list[list[list[float]]], i: int, f: float, batch: float, context: float) -> float:
         """Return a table at a length's bracket, batch and context held to the grid."""
         batches, contexts = self._batches, self._contexts
-        b = bisect_right(batches, batch) - 1
-        if b > len(batches) - 2:
-            b = len(batches) - 2
-        g = (batch - batches[b]) / (batches[b + 1] - batches[b])
-        g = 1.0 if g > 1.0 else g
-        c = bisect_right(contexts, context) - 1
-        if c > len(contexts) - 2:
-            c = len(contexts) - 2
-        k = (context - contexts[c]) / (contexts[c + 1] - contexts[c])
-        k = 1.0 if k > 1.0 else k
-        row, nxt = table[i], table[i + 1]
-        r0, r1 = row[b], row[b + 1]
-        low, high = r0[c] + g * (r1[c] - r0[c]), r0[c + 1] + g * (r1[c + 1] - r0[c + 1])
-        first = low + k * (high - low)
-        r0, r1 = nxt[b], nxt[b + 1]
-        low, high = r0[c] + g * (r1[c] - r0[c]), r0[c + 1] + g * (r1[c + 1] - r0[c + 1])
-        value = first + f * (low + k * (high - low) - first)
-        return value if value > 0.0 else 0.0
+        b = bisect_right(batches, batch, 1, len(batches) - 1) - 1
+        g = min(1.0, (batch - batches[b]) * self._per_batch[b])
+        c = bisect_right(contexts, context, 1, len(contexts) - 1) - 1
+        k = min(1.0, (context - contexts[c]) * self._per_context[c])
+        low, high = table[i], table[i + 1]
+        return _blend(low[b], low[b + 1], high[b], high[b + 1], c, f, g, k)
 
     def _curve(self, table: list[float], need: float) -> tuple[float, int, float]:
         lengths = self._lengths
@@ -296,7 +311,7 @@ class RuntimePlan:
 
     def _pull(self, queue: list[Any], decode_state: Any, prefill_backlog_s: float) -> int:
         batch, context, v, age, room = (*decode_state, 0.0, 0.0)[:5] if len(decode_state) < 5 else decode_state[:5]
-        fine = 0.0 <= batch <= MAX_TOKENS and 0.0 <= context <= MAX_SECONDS * 1e6 and 0.0 <= v <= MAX_SECONDS
+        fine = 0.0 <= batch <= MAX_TOKENS and 0.0 <= context <= MAX_CONTEXT and 0.0 <= v <= MAX_SECONDS
         if not (self.late and fine and 0.0 <= age <= self.max_age_s and 0.0 <= room < self._room):
             return -1
         if len(queue) > MAX_WAITING or not 0.0 <= prefill_backlog_s <= MAX_SECONDS:
@@ -310,8 +325,8 @@ class RuntimePlan:
             x = self._curve(self._moved, need)[0]
             h = max(1e-9, self._at(self._host, i, f, batch, context))
             gain = ahead / k + s + x - v - h
-            if self.harm_weight > 0.0:
-                gain -= self.harm_weight * self._at(self._harm, i, f, batch, context)
+            if self._pull_harm > 0.0:
+                gain -= self._pull_harm * self._at(self._harm, i, f, batch, context)
             relief = (len(queue) - 1 - place) * s / k
             value = (gain + relief) / h
             if h < NO_SCHEDULE_S and gain + self.relief_weight * relief > 0.0 and value > best_value:
@@ -350,6 +365,18 @@ class RuntimePlan:
         return copy
 
 
+def _blend(
+    a: list[float], b: list[float], c: list[float], d: list[float], at: int, f: float, g: float, k: float
+) -> float:
+    """Return the value between rows a, b (shorter prompt) and c, d (longer one) at weights f, g and k, >= 0."""
+    then = at + 1
+    low, high = a[at] + g * (b[at] - a[at]), a[then] + g * (b[then] - a[then])
+    first = low + k * (high - low)
+    low, high = c[at] + g * (d[at] - c[at]), c[then] + g * (d[then] - c[then])
+    value = first + f * (low + k * (high - low) - first)
+    return value if value > 0.0 else 0.0
+
+
 def _finite(value: Any, name: str) -> float:
     if type(value) not in (int, float) or not 0.0 <= value <= 1e12:
         raise PlanError(f"{name} is {str(value)[:40]!r}, it must be a number >= 0")
@@ -358,6 +385,8 @@ def _finite(value: Any, name: str) -> float:
 
 def _grid(tables: Any, name: str) -> list[float]:
     values = [_finite(value, name) for value in tables[name]]
+    if name != "lengths" and values[:1] != [0.0]:
+        raise PlanError(f"{name} must begin at 0")
     if len(values) < 2 or any(b <= a for a, b in pairwise(values)):
         raise PlanError(f"{name} must increase strictly and have at least two points")
     return values

@@ -15,7 +15,7 @@ from qmodel.optimization.bins import WorkloadLike
 from qmodel.optimization.chunks import safe_chunks
 from qmodel.optimization.shadow import shadow_prices
 from qmodel.optimization.split import StaticSplit, static_split
-from qmodel.optimization.thresholds import threshold_rule, thresholds_s
+from qmodel.optimization.thresholds import HARM_WEIGHT, threshold_rule, thresholds_s
 from qmodel.policies.rule import Binding, Order, ThresholdRule
 from qmodel.scenario import SLO, Cluster
 from qmodel.scenario.plan import Plan
@@ -74,7 +74,9 @@ def derive_plan(
     dispatch_order: Order = "fcfs" if order == "auto" else order
     valued = True if objective in ("slo", "goodput") else None
     at_dispatch = threshold_rule(cluster, workload, slo, split, "dispatch", dispatch_order, value_deadlines=valued)
-    late = replace(at_dispatch, binding="late", order=chosen_order) if chosen_binding == "late" else None
+    late = None
+    if chosen_binding == "late":
+        late = replace(at_dispatch, binding="late", order=chosen_order, harm_weight=HARM_WEIGHT["late"])
     return _assemble(cluster, workload, slo, objective, split, at_dispatch, late)
 
 

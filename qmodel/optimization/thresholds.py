@@ -35,6 +35,8 @@ RELIEF_WEIGHT = 1.0
 VALUED_LOAD = 0.85
 DEADLINE_SHARE = 0.7
 AGEING_PER_S = 0.1
+# What a second of delay of one resident is worth in seconds of TTFT (docs/decisions/0056).
+HARM_WEIGHT: dict[Binding, float] = {"dispatch": 0.02, "late": 0.01}
 
 
 def backlog_price_per_s(rate_per_s: float, load: float) -> float:
@@ -187,7 +189,7 @@ def threshold_rule(
     order: Order = "fcfs",
     *,
     chunks: tuple[int, ...] = CHUNKS,
-    harm_weight: float = 0.0,
+    harm_weight: float | None = None,
     value_deadlines: bool | None = None,
 ) -> ThresholdRule:
     """Return the deflection rule that one step of policy improvement on the static split gives.
@@ -208,8 +210,8 @@ def threshold_rule(
         Order of the prefill queue.
     chunks : tuple of int
         Candidate chunks [tokens], largest first.
-    harm_weight : float
-        c_R, what a second of delay of one resident is worth in seconds of TTFT.
+    harm_weight : float, optional
+        c_R, what a second of delay of one resident is worth in seconds of TTFT; `HARM_WEIGHT` by default.
     value_deadlines : bool, optional
         Whether a decode instance is considered only where it ends a prompt within 0.7 of the TTFT SLO, so that
         backlog there never makes every request late; by default when the offered prefill load is above 0.85, where
@@ -231,7 +233,7 @@ def threshold_rule(
         order=order,
         price_prefill_per_s=backlog_price_per_s(split.rate_prefill_per_s, split.load_prefill),
         price_decode_per_s=backlog_price_per_s(split.rate_decode_per_s, split.load_decode),
-        harm_weight=harm_weight,
+        harm_weight=HARM_WEIGHT[binding] if harm_weight is None else harm_weight,
         chunks=chunks,
         tbt_limit_s=slo.tbt_s,
         max_waiting_tokens=MAX_WAITING_TOKENS,

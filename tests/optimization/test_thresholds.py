@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from qmodel.optimization import host_tables, static_split, threshold_rule, thresholds_s
 from qmodel.optimization.chunks import CHUNKS, NO_SCHEDULE_S, chunk_schedule, safe_chunks
-from qmodel.optimization.thresholds import backlog_price_per_s, threshold_s
+from qmodel.optimization.thresholds import HARM_WEIGHT, backlog_price_per_s, threshold_s
 
 seconds = st.floats(1e-4, 20.0)
 prices = st.floats(0.0, 50.0)
@@ -129,9 +129,9 @@ def test_tables_equal_schedules_at_grid_points(cluster, calibration, prompts, sl
     expected = brute_host(calibration, rule.lengths[i], rule.batches[j], rule.contexts[k], slo.tbt_s, CHUNKS)
     assert rule.host_s[i, j, k] == pytest.approx(expected, rel=1e-9)
     theta = thresholds_s(rule, rule.lengths[i], 0.2, rule.batches[j], rule.contexts[k])
-    by_hand = threshold_s(
-        rule.work_s[i], rule.transfer_s[i], expected, 0.2, rule.price_prefill_per_s, rule.price_decode_per_s
-    )
+    assert rule.harm_weight == HARM_WEIGHT["dispatch"]
+    prices = rule.price_prefill_per_s, rule.price_decode_per_s, rule.harm_weight * harm[i, j, k]
+    by_hand = threshold_s(rule.work_s[i], rule.transfer_s[i], expected, 0.2, *prices)
     assert float(theta) == pytest.approx(float(by_hand))
 
 

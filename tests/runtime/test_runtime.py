@@ -89,6 +89,25 @@ def test_equals_the_policy(plan, loaded):
             assert decision.host_s == pytest.approx(route.host_s)
 
 
+def test_harm_to_residents_counts(plan, path):
+    data = json.loads(path.read_text())
+    assert data["dispatch_rule"]["harm_weight"] > 0
+    crowded, tokens = DecodeState(150, 150_000), 4000
+    plain = {**data, "dispatch_rule": data["dispatch_rule"] | {"harm_weight": 0.0}}
+    theta = float(thresholds_s(plan.dispatch_rule, tokens, 0.0, 150, 150_000))
+    between = theta * 0.99
+    assert RuntimePlan(plain).decide(tokens, 0, between, [crowded]).deflect
+    assert not RuntimePlan(data).decide(tokens, 0, between, [crowded]).deflect
+
+
+@pytest.mark.parametrize("grid", ["batches", "contexts"])
+def test_state_grids_that_leave_out_zero_are_refused(path, grid):
+    data = json.loads(path.read_text())
+    data["tables"][grid][0] = 0.5
+    with pytest.raises(PlanError, match="begin at 0"):
+        RuntimePlan(data)
+
+
 def test_takes_the_cheapest_instance(loaded):
     busy, free = DecodeState(100, 150_000, 5.0), DecodeState(100, 150_000, 0.0)
     assert loaded.decide(1000, 0, 10.0, [busy, free]).instance == 1
