@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qmodel.plotting.figure import COLORS, LINES, PAGE_IN, new_figure, panel_title
+from qmodel.plotting.figure import COLORS, LINES, MARKERS, PAGE_IN, new_figure, panel_title, plain_log
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-__all__ = ["draw_chunk_cost"]
+__all__ = ["draw_chunk_cost", "draw_law_errors"]
 
 
 def draw_chunk_cost(table: DataFrame) -> Figure:
@@ -49,3 +49,38 @@ def draw_chunk_cost(table: DataFrame) -> Figure:
 
 def _position(done_tokens: float) -> str:
     return "at the start of a prompt" if done_tokens == 0 else f"after {done_tokens / 1024:.0f}k tokens of it"
+
+
+def draw_law_errors(table: DataFrame) -> Figure:
+    """Draw the mean error of each shipped calibration's laws, one row a calibration.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `studies.figures_laws.law_errors`.
+    """
+    order = table[table["measure"] == "step"].sort_values(["gpu", "kind", "calibration"])
+    gpus = list(dict.fromkeys(order["gpu"]))
+    heights = [int((order["gpu"] == gpu).sum()) for gpu in gpus]
+    figure = new_figure(PAGE_IN, 0.6 + 0.155 * (sum(heights) + 3 * len(gpus)))
+    axes: Any = figure.subplots(len(gpus), 1, sharex=True, height_ratios=heights, squeeze=False)
+    for axis, gpu in zip(axes[:, 0], gpus, strict=True):
+        names = list(order[order["gpu"] == gpu]["calibration"])[::-1]
+        for number, measure in enumerate(dict.fromkeys(table["measure"])):
+            rows = table[(table["measure"] == measure) & (table["gpu"] == gpu)].set_index("calibration").loc[names]
+            look: Any = {
+                "color": COLORS[(4, 0, 5, 1)[number]],
+                "marker": MARKERS[(0, 6, 2, 3)[number]],
+                "ms": 3.6,
+                "mew": 0,
+            }
+            axis.plot(100 * rows["error"], range(len(names)), ls="", label=measure, **look)
+        axis.axvline(100 * float(table["published_error"].iloc[0]), color="black", lw=0.8)
+        axis.set_yticks(range(len(names)), [f"{name.replace(f'_{gpu}_', ', ')}" for name in names], fontsize=6.5)
+        axis.set(ylim=(-0.7, len(names) - 0.3), xscale="log")
+        axis.set_title(gpu.upper())
+    plain_log(axes[-1, 0].xaxis, (1.0, 2.0, 5.0))
+    axes[-1, 0].set_xlabel("mean error off the grid [%]; line: the paper's step model, at most")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=4)
+    return figure

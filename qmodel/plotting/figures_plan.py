@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qmodel.plotting.figure import PAGE_IN, new_figure, plain_log
+from qmodel.plotting.figure import COLORS, LINES, MARKERS, PAGE_IN, new_figure, panel_title, plain_log
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-__all__ = ["draw_threshold_map"]
+__all__ = ["draw_shadow_prices", "draw_threshold_map"]
 
 _VIEWS = {
     "backlog": ("decode_backlog_s", "deflected work waiting there [s]", "at the mean decode state"),
@@ -53,4 +53,35 @@ def draw_threshold_map(table: DataFrame) -> Figure:
         axis.set_title(title)
     bar = figure.colorbar(image, ax=grid, label="deflect above this prefill backlog [s]", ticks=levels)
     bar.ax.set_yticklabels([f"{level:g}" for level in levels])
+    return figure
+
+
+def draw_shadow_prices(table: DataFrame) -> Figure:
+    """Draw what one more of each resource is worth over load, one small plot per resource.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `studies.figures_plan.shadow_prices`.
+    """
+    resources = list(dict.fromkeys(table["resource"]))
+    panels = list(dict.fromkeys(table["panel"]))
+    figure = new_figure(PAGE_IN, 2.4)
+    grid: Any = figure.subplots(1, len(resources))
+    for axis, resource in zip(grid, resources, strict=True):
+        here = table[table["resource"] == resource]
+        for number, panel in enumerate(panels):
+            rows = here[here["panel"] == panel]
+            axis.plot(
+                rows["load"], 1e3 * rows["mean_ttft_s"], color=COLORS[number], ls=LINES[number], marker=MARKERS[number],
+                ms=3, label=panel_title(panel, short=True),
+            )  # fmt: skip
+        unit = here["unit"].iloc[0]
+        axis.set(yscale="log", xlabel="load of the prefill pool")
+        wide = here["mean_ttft_s"].max() > 20 * here["mean_ttft_s"].min()
+        plain_log(axis.yaxis, (1.0,) if wide else (1.0, 2.0, 5.0))
+        axis.set_title(f"one more {resource}" if unit == "instance" else f"{resource}, {unit} more", fontsize=8)
+    grid[0].set_ylabel("mean TTFT saved [ms]")
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(panels))
     return figure

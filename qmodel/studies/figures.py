@@ -74,6 +74,10 @@ FIGURES = (
         title="Where P95 TTFT goes without deflection",
     ),
     PaperFigure(
+        name="fig03_asymmetry", part="queue", study="asymmetry",
+        title="A burst queues at prefill while decode has slack, and what deflection does to it",
+    ),
+    PaperFigure(
         name="fig04_p95_ttft", part="panels", study="p95_ttft",
         title="P95 TTFT by panel and policy over load",
     ),
@@ -86,12 +90,44 @@ FIGURES = (
         title="The law of TTFT by panel and policy",
     ),
     PaperFigure(
+        name="fig07_price_frontier", part="rules", study="price_frontier",
+        title="What Kairos' alpha and the prices of thresholds do",
+    ),
+    PaperFigure(
+        name="fig08_static_splits", part="rules", study="static_splits",
+        title="The same instances as 1P3D, 2P2D and 3P1D, with and without deflection",
+    ),
+    PaperFigure(
+        name="fig09_decision_cost", part="cost", study="decision_cost",
+        title="What one routing decision takes",
+    ),
+    PaperFigure(
         name="fig10_tbt_laws", part="panels", study="tbt_laws",
         title="Time between tokens under deflection: nobody is hurt",
     ),
     PaperFigure(
+        name="fig11_model", part="model", study="predicted_against_simulated",
+        title="The analytical model against the simulator",
+    ),
+    PaperFigure(
+        name="fig12_mgk_errors", part="queue", study="mgk_errors",
+        title="Errors of M/G/k methods",
+    ),
+    PaperFigure(
+        name="fig13_law_errors", part="laws", study="law_errors",
+        title="Errors of the calibrated laws",
+    ),
+    PaperFigure(
         name="fig14_threshold_map", part="plan", study="threshold_map",
         title="Deflection thresholds as a map",
+    ),
+    PaperFigure(
+        name="fig15_shadow_prices", part="plan", study="shadow_prices",
+        title="What one more of each resource is worth over load",
+    ),
+    PaperFigure(
+        name="fig17_job_cost", part="cost", study="job_cost",
+        title="What planning, predicting and simulating cost as the cluster grows",
     ),
 )  # fmt: skip
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from qmodel.laws import StepLaw
 
-__all__ = ["chunk_cost", "with_engine"]
+__all__ = ["chunk_cost", "law_errors", "with_engine"]
 
 LARGEST_CHUNK = 2048
 SMALLEST_CHUNK = 32
@@ -89,3 +89,41 @@ def chunk_cost(stage: Stage) -> DataFrame:
                 )
             )  # fmt: skip
     return pd.concat(tables, ignore_index=True)
+
+
+def law_errors(stage: Stage) -> DataFrame:
+    """Return the off-grid errors of every shipped calibration, as its file states them.
+
+    Parameters
+    ----------
+    stage : Stage
+        Not used: calibrations are made by `make calibrations`.
+
+    Returns
+    -------
+    DataFrame
+        Columns calibration, model, gpu, tp, kind ("mixture of experts" or "dense"), measure ("step", "step, linear
+        law", "prompt", "dT of a chunk"), error (mean, relative) and published_error (of the paper's step model, at
+        most).
+    """
+    import pandas as pd
+
+    from qmodel.io.calibrations import list_calibrations, load_calibration
+
+    measures = {
+        "step": "step_mape", "step, linear law": "linear_step_mape", "prompt": "prefill_mape",
+        "dT of a chunk": "chunk_increment_mape",
+    }  # fmt: skip
+    rows = []
+    for model, gpu, tp in list_calibrations():
+        cal = load_calibration(model, gpu, tp)
+        grows = isinstance(cal.step, PNormLaw) and cal.step.a > 0
+        for measure, key in measures.items():
+            rows.append(
+                {
+                    "calibration": cal.name, "model": cal.model, "gpu": cal.gpu, "tp": cal.tp,
+                    "kind": "mixture of experts" if grows else "dense", "measure": measure, "error": cal.fit[key],
+                    "published_error": PUBLISHED["step_law_mape"].high,
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows)

@@ -11,9 +11,10 @@ from qmodel.studies.scenes import Stage
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["threshold_map"]
+__all__ = ["shadow_prices", "threshold_map"]
 
 SHORTEST_PROMPT = 64.0
+LOADS = tuple(round(0.3 + 0.1 * step, 1) for step in range(10))
 
 
 def threshold_map(stage: Stage) -> DataFrame:
@@ -60,6 +61,45 @@ def threshold_map(stage: Stage) -> DataFrame:
             )
         )  # fmt: skip
     return pd.concat(rows, ignore_index=True)
+
+
+def shadow_prices(stage: Stage) -> DataFrame:
+    """Return what one more of each resource is worth over load, by the duals of the static split.
+
+    Parameters
+    ----------
+    stage : Stage
+        Its scenes at the centre, each with its time scaled to other loads of the prefill pool.
+
+    Returns
+    -------
+    DataFrame
+        Columns panel, source, load, resource, unit and mean_ttft_s: the mean TTFT that one more unit saves, at the
+        margin [s]; loads at which no split is stable are left out.
+    """
+    import pandas as pd
+
+    from qmodel.errors import InfeasibleError
+    from qmodel.studies.thresholds import derive_thresholds
+
+    loads = LOADS if not stage.full else tuple(round(0.3 + 0.025 * step, 3) for step in range(37))
+    jobs = [(scene, load) for scene in stage.at_centre() for load in loads]
+    rows = []
+    for number, (scene, load) in enumerate(jobs):
+        if stage.progress is not None:
+            stage.progress(f"{scene.panel} at load {load:g}", number, len(jobs))
+        try:
+            plan = derive_thresholds(scene.cluster, scene.workload.at_load(load, scene.cluster), scene.slo)
+        except InfeasibleError:
+            continue
+        rows += [
+            {
+                "panel": scene.panel, "source": scene.source, "load": load, "resource": price.resource,
+                "unit": price.unit, "mean_ttft_s": price.mean_ttft_s,
+            }
+            for price in plan.shadow_prices
+        ]  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 NEVER_S = 3600.0  # a backlog of an hour is not met in practice; beyond it, and where no chunk is safe: never

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from qmodel.laws import Calibration
-    from qmodel.simulation import SimulationResult
+    from qmodel.simulation import Fault, Signals, SimulationResult
 
-__all__ = ["CENTRE", "POLICIES", "Progress", "Scene", "Stage", "decode_state", "scenes"]
+__all__ = ["CENTRE", "POLICIES", "Conditions", "Job", "Progress", "Scene", "Stage", "decode_state", "scenes"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -107,6 +108,25 @@ def scenes(calibration: Calibration | None = None, slo: SLO | None = None, folde
     ]  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """What goes wrong in a run.
+
+    Parameters
+    ----------
+    faults : tuple of Fault, optional
+        Instances and links that stop or slow for a while.
+    signals : Signals, optional
+        How late and how wrongly the router sees the cluster.
+    """
+
+    faults: tuple[Fault, ...] = ()
+    signals: Signals | None = None
+
+
+Job = tuple[Scene, str, Callable[[], Any], Conditions]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Stage:
     """What the studies of the figures work with: scenes, how long to run, and a folder where runs are kept.
@@ -160,27 +180,45 @@ class Stage:
         DataFrame
             Columns panel, sweep, source, policy, seed, metric, value; times in seconds.
         """
-        import pandas as pd
-
         wanted = tuple(policies)
         where = self.scenes if chosen is None else tuple(chosen)
-        jobs = [(scene, policy) for scene in where for policy in wanted]
+        return self.runs_of(
+            (scene, policy, partial(policy_of, scene, policy), Conditions()) for scene in where for policy in wanted
+        )
+
+    def runs_of(self, jobs: Iterable[Job]) -> DataFrame:
+        """Return simulated metrics of policies by any name, from the folder where they are there.
+
+        Parameters
+        ----------
+        jobs : iterable of (Scene, str, callable, Conditions)
+            Where, the name that goes into the column policy and tells this run from others in its scene, what returns
+            the policy, and faults and signals.
+
+        Returns
+        -------
+        DataFrame
+            As `runs`.
+        """
+        import pandas as pd
+
+        wanted = list(jobs)
         tables = []
-        for number, (scene, policy) in enumerate(jobs):
+        for number, (scene, name, make, conditions) in enumerate(wanted):
             if self.progress is not None:
-                self.progress(f"{scene.panel} {scene.sweep:g}, {policy}", number, len(jobs))
-            tables.append(self._kept(scene, policy))
+                self.progress(f"{scene.panel} {scene.sweep:g}, {name}", number, len(wanted))
+            tables.append(self._kept(scene, name, make, conditions))
         return pd.concat(tables, ignore_index=True)
 
-    def _kept(self, scene: Scene, policy: str) -> DataFrame:
+    def _kept(self, scene: Scene, name: str, make: Callable[[], Any], conditions: Conditions) -> DataFrame:
         from qmodel.io.tables import read_table, save_table
 
         if self.folder is None:
-            return self._run(scene, policy)
-        path = self.folder / f"{self._key(scene)}_{policy.replace(' ', '-')}.csv"
+            return self._run(scene, name, make(), conditions)
+        path = self.folder / f"{self._key(scene)}_{re.sub(r'[^a-z0-9.+-]+', '-', name.lower())}.csv"
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            save_table(self._run(scene, policy), path)
+            save_table(self._run(scene, name, make(), conditions), path)
         return read_table(path)
 
     def _key(self, scene: Scene) -> str:
@@ -191,17 +229,21 @@ class Stage:
         )  # fmt: skip
         return f"{scene.panel}_{scene.sweep:g}_{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}"
 
-    def _run(self, scene: Scene, policy: str) -> DataFrame:
+    def _run(self, scene: Scene, name: str, policy: Any, conditions: Conditions) -> DataFrame:
         import pandas as pd
 
         from qmodel.simulation import simulate
 
-        rule = policy_of(scene, policy)
         rows = []
         for seed in self.seeds:
-            result = simulate(scene.cluster, scene.workload, scene.slo, rule, seed=seed, requests=self.requests)
-            labels = scene.labels | {"policy": policy, "seed": seed}
-            rows += [labels | {"metric": name, "value": value} for name, value in run_metrics(result, scene).items()]
+            result = simulate(
+                scene.cluster, scene.workload, scene.slo, policy, seed=seed, requests=self.requests,
+                signals=conditions.signals, faults=conditions.faults,
+            )  # fmt: skip
+            labels = scene.labels | {"policy": name, "seed": seed}
+            rows += [
+                labels | {"metric": metric, "value": value} for metric, value in run_metrics(result, scene).items()
+            ]
         return pd.DataFrame(rows)
 
     def digest(self) -> str:

@@ -1,0 +1,70 @@
+"""Studies of the figure that holds the analytical model against the simulator."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qmodel.studies.figures_panels import summarised
+from qmodel.studies.scenes import Stage, policy_of
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from qmodel.scenario import Workload
+    from qmodel.studies.scenes import Scene
+
+__all__ = ["predicted_against_simulated"]
+
+POLICIES = ("disaggregated", "kairos", "thresholds at dispatch", "thresholds")
+ESTIMATES = {"p50_ttft_s": "ttft_p50", "p95_ttft_s": "ttft_p95", "p99_ttft_s": "ttft_p99"}
+METRICS = ("p50_ttft_s", "p95_ttft_s", "p99_ttft_s", "slo_attainment", "deflected_share")
+
+
+def predicted_against_simulated(stage: Stage) -> DataFrame:
+    """Return predictions beside simulations of every scene, without deflection and with it.
+
+    Both see the requests of seed 0.
+
+    Parameters
+    ----------
+    stage : Stage
+        Scenes and runs.
+
+    Returns
+    -------
+    DataFrame
+        Columns panel, sweep, source, policy, metric, simulated, predicted and half_width: the prediction's own estimate
+        of its relative error, where it gives one.
+    """
+    import pandas as pd
+
+    from qmodel.studies.metrics import measure
+    from qmodel.system import predict
+
+    first = stage.smaller(seeds=(0,))
+    table = summarised(first.runs(POLICIES), METRICS).rename(columns={"mean": "simulated"})
+    table = table.drop(columns=["half_width", "seeds"])
+    predicted, widths = {}, {}
+    for number, scene in enumerate(stage.scenes):
+        for policy in POLICIES:
+            if stage.progress is not None:
+                stage.progress(f"predict {scene.panel} {scene.sweep:g}, {policy}", number, len(stage.scenes))
+            found = predict(scene.cluster, _seen(scene, stage.requests), scene.slo, policy_of(scene, policy))
+            key = (scene.panel, scene.sweep, policy)
+            numbers = measure(found)
+            for metric in METRICS:
+                predicted[(*key, metric)] = numbers[metric]
+                widths[(*key, metric)] = found.error_estimate[ESTIMATES.get(metric, metric)]
+    keys = list(zip(table["panel"], table["sweep"], table["policy"], table["metric"], strict=True))
+    table["predicted"] = pd.Series([predicted[key] for key in keys], dtype=float)
+    table["half_width"] = pd.Series([widths[key] for key in keys], dtype=float)
+    return table
+
+
+def _seen(scene: Scene, requests: int | None) -> Workload:
+    """Return the workload that a simulation of seed 0 runs: the first so many requests."""
+    from qmodel.scenario import Workload
+
+    if requests is None:
+        return scene.workload
+    return Workload.from_requests(scene.workload.requests(count=requests), scene.workload.name)
