@@ -89,7 +89,9 @@ def draw_job_cost(table: DataFrame) -> Figure:
         shown = sizes[:: max(1, len(sizes) // 7)]
         axes[per].set_xticks(shown, [str(size) for size in shown], minor=False)
         axes[per].set_xticks([], minor=True)
-        axes[per].legend(loc="best")
+        low, high = axes[per].get_ylim()
+        axes[per].set_ylim(low, high * (high / low) ** 0.45)
+        axes[per].legend(loc="upper left")
     axes["job"].set_title("Deriving and predicting")
     axes["request"].set_title("Simulating")
     return figure

@@ -126,6 +126,10 @@ FIGURES = (
         title="What one more of each resource is worth over load",
     ),
     PaperFigure(
+        name="fig16_robustness", part="robust", study="robustness",
+        title="Faults, stale signals, wrong laws, other rates, another trace's plan",
+    ),
+    PaperFigure(
         name="fig17_job_cost", part="cost", study="job_cost",
         title="What planning, predicting and simulating cost as the cluster grows",
     ),
@@ -205,7 +209,7 @@ def make_figures(
     Returns
     -------
     list of Path
-        Files written, CSV, PDF and PNG of each figure in turn.
+        Files written, CSV, PDF and PNG of each figure in turn; with all of them the table of ours beside published.
     """
     target = Path(folder)
     if target.exists() and not target.is_dir():
@@ -217,6 +221,10 @@ def make_figures(
     for number, figure in enumerate(chosen):
         report = _within(progress, figure.name, number, len(chosen))
         written += _make(figure, work.smaller(progress=report), target)
+    if len(chosen) == len(FIGURES):
+        from qmodel.studies.figures_published import write_published
+
+        written += write_published(target)
     return written
 
 

@@ -24,6 +24,8 @@ __all__ = ["asymmetry", "backlog_per_instance_s", "decode_step_s", "mgk_errors"]
 BURST_S = 600.0  # how much of the run is shown, around the longest queue
 BIN_S = 10.0
 BURSTY = "LT"
+PATHS = {False: 12, True: 40}  # by whether grids are fine
+PATH_ARRIVALS = 1_000_000
 COMPARED = ("disaggregated", "thresholds")
 
 
@@ -206,7 +208,7 @@ def mgk_errors(stage: Stage) -> DataFrame:
         if stage.progress is not None:
             stage.progress(f"{name}, k = {servers}, load {load}", number, len(jobs))
         methods = compare_methods(load * servers, servers, law)
-        truth = _truth(methods[0], law, servers, load, 40 if stage.full else 12)
+        truth = _truth(methods[0], law, servers, load, PATHS[stage.full])
         for row in methods:
             for metric, value in _waits(row).items():
                 if value is None:
@@ -227,13 +229,13 @@ def _waits(row: MethodRow) -> dict[str, float | None]:
 
 
 def _truth(best: MethodRow, law: ServiceTime, servers: int, load: float, paths: int) -> dict[str, tuple[float, float]]:
-    """Return mean, P95 and P99 of the wait [s] and 95 % half-widths: exact where a method is, else from sample paths."""
+    """Return mean, P95 and P99 of the wait [s] and 95 % half-widths: exact where a method is, else sample paths."""
     from qmodel.queueing import kiefer_wolfowitz
     from qmodel.simulation.statistics import mean_interval
 
     if best.mean_error == 0:
         return {name: (float(value or 0.0), 0.0) for name, value in _waits(best).items()}
-    count, cut = 1_000_000, 50_000
+    count, cut = PATH_ARRIVALS, PATH_ARRIVALS // 20
     found = []
     for seed in range(paths):
         rng = np.random.default_rng(seed)

@@ -6,7 +6,10 @@ import pytest
 
 import qmodel
 from qmodel.errors import InputError
-from qmodel.scenario import SLO, Cluster, Workload
+from qmodel.io.tables import read_table
+from qmodel.queueing import erlang_c
+from qmodel.scenario import SLO, Cluster, Requests, Workload
+from qmodel.studies import evaluation_cases, figures_cost, figures_plan, figures_queue
 from qmodel.studies.figures import FIGURES, figure_named, make_figures
 from qmodel.studies.figures_laws import with_engine
 from qmodel.studies.figures_panels import summarised
@@ -27,20 +30,27 @@ def stage(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def tables(stage):
-    return {figure.name: figure.table(stage) for figure in FIGURES}
+def made(stage, tmp_path_factory):
+    """Return the folder and the files of all figures, on small grids."""
+    folder = tmp_path_factory.mktemp("figures")
+    with pytest.MonkeyPatch.context() as small:
+        small.setattr(figures_cost, "SIZES", (1, 2))
+        small.setattr(figures_queue, "PATH_ARRIVALS", 20_000)
+        small.setattr(figures_plan, "LOADS", (0.4, 0.8))
+        small.setattr(evaluation_cases, "CONDITIONS", evaluation_cases.CONDITIONS[:2])
+        return folder, make_figures(folder, stage=stage)
 
 
 @pytest.fixture(scope="module")
-def made(stage, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("figures")
-    return folder, make_figures(folder, stage=stage)
+def tables(made):
+    folder, _ = made
+    return {figure.name: read_table(folder / f"{figure.name}.csv") for figure in FIGURES}
 
 
 def test_every_figure_has_its_three_files_and_no_others(made):
     folder, written = made
     assert {path.name for path in folder.iterdir()} == {path.name for path in written}
-    assert len(written) == 3 * len(FIGURES)
+    assert len(written) == 3 * len(FIGURES) + len(["published.csv", "published.md"])
     assert all(path.stat().st_size > 0 for path in written)
 
 
@@ -123,6 +133,98 @@ def test_thresholds_on_the_map_rise_with_waiting_work_and_agree_with_the_formula
     )
     assert (square.diff().dropna(how="all").dropna(axis=1).to_numpy() > 0).all()
     assert (table["threshold_s"].dropna() < 3600).all()
+
+
+def test_a_lone_prompt_is_backlog_until_it_is_prefilled_and_then_a_decode_step():
+    cluster = Cluster.parse("1P1D", qmodel.load_calibration("deepseek-v2-lite"))
+    requests = Requests.from_arrays([1.0], [4096], [200])
+    scene = Scene(
+        panel="one", sweep=1.0, source="test", cluster=cluster, slo=SLO(), workload=Workload.from_requests(requests)
+    )
+    run = qmodel.simulate(cluster, requests, SLO(), warmup=0.0)
+    row = run.requests.iloc[0]
+    times = np.array([0.5, 1.0, 1.0 + row["prefill_s"] / 2, 1.001 + row["prefill_s"]])
+    backlog = figures_queue.backlog_per_instance_s(scene, run, times)
+    work = float(cluster.work_s(4096.0))
+    np.testing.assert_allclose(backlog, [0.0, work, work / 2, 0.0], rtol=1e-9)
+    middle = np.array([row["arrival_s"] + row["ttft_s"] + (row["finish_s"] - row["arrival_s"] - row["ttft_s"]) / 2])
+    step = figures_queue.decode_step_s(scene, run, np.append(middle, row["finish_s"] + 1))
+    assert step[0] == pytest.approx(float(cluster.decode_calibrations[0].decode_step_s(1, 4096 + 100)))
+    assert step[1] == 0.0
+
+
+def test_the_derived_prices_are_the_rule_of_the_other_figures(stage, tables):
+    table = tables["fig07_price_frontier"]
+    chosen = table[table["chosen"] & (table["metric"] == "p95_ttft_s")]
+    runs = stage.runs(["kairos", "thresholds at dispatch"], [stage.congested()])
+    p95 = runs[runs["metric"] == "p95_ttft_s"].groupby("policy")["value"].mean()
+    assert len(chosen) == 3
+    for row in chosen.itertuples():
+        assert row.mean == pytest.approx(p95[row.policy])
+
+
+def test_the_usual_split_is_that_of_the_other_figures(tables):
+    splits, usual = tables["fig08_static_splits"], tables["fig04_p95_ttft"]
+    assert set(splits["cluster"]) == {"1P3D", "2P2D", "3P1D"}
+    here = splits[(splits["cluster"] == "2P2D") & (splits["metric"] == "p95_ttft_s")]
+    both = here.merge(usual, on=["panel", "sweep", "policy"])
+    assert len(both) == len(here) > 0
+    np.testing.assert_allclose(both["mean_x"], both["mean_y"])
+
+
+def test_a_threshold_is_one_look_up_per_instance_and_the_search_is_more(tables):
+    table = tables["fig09_decision_cost"].pivot(index="decode_instances", columns="quantity", values="median")
+    np.testing.assert_array_equal(table["look-ups, thresholds"], table.index)
+    assert (table["law evaluations, Kairos"] > table["look-ups, thresholds"]).all()
+
+
+def test_predictions_are_those_of_predict_and_near_the_simulation(stage, tables):
+    table = tables["fig11_model"]
+    scene = stage.scenes[1]
+    workload = Workload.from_requests(scene.workload.requests(count=stage.requests))
+    said = qmodel.predict(scene.cluster, workload, scene.slo).ttft_s(0.95)
+    here = table[(table["panel"] == scene.panel) & (table["sweep"] == scene.sweep)]
+    row = here[(here["policy"] == "disaggregated") & (here["metric"] == "p95_ttft_s")].iloc[0]
+    assert row["predicted"] == pytest.approx(said)
+    assert row["simulated"] == pytest.approx(said, rel=0.15)
+
+
+def test_waits_of_the_exponential_law_are_erlangs(tables):
+    table = tables["fig12_mgk_errors"]
+    rows = table[(table["law"] == "exponential") & (table["metric"] == "mean") & (table["method"] == "auto")]
+    for row in rows.itertuples():
+        delayed = erlang_c(row.servers, row.load * row.servers)
+        assert row.truth_s == pytest.approx(delayed / (row.servers * (1 - row.load)))
+    assert (table[table["law"] == "exponential"].groupby("method")["truth_half_width_s"].max() == 0).all()
+
+
+def test_law_errors_are_those_of_the_files(tables):
+    table = tables["fig13_law_errors"]
+    row = table[(table["calibration"] == "llama-3.1-8b_a100_tp1") & (table["measure"] == "step")].iloc[0]
+    assert row["error"] == qmodel.load_calibration("llama-3.1-8b").fit["step_mape"]
+
+
+def test_an_instance_is_worth_more_under_load(tables):
+    table = tables["fig15_shadow_prices"]
+    here = table[table["resource"] == "prefill instance"].pivot(index="panel", columns="load", values="mean_ttft_s")
+    assert (here[0.8] > here[0.4]).all()
+
+
+def test_a_fault_at_prefill_hurts_whoever_never_deflects(tables):
+    table = tables["fig16_robustness"]
+    here = table[(table["policy"] == "disaggregated") & (table["metric"] == "p95_ttft_s")].set_index("condition")
+    assert here["mean"]["prefill instance down 60 s"] > here["mean"]["as planned"]
+
+
+def test_published_numbers_stand_beside_those_of_the_tables(made, tables):
+    folder, _ = made
+    table = read_table(folder / "published.csv").set_index(["figure", "published"])
+    queue = tables["fig02_ttft_parts"]
+    share = 1 - queue[(queue["part"] == "queue") & (queue["panel"] == "azure-code")]["share"].iloc[0]
+    assert f"azure-code {share:.1%}" in table.loc[("fig02", "2%-23%"), "ours"]
+    assert ("fig04", "-81%") in table.index
+    assert ("fig05", "+79%") in table.index
+    assert (folder / "published.md").read_text().count("\n") == 2 + len(table)
 
 
 def test_intervals_over_seeds():

@@ -1,0 +1,167 @@
+"""Ours beside what is published: a row per published number, read from the tables behind the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qmodel.studies.published import PUBLISHED
+from qmodel.studies.scenes import CENTRE
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = ["against_published", "markdown", "write_published"]
+
+Tables = Mapping[str, "DataFrame"]
+
+
+def _not_queueing(tables: Tables) -> tuple[str, str]:
+    table = tables["fig02_ttft_parts"]
+    queue = table[table["part"] == "queue"].set_index("panel")["share"]
+    shares = ", ".join(f"{panel} {1 - share:.1%}" for panel, share in queue.items())
+    return shares, (
+        "bursts overload the heavy panels for minutes here: queueing is nearly all of P95; the light ones queue little"
+    )
+
+
+def _flat_chunk(tables: Tables) -> tuple[str, str]:
+    return _chunk(tables, int(PUBLISHED["flat_chunk_tokens"].high)), (
+        "low end: a prompt's start, within the published bound; high end: 32k tokens into a long prompt, beyond it"
+    )
+
+
+def _large_chunk(tables: Tables) -> tuple[str, str]:
+    return _chunk(tables, 2048), (
+        "composed kernels reach it only deep inside a long prompt, where a chunk re-reads what is done; the rest is "
+        "engine overhead (graphs off for large steps, multi-pass context), which calibration can add"
+    )
+
+
+def _chunk(tables: Tables, chunk: int) -> str:
+    table = tables["fig01_chunk_cost"]
+    here = table[table["chunk_tokens"] == chunk]
+    ranges = here.groupby("engine", sort=False)["increase_s"].agg(["min", "max"]) * 1e3
+    return "; ".join(f"{row['min']:.0f}-{row['max']:.0f} ms {engine}" for engine, row in ranges.iterrows())
+
+
+def _gain(tables: Tables, name: str, metric: str) -> dict[str, float]:
+    """Return thresholds over disaggregated per panel at the centre of the sweep."""
+    table = tables[name]
+    here = table[(table["metric"] == metric) & ((table["sweep"] - CENTRE).abs() < 1e-9)]
+    wide = here.pivot(index="panel", columns="policy", values="mean")
+    ratio: dict[str, float] = (wide["thresholds"] / wide["disaggregated"]).to_dict()
+    return ratio
+
+
+def _p95(tables: Tables) -> tuple[str, str]:
+    ratios = _gain(tables, "fig04_p95_ttft", "p95_ttft_s")
+    return ", ".join(f"{panel} {ratio - 1:+.0%}" for panel, ratio in ratios.items()), (
+        "late binding in shortest-first order; panels LL and LH hardly queue"
+    )
+
+
+def _attained(tables: Tables) -> tuple[str, str]:
+    ratios = _gain(tables, "fig05_attainment", "slo_attainment")
+    return ", ".join(f"{panel} {ratio - 1:+.0%}" for panel, ratio in ratios.items()), (
+        "relative to a small share where nothing is deflected"
+    )
+
+
+def _decision(tables: Tables) -> tuple[str, str]:
+    table = tables["fig09_decision_cost"]
+    timed = table[table["quantity"] == "runtime [s]"].set_index("decode_instances")["median"] * 1e6
+    first, last = timed.index.min(), timed.index.max()
+    return f"{timed[first]:.1f} us with {first}, {timed[last]:.0f} us with {last} decode instances", (
+        "plain Python, standard library only, on the machine that made the figure"
+    )
+
+
+def _law(tables: Tables) -> tuple[str, str]:
+    table = tables["fig13_law_errors"]
+    here = table[(table["measure"] == "step") & (table["gpu"] == "a100")]
+    own = here[here["calibration"] == "deepseek-v2-lite_a100_tp1"]["error"].iloc[0]
+    return f"{own:.1%} for DeepSeek-V2-Lite; {here['error'].min():.1%}-{here['error'].max():.1%} over all on A100", (
+        "against composed kernels off the fitted grid, not against a running engine"
+    )
+
+
+ROWS: Mapping[str, tuple[str, Callable[[Tables], tuple[str, str]]]] = {
+    "flat_chunk_s": ("fig01", _flat_chunk),
+    "large_chunk_s": ("fig01", _large_chunk),
+    "not_queue_share": ("fig02", _not_queueing),
+    "p95_ttft_ratio": ("fig04", _p95),
+    "attainment_ratio": ("fig05", _attained),
+    "decision_s": ("fig09", _decision),
+    "step_law_mape": ("fig13", _law),
+}
+
+
+def against_published(tables: Tables) -> DataFrame:
+    """Return each published number with ours beside it.
+
+    Parameters
+    ----------
+    tables : mapping of str to DataFrame
+        Tables behind the figures, by their names.
+
+    Returns
+    -------
+    DataFrame
+        Columns figure, what, published, ours, why (they differ, or what to know) and source.
+    """
+    import pandas as pd
+
+    rows = []
+    for key, (figure, ours) in ROWS.items():
+        known = PUBLISHED[key]
+        value, why = ours(tables)
+        rows.append(
+            {
+                "figure": figure, "what": known.what, "published": _shown(key), "ours": value, "why": why,
+                "source": known.source,
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _shown(key: str) -> str:
+    known = PUBLISHED[key]
+    if key.endswith("_ratio"):
+        return f"{known.low - 1:+.0%}"
+    if key == "not_queue_share":
+        return f"{known.low:.0%}-{known.high:.0%}"
+    if known.unit == "s":
+        return f"{1e3 * known.high:g} ms"
+    return f"{known.high:.0%}"
+
+
+def markdown(table: DataFrame) -> str:
+    """Return the table of `against_published` as Markdown."""
+    head = "| figure | published | value | here | to know |\n|---|---|---|---|---|\n"
+    rows = (f"| {r.figure} | {r.what} | {r.published} | {r.ours} | {r.why} |\n" for r in table.itertuples())
+    return head + "".join(rows)
+
+
+def write_published(folder: Path) -> list[Path]:
+    """Write ``published.csv`` and ``published.md`` beside the figures, from their tables.
+
+    Parameters
+    ----------
+    folder : Path
+        Where `make_figures` has written every figure.
+
+    Returns
+    -------
+    list of Path
+        Files written.
+    """
+    from qmodel.io.atomic import write_text
+    from qmodel.io.tables import read_table, save_table
+
+    table = against_published({path.stem: read_table(path) for path in sorted(folder.glob("fig*.csv"))})
+    csv, page = folder / "published.csv", folder / "published.md"
+    save_table(table, csv)
+    write_text(page, markdown(table))
+    return [csv, page]
