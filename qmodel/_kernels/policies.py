@@ -13,7 +13,7 @@ from qmodel._kernels.sim_state import (
     Y_KV_BYTES,
 )  # fmt: skip
 
-NONE, STATIC, KAIROS, EARLIEST, THRESHOLDS, LATE, COLOCATED, EXTERNAL = range(8)
+NONE, STATIC, KAIROS, EARLIEST, THRESHOLDS, LATE, COLOCATED, EXTERNAL, COMPILED = range(9)
 FCFS, SPF, AGED = range(3)
 
 # Integer parameters of a policy.
@@ -244,7 +244,7 @@ def decide_kairos(r, k, d, R, seen, slo, PK, PF, chunks, EC, EB, budget, e, g):
 
 @kernel
 def decide_earliest(t, r, k, d, R, UF, seen, slo, PF, chunks, EC, EB, XI, XF, e, g):
-    """Return (unit, host time) of the earliest completion, complete estimates on both sides."""
+    """Return (unit, host time) of the earliest completion, complete estimates on both sides, with a margin."""
     need, done, c, budget = R[r, R_NEED], R[r, R_DONE], R[r, R_CLASS], XI[X_BUDGET]
     best, at_prefill = 0, np.inf
     for i in range(k):
@@ -263,7 +263,7 @@ def decide_earliest(t, r, k, d, R, UF, seen, slo, PF, chunks, EC, EB, XI, XF, e,
         ready = estimate + g * (seen[u, OB_HOST] if seen[u, OB_HOSTING] > 0 else seen[u, OB_REST])
         if ready < at_decode:
             host, at_decode, own = u, ready, estimate
-    if host >= 0 and at_decode < at_prefill:
+    if host >= 0 and PF[P_ALPHA] * at_decode < at_prefill:
         return host, own
     return best, 0.0
 

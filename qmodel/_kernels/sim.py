@@ -12,8 +12,8 @@ from qmodel._kernels import kernel
 
 from qmodel._kernels.laws import work_time
 from qmodel._kernels.policies import (
-    AT_ARRIVAL, EXTERNAL, FCFS, K_DECODE_EARLY, K_KIND, K_ORDER, K_ROOM, LATE, NONE, decide_noisy, available, late_pull,
-    observe_decode, observe_prefill, queue_key,
+    AT_ARRIVAL, COMPILED, EXTERNAL, FCFS, K_DECODE_EARLY, K_KIND, K_ORDER, K_ROOM, LATE, NONE, available, decide_noisy,
+    late_pull, observe_decode, observe_prefill, queue_key,
 )  # fmt: skip
 from qmodel._kernels.sim_decode import end_decode, start_decode
 from qmodel._kernels.sim_faults import E_TIME, apply_fault
@@ -24,8 +24,9 @@ from qmodel._kernels.sim_state import (
     LOOP_NEXT, LOOP_PULL, R_DECODE, R_DEFLECTED, R_DONE, R_NEED, R_PREFILL, R_STATE, U_END, U_HOST_WAIT, U_TOKENS,
     U_WORK, WAITING, X_DECODE, X_PREFILL, mark, push, push_sorted, remove,
 )  # fmt: skip
+from qmodel._kernels.user import decide_compiled
 
-DONE, ASK, STUCK = range(3)
+DONE, ASK, STUCK, REFUSED = range(4)
 
 
 @kernel
@@ -168,7 +169,8 @@ def run(
     """Advance the simulation until every request has finished, or until an external policy is asked.
 
     All state lives in the arrays, so that a call goes on where the last one returned. Returns DONE, ASK (request
-    loop[LOOP_ASKED] has arrived: place it by calling `answer`) or STUCK (nothing can happen any more).
+    loop[LOOP_ASKED] has arrived: place it by calling `answer`), STUCK (nothing can happen any more) or REFUSED (a
+    user's compiled decision for loop[LOOP_ASKED] names no instance).
     """
     k, d, n = XI[X_PREFILL], XI[X_DECODE], R.shape[0]
     late, again = PK[K_KIND] == LATE, 2 * k + 4 * d
@@ -230,11 +232,17 @@ def run(
             if PK[K_KIND] == EXTERNAL:
                 clock[CLOCK_NOW], loop[LOOP_ASKED] = now, r
                 return ASK
-            e, g = noise[r % len(noise), 0], noise[r % len(noise), 1]
-            u, host = decide_noisy(
-                t, r, R, UF, seen, slo, PK, PF, chunks, lengths, batches, contexts, curves, tables, EC, EB, XI, XF, e,
-                g,
-            )  # fmt: skip
+            if PK[K_KIND] == COMPILED:
+                u, host = decide_compiled(t, r, R, F, seen, slo, EC, EB, UF, XI, XF, scratch)
+                if u < 0:
+                    clock[CLOCK_NOW], loop[LOOP_ASKED] = now, r
+                    return REFUSED
+            else:
+                e, g = noise[r % len(noise), 0], noise[r % len(noise), 1]
+                u, host = decide_noisy(
+                    t, r, R, UF, seen, slo, PK, PF, chunks, lengths, batches, contexts, curves, tables, EC, EB, XI, XF,
+                    e, g,
+                )  # fmt: skip
             _place(t, r, u, host, R, F, UF, UI, lists, times, winners, loop, dirty, PK, EC, EB, EW, XI)
         elif leaf < k:
             end_prefill(t, leaf, R, F, UF, UI, lists, times, winners, loop, PK, XI, XF)

@@ -156,7 +156,8 @@ def _host(t, u, j, R, F, UF, UI, lists, slo, classes, PK, PF, chunks, LC, LB, XI
     n, q, reloaded, hosted = 0, 0.0, 0.0, 0
     r = UI[u, I_PART]
     UI[u, I_PART] = -1
-    UF[u, U_HOST_PART] = 0.0
+    if room > 0:
+        UF[u, U_HOST_PART] = 0.0
     while room > 0:
         if r < 0:
             head, held = lists[row, L_HEAD], K + UF[u, U_HOST_KV]

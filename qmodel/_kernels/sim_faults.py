@@ -5,21 +5,40 @@ from qmodel._kernels import kernel
 
 # ruff: noqa: I001 - columns are imported many to a line
 from qmodel._kernels.laws import C_SCALE
-from qmodel._kernels.policies import AT_ARRIVAL, K_DECODE_EARLY
+from qmodel._kernels.policies import AT_ARRIVAL, AT_ARRIVAL_COUNT_LANDED, K_DECODE_EARLY
 from qmodel._kernels.sim_decode import leave, next_leave
 from qmodel._kernels.sim_links import FAIR, share_links
 from qmodel._kernels.sim_prefill import wake
 from qmodel._kernels.sim_state import (
-    F_HOST, F_LANDED, F_START, F_TBT_MAX, I_BATCH, I_DOWN, I_FORGOTTEN, I_HOST_TOKENS, I_HOSTING, I_PART,
-    I_REQUESTS, L_HEAD, NOT_ARRIVED, R_CACHED, R_DECODE, R_DEFLECTED, R_DONE, R_LEFT, R_NEED, R_NEXT, R_OUTPUT,
-    R_PREEMPTED, R_PREFILL, R_PROMPT, R_RESTARTS, R_STATE, R_VIOLATIONS, U_BUSY, U_END, U_HOST_KV, U_HOST_PART,
-    U_HOST_WAIT, U_KV, U_LINK_RATE, U_PART_WORK, U_SINCE, U_TOKENS, U_WORK, X_DECODE, X_PREFILL, X_SHARING, X_TREE,
-    mark, push, remove, schedule,
+    F_HOST, F_LANDED, F_START, F_TBT_MAX, I_BATCH, I_DOWN, I_FORGOTTEN, I_HOST_TOKENS, I_HOSTING, I_PART, I_REQUESTS,
+    L_COUNT, L_HEAD, L_TAIL, NOT_ARRIVED, R_CACHED, R_DECODE, R_DEFLECTED, R_DONE, R_LEFT, R_NEED, R_NEXT, R_OUTPUT,
+    R_PREEMPTED, R_PREFILL, R_PREV, R_PROMPT, R_RESTARTS, R_STATE, R_VIOLATIONS, U_BATCH_TIME, U_BUSY, U_END,
+    U_HOST_KV, U_HOST_PART, U_HOST_TIME, U_HOST_WAIT, U_KV, U_LINK_RATE, U_PART_WORK, U_SINCE, U_TOKENS, U_WORK,
+    X_DECODE, X_PREFILL, X_SHARING, X_TREE, mark, remove, schedule,
 )  # fmt: skip
 
 # Columns of a fault event and its actions.
 E_TIME, E_UNIT, E_ACTION, E_VALUE = range(4)
 STOP, START, SPEED, LINK = range(4)
+
+
+@kernel
+def _push_by_id(lists, R, row, r):
+    """Insert request r behind all that arrived before it, searching from the tail."""
+    at = lists[row, L_TAIL]
+    while at > r:
+        at = R[at, R_PREV]
+    behind = lists[row, L_HEAD] if at < 0 else R[at, R_NEXT]
+    R[r, R_PREV], R[r, R_NEXT] = at, behind
+    if at < 0:
+        lists[row, L_HEAD] = r
+    else:
+        R[at, R_NEXT] = r
+    if behind < 0:
+        lists[row, L_TAIL] = r
+    else:
+        R[behind, R_PREV] = r
+    lists[row, L_COUNT] += 1
 
 
 @kernel
@@ -31,7 +50,7 @@ def _again(r, R, F, lists, row):
     R[r, R_PREFILL], R[r, R_DECODE], R[r, R_STATE] = -1, -1, NOT_ARRIVED
     R[r, R_RESTARTS] += 1
     F[r, F_TBT_MAX], F[r, F_HOST], F[r, F_START] = 0.0, 0.0, np.nan
-    push(lists, R, row, r)
+    _push_by_id(lists, R, row, r)
 
 
 @kernel
@@ -78,7 +97,7 @@ def _stop_prefill(u, R, F, UF, UI, lists, times, winners, PK, XI):
             behind = R[r, R_NEXT]
             if R[r, R_PREFILL] == u:
                 remove(lists, R, row, r)
-                UI[v, I_REQUESTS] -= 1
+                UI[v, I_REQUESTS] -= 0 if PK[K_DECODE_EARLY] == AT_ARRIVAL_COUNT_LANDED else 1
                 _again(r, R, F, lists, again)
             r = behind
         head = lists[row, L_HEAD]
@@ -87,7 +106,7 @@ def _stop_prefill(u, R, F, UF, UI, lists, times, winners, PK, XI):
 
 
 @kernel
-def _stop_decode(u, R, F, UF, UI, lists, slots, longest, classes, violations, times, winners, XI):
+def _stop_decode(u, R, F, UF, UI, lists, slots, longest, classes, violations, times, winners, PK, XI):
     k, d = XI[X_PREFILL], XI[X_DECODE]
     j, again, gone = u - k, 2 * k + 4 * d, 0
     forgotten = UI[u, I_FORGOTTEN]
@@ -109,7 +128,8 @@ def _stop_decode(u, R, F, UF, UI, lists, slots, longest, classes, violations, ti
     while r >= 0:
         UF[R[r, R_PREFILL], U_KV] -= R[r, R_NEED]
         r = R[r, R_NEXT]
-    gone += _drop_list(u, R, F, UI, lists, transit, again)
+    moving = _drop_list(u, R, F, UI, lists, transit, again)
+    gone += 0 if PK[K_DECODE_EARLY] == AT_ARRIVAL_COUNT_LANDED else moving
     schedule(times, winners, XI[X_TREE], u, np.inf)
     UI[u, I_REQUESTS] -= gone
     UI[u, I_HOST_TOKENS], UI[u, I_HOSTING], UI[u, I_FORGOTTEN] = 0, 0, 0
@@ -138,6 +158,9 @@ def apply_fault(
         UI[u, I_DOWN] = 1
         if UF[u, U_END] < np.inf:
             UF[u, U_BUSY] += t - UF[u, U_SINCE]
+            if u >= k:
+                UF[u, U_BATCH_TIME] += UI[u, I_BATCH] * (t - UF[u, U_SINCE])
+                UF[u, U_HOST_TIME] += t - UF[u, U_SINCE] if UI[u, I_HOSTING] > 0 else 0.0
             UF[u, U_END] = np.inf
         if u < k:
             _stop_prefill(u, R, F, UF, UI, lists, times, winners, PK, XI)
@@ -147,7 +170,7 @@ def apply_fault(
             UF[u, U_TOKENS], UI[u, I_REQUESTS] = 0.0, 0
             schedule(times, winners, XI[X_TREE], u, np.inf)
         else:
-            _stop_decode(u, R, F, UF, UI, lists, slots, longest, classes, violations, times, winners, XI)
+            _stop_decode(u, R, F, UF, UI, lists, slots, longest, classes, violations, times, winners, PK, XI)
             schedule(times, winners, XI[X_TREE], d + u, np.inf)
         if XI[X_SHARING] == FAIR:
             share_links(t, R, F, UF, lists, times, winners, XI, XF)

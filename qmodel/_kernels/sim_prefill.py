@@ -104,7 +104,8 @@ def end_prefill(t, i, R, F, UF, UI, lists, times, winners, loop, PK, XI, XF):
         if u < 0:
             u = available(k, k + d, r, UI, PK)
             R[r, R_DECODE] = u
-            UI[u, I_REQUESTS] += 1
+            if PK[K_DECODE_EARLY] != AT_ARRIVAL_COUNT_LANDED:
+                UI[u, I_REQUESTS] += 1
         elif PK[K_DECODE_EARLY] == AT_ARRIVAL_COUNT_SENT:
             UI[u, I_REQUESTS] += 1
         size = XF[Y_KV_BYTES] * (R[r, R_PROMPT] - R[r, R_CACHED])

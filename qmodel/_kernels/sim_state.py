@@ -43,11 +43,12 @@ S_ID, S_LEAVE, S_BASE, S_STAMP = range(4)
 # Columns of a list: first, last, how many.
 L_HEAD, L_TAIL, L_COUNT = range(3)
 
-# Settings, integers.
+# Settings, integers; the last three are a user's compiled decision: address, address and count of its parameters.
 (
     X_PREFILL, X_DECODE, X_BUDGET, X_MAX_SEQS, X_PACKING, X_FIRST_PREFILL, X_WARM, X_TREE, X_LAYERS, X_SHARING,
-) = range(10)  # fmt: skip
-SETTING_INTS = 10
+    X_USER, X_PARAMETERS, X_PARAMETER_COUNT,
+) = range(13)  # fmt: skip
+SETTING_INTS = 13
 
 # Settings, floats.
 Y_FIXED, Y_KV_BYTES, Y_HIST_LOG0, Y_HIST_STEP = range(4)

@@ -81,6 +81,9 @@ def simulate(
     seed: Annotated[int, typer.Option(min=0, help="0 replays a trace, n its n-th circular shift.")] = 0,
     requests: Annotated[int | None, typer.Option(min=1, help="Requests. [default: the workload's own]")] = None,
     per_request: Annotated[Path | None, typer.Option(help="Write one row per request (.csv, .parquet).")] = None,
+    timeline: Annotated[Path | None, typer.Option(help="Write a Chrome trace for Perfetto (.json).")] = None,
+    timeline_window: Annotated[str, typer.Option(help="Part of the run it shows.")] = "0s-60s",
+    plot: Annotated[Path | None, typer.Option(help="Draw how busy each instance was (.png, .pdf, .svg).")] = None,
     json: JsonOption = False,
 ) -> None:
     """Simulate one run of a policy, request by request.
@@ -91,6 +94,13 @@ def simulate(
         from qmodel.io.tables import check_table_target
 
         check_table_target(per_request)
+    if plot is not None:
+        check_plot(plot)
+    if timeline is not None:
+        from qmodel.io.atomic import check_target
+
+        check_target(timeline)
+    shown_s = _window(timeline_window)
     inputs, chosen = _open(scenario, policy)
     from qmodel.simulation import simulate as run
     from qmodel.studies.metrics import measure
@@ -103,12 +113,38 @@ def simulate(
 
         save_table(result.requests, per_request)
         show.notices([f"wrote {result.count:,} requests to {per_request}"])
+    if timeline is not None:
+        from qmodel.io.atomic import write_text
+        from qmodel.simulation.timeline import trace_json
+
+        write_text(timeline, trace_json(result, *shown_s))
+        show.notices([f"wrote {timeline}: open it at ui.perfetto.dev or chrome://tracing"])
+    if plot is not None:
+        from qmodel.plotting.utilisation import draw_utilisation
+
+        draw_utilisation(result, plot)
+        show.notices([f"wrote {plot}"])
     if json:
         tail = {"seed": seed, "requests": result.count, "simulated": numbers}
         show.print_json(_header(inputs, policy) | tail | {"utilisation": dict(result.utilisation)})
         return
     title = f"Simulated, policy {policy}, seed {seed}, {result.count:,} requests"
     show.console().print(show.measures_table(title, numbers))
+
+
+def _window(text: str) -> tuple[float, float]:
+    """Return the two times [s] of a window such as 0s-60s."""
+    from qmodel.units import parse_duration_s
+
+    begin, _, end = text.partition("-")
+    if not end:
+        raise InputError("--timeline-window", repr(text), "two durations, e.g. 0s-60s")
+    name = "--timeline-window"
+    start_s = 0.0 if begin.strip() in ("0", "0s") else parse_duration_s(begin, name)
+    end_s = parse_duration_s(end, name)
+    if not start_s < end_s:
+        raise InputError("--timeline-window", repr(text), "a start before its end", "e.g. 0s-60s")
+    return start_s, end_s
 
 
 def _planned_requests(policy: Any) -> int | None:

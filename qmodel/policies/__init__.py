@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from qmodel.errors import InputError
+from qmodel.policies.compiled import Compiled
 from qmodel.policies.estimating import EarliestCompletion, Kairos
 from qmodel.policies.rule import ThresholdRule
 from qmodel.policies.simple import Colocated, Disaggregated, StaticLength
@@ -15,6 +16,7 @@ __all__ = [
     "CHUNKS",
     "ClusterState",
     "Colocated",
+    "Compiled",
     "Disaggregated",
     "EarliestCompletion",
     "Kairos",

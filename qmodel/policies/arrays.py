@@ -48,6 +48,7 @@ def policy_arrays(spec: KernelSpec) -> PolicyArrays:
         "late": kp.LATE,
         "colocated": kp.COLOCATED,
         "external": kp.EXTERNAL,
+        "compiled": kp.COMPILED,
     }
     PK, PF = np.zeros(kp.POLICY_INTS, np.int64), np.zeros(kp.POLICY_FLOATS)
     PK[kp.K_KIND] = kinds[spec.kind]

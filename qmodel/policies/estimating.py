@@ -112,12 +112,22 @@ class EarliestCompletion:
         Order of the prefill queues.
     ageing_per_s : float
         Order "aged": seconds of work by which a second of waiting advances a request.
+    margin : float
+        Deflect iff margin * (decode side) < prefill side. Above 1 it stands in for the delay that a prompt causes to
+        those behind it, which the rule itself does not see.
     """
 
     beta: float = 1.0
     chunks: tuple[int, ...] = CHUNKS
     order: Order = "fcfs"
     ageing_per_s: float = 0.0
+    margin: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("beta", "margin"):
+            value = getattr(self, name)
+            if not (np.isfinite(value) and value > 0):
+                raise InputError(f"EarliestCompletion {name}", value, "finite and > 0", "1.0 compares as estimated")
 
     @property
     def name(self) -> str:
@@ -140,12 +150,17 @@ class EarliestCompletion:
             ready = estimate + float(state.deflected_work_s[j] if state.hosting[j] else state.step_rest_s[j])
             if ready < at_decode:
                 host, at_decode, own = j, ready, estimate
-        if host >= 0 and at_decode < at_prefill:
+        if host >= 0 and self.margin * at_decode < at_prefill:
             return Route(pool="decode", instance=host, host_s=own)
         return Route(pool="prefill", instance=best)
 
     def kernel_spec(self) -> KernelSpec:
         """Return the policy as data."""
         return KernelSpec(
-            kind="earliest", order=self.order, ageing_per_s=self.ageing_per_s, chunks=self.chunks, beta=self.beta
+            kind="earliest",
+            order=self.order,
+            ageing_per_s=self.ageing_per_s,
+            chunks=self.chunks,
+            beta=self.beta,
+            alpha=self.margin,
         )

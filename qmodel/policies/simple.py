@@ -9,7 +9,16 @@ import numpy as np
 
 from qmodel.errors import InputError
 from qmodel.policies.rule import Order
-from qmodel.policies.state import CHUNKS, ClusterState, CountUntil, DecodeChoice, KernelSpec, RequestView, Route
+from qmodel.policies.state import (
+    CHUNKS,
+    UNAVAILABLE,
+    ClusterState,
+    CountUntil,
+    DecodeChoice,
+    KernelSpec,
+    RequestView,
+    Route,
+)
 
 __all__ = ["Colocated", "Disaggregated", "StaticLength"]
 
@@ -180,7 +189,7 @@ class StaticLength:
         local = local or request.prompt_tokens < self.min_prompt_tokens
         local = local or state.prefill_tokens[prefill.instance] > self.prefill_busy * state.budget
         host = int(np.argmin(state.decode_requests))
-        if not local or state.kv_share[host] > self.decode_busy:
+        if not local or state.kv_share[host] > self.decode_busy or state.decode_requests[host] >= UNAVAILABLE:
             return prefill
         schedule = state.schedule_s(host, request, self.chunks or CHUNKS, state.limit_s(host, request))
         return Route(pool="decode", instance=host, host_s=schedule or 0.0)

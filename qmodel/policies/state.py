@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +13,24 @@ from qmodel.laws.prefill import chunked_prefill_s
 from qmodel.laws.step import StepLaw
 from qmodel.policies.rule import Order, ThresholdRule
 
-__all__ = ["CHUNKS", "ClusterState", "KernelSpec", "Policy", "RequestView", "Route", "largest_safe_chunk"]
+__all__ = [
+    "CHUNKS",
+    "UNAVAILABLE",
+    "ClusterState",
+    "KernelSpec",
+    "Policy",
+    "RequestView",
+    "Route",
+    "largest_safe_chunk",
+]
 
 FloatArray = npt.NDArray[np.float64]
 
 DecodeChoice = Literal["prefilled", "arrival", "arrival_sent", "arrival_landed"]
 CountUntil = Literal["finished", "last_batch_starts"]
+
+#: Work, tokens, requests or load that an instance shows while it is down.
+UNAVAILABLE = 1e15
 
 #: Candidate chunk sizes [tokens] that public descriptions of Kairos give.
 CHUNKS = (2048, 1024, 512, 256, 128)
@@ -207,9 +219,13 @@ class KernelSpec:
         Which of equally loaded instances is taken: 0 the lowest id, else one that a hash of seed and request picks.
     rule : ThresholdRule, optional
         Prices and tables.
+    decide : callable, optional
+        A user's compiled decision, kind "compiled".
+    parameters : ndarray, optional
+        Its numbers.
     """
 
-    kind: Literal["none", "static", "kairos", "earliest", "thresholds", "late", "colocated", "external"]
+    kind: Literal["none", "static", "kairos", "earliest", "thresholds", "late", "colocated", "external", "compiled"]
     order: Order = "fcfs"
     chunks: tuple[int, ...] = CHUNKS
     host_budget: int = 0
@@ -229,6 +245,8 @@ class KernelSpec:
     static_prefill_busy: float = np.inf
     static_decode_busy: float = np.inf
     rule: ThresholdRule | None = None
+    decide: Any = None
+    parameters: FloatArray | None = None
 
 
 class Policy(Protocol):

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from qmodel._kernels import laws as kl
 from qmodel._kernels import policies as kp
 from qmodel._kernels import sim_state as ks
+from qmodel._kernels import user as ku
 from qmodel.errors import InputError
 from qmodel.laws import Calibration
 from qmodel.policies.arrays import policy_arrays
@@ -179,9 +180,10 @@ def arrays_of(
         R, F, UF, UI, lists, np.full(size, np.inf), winners,
         np.zeros(units, np.int64), slots, np.zeros((d, cluster.max_num_seqs)),
         np.zeros((d, len(slos)), np.int64), np.zeros((d, len(slos)), np.int64), np.zeros(HISTOGRAM_BINS),
-        np.zeros((units, kp.OBSERVED)), np.zeros((2, len(policy[3]))),
+        np.zeros((units, kp.OBSERVED)), np.zeros((2, max(ku.ASK_WIDTH, len(policy[3])))),
         np.array([[s.ttft_s, s.tbt_s] for s in slos]), *policy, coef, base, guess, guess_base, work, XI, XF,
-        fault_events(faults, k, d), signals.noise(n),
+        # Instances are numbered alike with and without disaggregation.
+        fault_events(faults, cluster.prefill_count, cluster.decode_count), signals.noise(n),
     ))  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from qmodel._kernels import policies as kp
 from qmodel._kernels import sim
 from qmodel._kernels import sim_state as ks
+from qmodel._kernels import user as ku
 from qmodel.errors import InputError, QModelError
 from qmodel.policies import ClusterState, KernelSpec, RequestView, as_policy
 from qmodel.scenario import SLO, Cluster, Requests, Workload
@@ -126,14 +128,44 @@ def simulate_requests(
     encode.check(scene, requests, slos)
     warm_from = int(warmup * len(requests))
     arrays = encode.arrays_of(scene, requests, slos, spec, warm_from, signals, faults)
+    called = _register(spec, arrays)
     status = sim.run(*arrays)
+    del called
     while status == sim.ASK:
         _ask(chosen, scene, arrays, slos)
         status = sim.run(*arrays)
+    if status == sim.REFUSED:
+        raise _refused(chosen.name, scene, arrays)
     if status != sim.DONE:
         left = len(requests) - int(arrays.loop[ks.LOOP_FINISHED])
         raise QModelError("simulation", f"stuck with {left} unfinished requests", "able to finish", "report this")
     return _result(chosen.name, scene, arrays, requests, slos, warm_from)
+
+
+def _register(spec: KernelSpec, arrays: Arrays) -> Any:
+    """Tell the kernel where a user's compiled decision and its numbers are; return what must stay alive meanwhile."""
+    if spec.kind != "compiled" or spec.parameters is None:
+        return None
+    try:
+        callback = _callback(spec.decide)
+    except ValueError as error:
+        limit = "compilable for (state, request, parameters), giving (pool, instance, host_s)"
+        raise InputError("compiled decision", str(error)[:200], limit) from error
+    at, count = spec.parameters.ctypes.data, len(spec.parameters)
+    arrays.XI[[ks.X_USER, ks.X_PARAMETERS, ks.X_PARAMETER_COUNT]] = callback.address, at, count
+    return callback, spec.parameters
+
+
+@functools.lru_cache(maxsize=64)
+def _callback(decide: Any) -> Any:
+    return ku.callback(decide)
+
+
+def _refused(name: str, scene: Scene, arrays: Arrays) -> InputError:
+    r, (pool, instance, host) = int(arrays.loop[ks.LOOP_ASKED]), arrays.scratch[1, :3]
+    said = f"({pool:g}, {instance:g}, {host:g}) for request {r}"
+    limit = f"PREFILL and 0..{len(scene.prefill) - 1} or DECODE and 0..{len(scene.decode) - 1}, host_s finite and >= 0"
+    return InputError(f"answer of {name}", said, limit, "(-1, -1, 0) means that it raised")
 
 
 def _ask(policy: Any, scene: Scene, arrays: Arrays, slos: Sequence[SLO]) -> None:
@@ -181,12 +213,8 @@ def _state(scene: Scene, arrays: Arrays, request: RequestView) -> ClusterState:
         prefill_laws=[c.prefill for c in scene.prefill],
         decode_laws=[c.step for c in scene.decode],
         budget=scene.cluster.max_num_batched_tokens,
-        transfer_s=np.array(
-            [
-                scene.cluster.transfer_fixed_s + scene.cluster.transfer_law(c).link_time_s(float(moved))
-                for c in scene.prefill
-            ]
-        ),
+        transfer_s=scene.cluster.transfer_fixed_s
+        + scene.cluster.calibration.kv_bytes_per_token * moved / arrays.UF[:k, ks.U_LINK_RATE],
     )
 
 

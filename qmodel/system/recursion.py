@@ -83,7 +83,7 @@ def run_recursion(cluster: Cluster, requests: Requests, slo: SLO, spec: KernelSp
     InputError
         When the policy is not covered, or a request cannot fit an instance's KV cache.
     """
-    if spec.kind in ("colocated", "external"):
+    if spec.kind in ("colocated", "external", "compiled"):
         raise InputError("policy of predict", spec.kind, "one with separate pools", "simulate it instead")
     _check_room(cluster, requests)
     n, k, d = len(requests), cluster.prefill_count, cluster.decode_count

@@ -5,12 +5,12 @@ It shares no code with the kernel but the laws and the policies' own `decide`. S
 
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from qmodel.policies import ClusterState, RequestView, as_policy
-from qmodel.policies.state import largest_safe_chunk
+from qmodel.policies.state import UNAVAILABLE, largest_safe_chunk
 from qmodel.policies.tables import lookup_curve, lookup_table
 
 
@@ -32,6 +32,7 @@ class Job:
     key: float = 0.0
     deflected: bool = False
     preempted: int = 0
+    restarts: int = 0
     start: float = math.nan
     prefilled: float = math.nan
     landed: float = math.nan
@@ -51,6 +52,12 @@ class Job:
         """Prompt tokens still to compute."""
         return self.need - self.done
 
+    def reset(self):
+        """Forget what was done."""
+        self.done, self.need, self.left = self.cached, self.prompt, max(1, self.output - 1)
+        self.preempted, self.host_s, self.deflected, self.gaps = 0, 0.0, False, []
+        self.source = self.target = None
+
 
 @dataclass(eq=False)
 class Prefill:
@@ -65,6 +72,10 @@ class Prefill:
     end: float = math.inf
     held: int = 0
     link_free: float = 0.0
+    rate: float = 0.0
+    speed: float = 1.0
+    down: bool = False
+    forgotten: bool = False
 
 
 @dataclass(eq=False)
@@ -84,6 +95,10 @@ class Decode:
     held: int = 0
     link_free: float = 0.0
     assigned: int = 0
+    rate: float = 0.0
+    speed: float = 1.0
+    down: bool = False
+    forgotten: bool = False
 
     @property
     def context(self):
@@ -94,7 +109,7 @@ class Decode:
 class Reference:
     """One run; `jobs` hold the outcome."""
 
-    def __init__(self, cluster, requests, slos, policy=None):
+    def __init__(self, cluster, requests, slos, policy=None, faults=(), interval=0.0):
         self.cluster, self.policy = cluster, as_policy(policy)
         self.spec = self.policy.kernel_spec() if hasattr(self.policy, "kernel_spec") else None
         self.late = self.spec is not None and self.spec.kind == "late"
@@ -105,6 +120,12 @@ class Reference:
             pools = (), pools[0] + pools[1]
         self.prefill = [Prefill(i, c, cluster.transfer_law(c)) for i, c in enumerate(pools[0])]
         self.decode = [Decode(j, c, cluster.transfer_law(c)) for j, c in enumerate(pools[1])]
+        for unit in self.prefill + self.decode:
+            unit.rate = unit.link.bytes_per_s
+        self.faults = sorted(edge for f in faults for edge in self.edges(f))
+        self.again, self.interval, self.observe, self.seen = [], interval, 0.0, None
+        self.choice = self.spec.decode_choice if self.spec else "prefilled"
+        self.early_end = self.spec is not None and self.spec.count_until == "last_batch_starts"
         self.shared, self.moving, self.now = [], [], 0.0
         self.strictness = slos
         self.jobs = [
@@ -128,11 +149,14 @@ class Reference:
             times = [u.end for u in self.prefill + self.decode]
             times += [j.landed for j in self.moving if j.sent]
             times += [todo[0].arrival] if todo else []
+            times += [self.faults[0][0]] if self.faults else []
             self.advance_links(min(times, default=math.inf))
-            if math.isinf(self.now):
-                assert all(not math.isnan(job.finish) for job in self.jobs)
+            if math.isinf(self.now) or not any(math.isnan(job.finish) for job in self.jobs):
                 return self
             t, pull = self.now, False
+            while self.faults and self.faults[0][0] == t:
+                self.fault(*self.faults.pop(0)[1:])
+                pull = True
             for p in self.prefill:
                 if p.end == t:
                     self.end_prefill(p)
@@ -140,13 +164,14 @@ class Reference:
             for job in sorted((j for j in self.moving if j.sent and j.landed == t), key=lambda j: j.target.number):
                 self.moving.remove(job)
                 job.target.landed.append(job)
+                job.target.assigned += self.choice == "arrival_landed"
                 job.source.held -= job.need
             for d in self.decode:
                 if d.end == t:
                     pull = pull or bool(d.hosted)
                     self.end_decode(d)
-            while todo and todo[0].arrival == t:
-                self.arrive(todo.pop(0))
+            while self.again or (todo and todo[0].arrival == t):
+                self.arrive(self.again.pop(0) if self.again else todo.pop(0))
                 pull = True
             self.fill()
             if self.late and pull:
@@ -162,8 +187,12 @@ class Reference:
         flows = [j for j in self.moving if not j.sent]
         out, into = Counter(j.source for j in flows), Counter(j.target for j in flows)
         for j in flows:
-            j.rate = min(j.source.link.bytes_per_s / out[j.source], j.target.link.bytes_per_s / into[j.target])
+            j.rate = min(j.source.rate / out[j.source], j.target.rate / into[j.target])
         until = min([until] + [self.now + j.bytes / j.rate for j in flows])
+        while self.interval and self.observe <= until < math.inf:
+            before, self.now = self.now, self.observe
+            self.seen, self.now = self.state(), before
+            self.observe += self.interval
         for j in flows:
             ends = self.now + j.bytes / j.rate <= until
             j.bytes -= j.rate * (until - self.now)
@@ -199,34 +228,37 @@ class Reference:
         rest = sum(j.rest for j in p.queue) + (p.part.rest if p.part else 0)
         return rest + sum(n for _, n in p.running)
 
-    def state(self, job):
+    def state(self, job=None):
         """What the router sees."""
         P, D = self.prefill, self.decode
+        moved = 0.0 if job is None else float(job.prompt - job.cached)
+
+        def gone(unit):
+            return UNAVAILABLE if unit.down else 0.0
+
         return ClusterState(
             time_s=self.now,
-            prefill_work_s=np.array([sum(self.work(p, j) for j in p.queue) + self.begun_work(p) for p in P]),
-            prefill_tokens=np.array([float(self.tokens(p)) for p in P]),
-            prefill_requests=np.array([self.count(p) for p in P]),
+            prefill_work_s=np.array([gone(p) or sum(self.work(p, j) for j in p.queue) + self.begun_work(p) for p in P]),
+            prefill_tokens=np.array([gone(p) or float(self.tokens(p)) for p in P]),
+            prefill_requests=np.array([gone(p) or self.count(p) for p in P]),
             link_free_s=np.array([p.link_free for p in P]),
-            deflected_work_s=np.array([self.deflected_work(d) for d in D]),
+            deflected_work_s=np.array([gone(d) or self.deflected_work(d) for d in D]),
             batch=np.array([float(len(d.batch)) for d in D]),
             context_tokens=np.array([float(d.context) for d in D]),
-            hosting=np.array([bool(d.waiting or d.part or d.hosted) for d in D]),
-            decode_requests=np.array([d.assigned for d in D]),
+            hosting=np.array([bool(d.down or d.waiting or d.part or d.hosted) for d in D]),
+            decode_requests=np.array([gone(d) or d.assigned for d in D]),
             step_rest_s=np.array([0.0 if math.isinf(d.end) else d.end - self.now for d in D]),
             strictest_tbt_s=np.array([min((j.slo.tbt_s for j in d.batch), default=math.inf) for d in D]),
             kv_share=np.array([(d.context + d.held) / d.cal.kv_capacity_tokens for d in D]),
             prefill_laws=[p.cal.prefill for p in P],
             decode_laws=[d.cal.step for d in D],
             budget=self.cluster.max_num_batched_tokens,
-            transfer_s=np.array(
-                [p.link.fixed_s + p.link.link_time_s(float(job.prompt - job.cached)) for p in P]
-            ),
+            transfer_s=np.array([p.link.fixed_s + p.link.kv_bytes_per_token * moved / p.rate for p in P]),
         )  # fmt: skip
 
     def count(self, p):
         """Requests at a prefill instance."""
-        done = [j for j, _ in p.running if j is not p.part]
+        done = [j for j, _ in p.running if j is not p.part and not p.forgotten]
         return len(p.queue) + len(done) + (1 if p.part else 0)
 
     def insert(self, queue, job):
@@ -251,14 +283,21 @@ class Reference:
             arrival_s=self.now, prompt_tokens=job.prompt, cached_tokens=job.cached, ttft_slo_s=slo.ttft_s,
             tbt_slo_s=slo.tbt_s,
         )  # fmt: skip
-        route = self.policy.decide(self.state(job), view)
+        state = self.state(job)
+        if self.interval:
+            state = replace(self.seen, time_s=self.now, transfer_s=state.transfer_s)
+        route = self.policy.decide(state, view)
         if route.pool == "decode":
             self.deflect(job, self.decode[route.instance], route.host_s)
         else:
             self.insert(self.prefill[route.instance].queue, job)
-            if self.spec and self.spec.decode_choice == "arrival":
-                job.target = min(self.decode, key=lambda d: d.assigned)
-                job.target.assigned += 1
+            if self.choice != "prefilled":
+                job.target = self.least_loaded()
+                job.target.assigned += self.choice == "arrival"
+
+    def least_loaded(self):
+        """Return the decode instance with the fewest requests among those that are up."""
+        return min(self.decode, key=lambda d: (d.down, d.assigned))
 
     def deflect(self, job, d, host_s):
         """Send a job's prefill to a decode instance."""
@@ -271,9 +310,10 @@ class Reference:
         rule = self.spec.rule
         begun = [d.part] if d.part else []
         tokens = sum(j.rest for j in d.waiting + begun) + sum(n for _, n in d.hosted)
-        if tokens >= rule.max_waiting_tokens:
+        if tokens >= rule.max_waiting_tokens or d.down:
             return
-        k, v, best, best_value = len(self.prefill), self.deflected_work(d), None, 0.0
+        k = max(1, sum(not p.down for p in self.prefill))
+        v, best, best_value = self.deflected_work(d), None, 0.0
         ahead = sum(self.begun_work(p) for p in self.prefill)
         for at, job in enumerate(self.shared):
             s, x = lookup_curve(rule, rule.work_s, job.rest), lookup_curve(rule, rule.transfer_s, job.rest)
@@ -291,13 +331,74 @@ class Reference:
             self.shared.remove(best)
             self.deflect(best, d, best_host)
 
+    # ---- faults
+
+    def edges(self, fault):
+        """Return what a fault does when, for sorting."""
+        unit = fault.instance + (0 if fault.pool == "prefill" else self.cluster.prefill_count)
+        return (fault.from_s, unit, fault.kind, fault.factor, True), (
+            fault.until_s,
+            unit,
+            fault.kind,
+            fault.factor,
+            False,
+        )
+
+    def fault(self, number, kind, factor, begins):
+        """Let a fault begin or end."""
+        unit = (self.prefill + self.decode)[number]
+        if kind == "slow":
+            unit.speed *= factor if begins else 1 / factor
+        elif kind == "link":
+            unit.rate *= 1 / factor if begins else factor
+        else:
+            unit.down = begins
+            if begins:
+                (self.stop_prefill if number < len(self.prefill) else self.stop_decode)(unit)
+
+    def drop(self, jobs):
+        """Let jobs arrive again, in order of their first arrival."""
+        for job in jobs:
+            job.reset()
+            job.restarts += 1
+        self.again = sorted(self.again + list(jobs), key=lambda job: job.number)
+
+    def stop_prefill(self, p):
+        """Lose what an instance holds, computes and sends."""
+        here = [j for j, _ in p.running if j is not p.part] + ([p.part] if p.part else [])
+        if not self.late:
+            here += p.queue
+            p.queue = []
+        sent = [j for j in self.moving if j.source is p]
+        counted = (here if self.choice == "arrival" else []) + (sent if self.choice != "arrival_landed" else [])
+        for job in counted:
+            if job.target is not None:
+                job.target.assigned -= 1
+        self.moving = [j for j in self.moving if j.source is not p]
+        p.running, p.part, p.held, p.end = [], None, 0, math.inf
+        self.drop(here + sent)
+
+    def stop_decode(self, d):
+        """Lose the batch, hosted prompts, and caches that have landed or are on their way."""
+        running = d.batch + [j for j, _ in d.hosted if j is not d.part]
+        waiting = d.waiting + d.landed + ([d.part] if d.part else [])
+        sent = [j for j in self.moving if j.target is d]
+        for job in sent:
+            job.source.held -= job.need
+        d.assigned -= len(waiting) + (0 if d.forgotten else len(running))
+        d.assigned -= len(sent) if self.choice != "arrival_landed" else 0
+        self.moving = [j for j in self.moving if j.target is not d]
+        d.batch, d.hosted, d.waiting, d.landed, d.part = [], [], [], [], None
+        d.held, d.end, d.forgotten = 0, math.inf, False
+        self.drop(running + waiting + sent)
+
     # ---- prefill instances
 
     def fill(self):
         """Let idle instances start, in order of id, until none can."""
         idle = True
         while idle:
-            idle = [p for p in self.prefill if math.isinf(p.end)]
+            idle = [p for p in self.prefill if math.isinf(p.end) and not p.down]
             for p in idle:
                 self.start_prefill(p)
             idle = [p for p in idle if not math.isinf(p.end)]
@@ -322,7 +423,8 @@ class Reference:
             job = None
         if parts:
             p.running = [(j, n) for j, n, _ in parts]
-            p.end = self.now + self.step_time(p.cal.prefill, 0, 0, [(n, done) for _, n, done in parts])
+            p.end = self.now + p.speed * self.step_time(p.cal.prefill, 0, 0, [(n, done) for _, n, done in parts])
+            p.forgotten = self.early_end and p.part is None
 
     @staticmethod
     def step_time(law, B, K, parts):
@@ -339,16 +441,21 @@ class Reference:
         for job in finished:
             job.prefilled = self.now
             d = job.target
+            if d is not None and d.down:
+                d.assigned -= self.choice == "arrival"
+                d = None
             if self.cluster.first_token == "prefill" and job.output == 1:
                 job.finish = self.now
                 p.held -= job.need
                 if d is not None:
-                    d.assigned -= 1
+                    d.assigned -= self.choice == "arrival"
                 continue
             if d is None:
-                d = job.target = min(self.decode, key=lambda d: d.assigned)
-                d.assigned += 1
-            rate = min(p.link.bytes_per_s, d.link.bytes_per_s)
+                d = job.target = self.least_loaded()
+                d.assigned += self.choice != "arrival_landed"
+            else:
+                d.assigned += self.choice == "arrival_sent"
+            rate = min(p.rate, d.rate)
             busy = p.link.kv_bytes_per_token * (job.prompt - job.cached) / rate
             if p.link.pipelined:
                 layers = p.link.layers
@@ -366,6 +473,8 @@ class Reference:
     def start_decode(self, d):
         """Preempt, admit, host, and start one step."""
         capacity, seats, preempted = d.cal.kv_capacity_tokens, self.cluster.max_num_seqs, False
+        if d.down:
+            return
         while d.batch and d.context + d.held + len(d.batch) > capacity:
             self.preempt(d)
             preempted = True
@@ -382,8 +491,13 @@ class Reference:
         if not d.batch and not parts:
             return
         d.since = self.now
-        step = self.step_time(d.cal.step, len(d.batch), d.context, parts)
-        d.end = self.now + step
+        d.end = self.now + d.speed * self.step_time(d.cal.step, len(d.batch), d.context, parts)
+        d.forgotten = False
+        if self.early_end and d.part is None:
+            hosted = [j for j, _ in d.hosted]
+            ends = all(j.left <= 1 for j in d.batch + [j for j in hosted if j.preempted])
+            d.forgotten = ends and all(j.output == 1 for j in hosted if not j.preempted)
+            d.assigned -= len(d.batch) + len(hosted) if d.forgotten else 0
 
     def preempt(self, d):
         """Drop the newest resident and let it come back first."""
@@ -426,7 +540,7 @@ class Reference:
         chunks = spec.chunks if spec else (2048, 1024, 512, 256, 128)
         strictest = min((j.slo.tbt_s for j in d.batch), default=job.slo.tbt_s)
         limit = spec.limit_s if spec and spec.limit_s > 0 else (spec.beta if spec else 1.0) * strictest
-        n = largest_safe_chunk(d.cal.step, B, K, job.done, job.rest, chunks, limit)
+        n = largest_safe_chunk(d.cal.step, B, K, job.done, job.rest, chunks, limit / d.speed)
         return n or min(chunks[-1], job.rest)
 
     def end_decode(self, d):
@@ -444,7 +558,7 @@ class Reference:
                 job.gaps.append(step)
             if job.left == 0:
                 job.finish = t
-                d.assigned -= 1
+                d.assigned -= not d.forgotten
         d.batch = [j for j in d.batch if j.left]
         finished, d.hosted = [j for j, _ in d.hosted if j is not d.part], []
         for job in finished:
@@ -458,6 +572,6 @@ class Reference:
             job.fresh, job.context = False, job.need
             if job.left == 0:
                 job.finish = t
-                d.assigned -= 1
+                d.assigned -= not d.forgotten
             else:
                 d.batch.append(job)

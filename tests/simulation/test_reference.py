@@ -7,14 +7,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from qmodel.laws import LinearLaw
 from qmodel.policies import Colocated, Disaggregated, EarliestCompletion, Kairos, StaticLength
-from qmodel.scenario import SLO, Requests
-from qmodel.simulation import simulate
+from qmodel.scenario import SLO, InstanceGroup, Requests
+from qmodel.simulation import Fault, Signals, simulate
 
 from .reference import Reference
 from .scenes import calibration, cluster, rule
 
 RULES = {}
+DENSE = LinearLaw(alpha_s=0.006, batch_s=2e-4, context_s=1e-7, prompt_s=6e-5, attention_s=2e-9)
 
 
 def shared_rule(**options):
@@ -27,32 +29,39 @@ def shared_rule(**options):
 def policies():
     """Draw a policy."""
     order = st.sampled_from(["fcfs", "spf", "aged"])
+    counted = {
+        "decode_choice": st.sampled_from(["prefilled", "arrival", "arrival_sent", "arrival_landed"]),
+        "count_until": st.sampled_from(["finished", "last_batch_starts"]),
+        "routing": st.sampled_from(["work", "requests"]),
+    }
     priced = st.builds(
-        lambda binding, o, gp, gd, harm, room, relief: shared_rule(
+        lambda binding, o, gp, gd, harm, room, relief, deadline: shared_rule(
             binding=binding, order=o, price_prefill_per_s=gp, price_decode_per_s=gd, harm_weight=harm,
-            max_waiting_tokens=room, ageing_per_s=0.01, relief_weight=relief,
+            max_waiting_tokens=room, ageing_per_s=0.01, relief_weight=relief, deadline_s=deadline,
         ),
         st.sampled_from(["dispatch", "late"]), order, st.sampled_from([0.0, 3.0]), st.sampled_from([0.0, 5.0]),
         st.sampled_from([0.0, 0.1]), st.sampled_from([500, 2000, 10**6]),
-        st.sampled_from([0.0, 1.0]),
+        st.sampled_from([0.0, 1.0]), st.sampled_from([0.0, 0.3]),
     )  # fmt: skip
     return st.one_of(
         priced,
         st.builds(Disaggregated, order=order, ageing_per_s=st.just(0.05)),
-        st.builds(Disaggregated, routing=st.just("requests"), decode_choice=st.just("arrival")),
+        st.builds(Disaggregated, **counted),
         st.builds(
             Kairos, alpha=st.sampled_from([0.8, 1.3]), wait=st.sampled_from(["steps", "exact", "short"]), order=order
         ),
-        st.builds(EarliestCompletion, order=order),
-        st.builds(StaticLength, st.sampled_from([300.0, 3000.0]), chunks=st.sampled_from([None, (512, 128)])),
+        st.builds(EarliestCompletion, order=order, margin=st.sampled_from([1.0, 1.5])),
+        st.builds(
+            StaticLength, st.sampled_from([300.0, 3000.0]), chunks=st.sampled_from([None, (512, 128)]), **counted
+        ),
         st.builds(StaticLength, st.just(0.0), prefill_busy=st.just(1.0), decode_busy=st.just(0.05)),
-        st.builds(Colocated, st.sampled_from([64, 512])),
+        st.builds(Colocated, st.sampled_from([64, 512]), count_until=counted["count_until"]),
     )
 
 
 @st.composite
 def scenarios(draw):
-    """Draw (cluster, requests, slos, policy): small, often overloaded, often short of memory."""
+    """Draw (cluster, requests, slos, policy, faults, interval): small, often overloaded, often short of memory."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     n = draw(st.integers(1, 60))
     longest = draw(st.sampled_from([200, 3000, 9000]))
@@ -60,10 +69,12 @@ def scenarios(draw):
     output = rng.integers(1, draw(st.sampled_from([3, 40, 300])), n)
     cached = rng.integers(0, prompt) * rng.integers(0, 2, n)
     rate = draw(st.sampled_from([2.0, 20.0, 200.0]))
-    capacity = draw(st.sampled_from([10_000, 14_000, 10**6]))
+    capacity = draw(st.sampled_from([int((prompt + output).max()) + 40, 10_000, 10**6]))
     cal = calibration(kv_capacity_tokens=capacity)
+    slow = calibration(kv_capacity_tokens=12_000, step=DENSE, prefill=DENSE)
+    pools = [mixed(draw(st.integers(1, 3)), draw(st.integers(0, 1)), cal, slow) for _ in range(2)]
     target = cluster(
-        draw(st.integers(1, 3)), draw(st.integers(1, 3)), cal,
+        *pools, cal,
         max_num_batched_tokens=draw(st.sampled_from([256, 2048])),
         max_num_seqs=draw(st.sampled_from([1, 4, 256])),
         bandwidth_gb_s=draw(st.sampled_from([0.1, 25.0])),
@@ -75,13 +86,38 @@ def scenarios(draw):
     )  # fmt: skip
     arrivals = np.cumsum(rng.exponential(1 / rate, n))
     requests = Requests.from_arrays(arrivals, prompt, output, cached, rng.integers(0, 2, n))
-    return target, requests, (SLO(ttft_s=0.5, tbt_s=0.03), SLO(ttft_s=2.0, tbt_s=0.08)), draw(policies())
+    slos = SLO(ttft_s=0.5, tbt_s=0.03), SLO(ttft_s=2.0, tbt_s=0.08)
+    policy, faults = draw(policies()), drawn_faults(rng, target, arrivals[-1]) if draw(st.booleans()) else ()
+    asked_at_arrival = getattr(policy, "binding", "dispatch") == "dispatch"
+    interval = draw(st.sampled_from([0.0, 0.0, 0.11])) if asked_at_arrival else 0.0
+    return target, requests, slos, policy, faults, interval
 
 
-def agrees(target, requests, slos, policy):
+def mixed(count, others, cal, other):
+    """Return a pool of equal instances and, where asked for, one of another kind."""
+    groups = (InstanceGroup(count=count, calibration=cal),)
+    return (*groups, InstanceGroup(count=others, calibration=other)) if others else groups
+
+
+def drawn_faults(rng, target, span):
+    """Return an instance that stops, another that slows and a slow link, at random times and places."""
+
+    def one(kind, factor=1.0):
+        pool, begin = ("prefill", "decode")[rng.integers(2)], float(rng.uniform(0, span))
+        count = target.prefill_count if pool == "prefill" else target.decode_count
+        until = begin + float(rng.exponential(0.5)) + 0.01
+        return Fault(
+            kind=kind, pool=pool, instance=int(rng.integers(count)), from_s=begin, until_s=until, factor=factor
+        )
+
+    return [one("down"), one("slow", 1.9), one("slow", 0.5), one("link", 7.0)]
+
+
+def agrees(target, requests, slos, policy, faults=(), interval=0.0):
     """Compare every time of every request."""
-    frame = simulate(target, requests, slos, policy, warmup=0).requests
-    jobs = Reference(target, requests, slos, policy).run().jobs
+    signals = Signals(observation_interval_s=interval)
+    frame = simulate(target, requests, slos, policy, warmup=0, faults=faults, signals=signals).requests
+    jobs = Reference(target, requests, slos, policy, faults, interval).run().jobs
     prefill = target.first_token == "prefill"
     expected = {
         "queue_s": [j.start - j.arrival for j in jobs],
@@ -95,6 +131,7 @@ def agrees(target, requests, slos, policy):
         np.testing.assert_allclose(frame[name], values, rtol=1e-9, atol=1e-9, err_msg=name)
     assert frame.deflected.tolist() == [j.deflected for j in jobs]
     assert frame.decode_instance.tolist() == [j.target.number if j.target else -1 for j in jobs]
+    assert frame.restarts.tolist() == [j.restarts for j in jobs]
     assert frame.preemptions.tolist() == [j.preempted for j in jobs]
     assert frame.tbt_count.tolist() == [len(j.gaps) for j in jobs]
     counted = [sum(g > j.slo.tbt_s for g in j.gaps) for j in jobs]
