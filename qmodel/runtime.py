@@ -11,6 +11,7 @@ are reloaded when their file changes.
 
 from __future__ import annotations
 
+import heapq
 import json
 import math
 import os
@@ -34,6 +35,8 @@ MAX_WAITING = 100_000
 MAX_BYTES = 64 * 1024 * 1024
 # A host time from here on means that some step has no TBT-safe chunk.
 NO_SCHEDULE_S = 5e5
+# Order "due": the share of the TTFT SLO in which a prefill should end.
+DUE_SHARE = 0.85
 _INF = math.inf
 
 
@@ -93,10 +96,13 @@ class Waiting(NamedTuple):
     ----------
     prompt_tokens, cached_tokens : int
         Prompt and cached prefix [tokens].
+    waited_s : float
+        Time since its arrival [s]; order "due" only.
     """
 
     prompt_tokens: int
     cached_tokens: int = 0
+    waited_s: float = 0.0
 
 
 _KEEP = Decision(False, -1, 0.0, "below threshold")
@@ -132,10 +138,13 @@ class RuntimePlan:
         "_pull_harm",
         "_room",
         "_work",
+        "ageing_per_s",
         "deadline_s",
+        "due_s",
         "harm_weight",
         "late",
         "max_age_s",
+        "max_batch",
         "order",
         "prefill_instances",
         "price_decode_per_s",
@@ -170,6 +179,9 @@ class RuntimePlan:
         self._pull_harm = _finite(rule["harm_weight"], "harm_weight")
         self.deadline_s = _finite(at_dispatch.get("deadline_s", 0.0), "deadline_s")
         self.relief_weight = _finite(rule.get("relief_weight", 0.0), "relief_weight")
+        self.ageing_per_s = _finite(rule.get("ageing_per_s", 0.0), "ageing_per_s")
+        self.max_batch = _finite(rule.get("max_batch", 0), "max_batch")
+        self.due_s = DUE_SHARE * _finite(data["inputs"]["slo"]["ttft_s"], "ttft_s")
         self._room = _finite(rule["max_waiting_tokens"], "max_waiting_tokens")
         self.prefill_instances = max(1, int(_finite(data["inputs"]["cluster"]["prefill"], "prefill")))
         self._lengths, self._batches, self._contexts = (_grid(tables, n) for n in ("lengths", "batches", "contexts"))
@@ -226,6 +238,7 @@ class RuntimePlan:
             batches, contexts = self._batches, self._contexts
             per_b, per_c, last_b, last_c = self._per_batch, self._per_context, len(batches) - 1, len(contexts) - 1
             low_host, high_host = self._host[i], self._host[i + 1]
+            most, capacity = self.max_batch or _INF, self._contexts[-1]
             for j, state in enumerate(decode_states):
                 batch, context, v = state[0], state[1], state[2]
                 if not (0.0 <= batch <= MAX_TOKENS and 0.0 <= context <= MAX_CONTEXT and 0.0 <= v <= MAX_SECONDS):
@@ -249,7 +262,8 @@ class RuntimePlan:
                 h += g * (nxt[c] - h)
                 h = p + f * (h + k * (q + g * (nxt[then] - q) - h) - p)
                 h = h if h > 0.0 else 0.0
-                if h >= NO_SCHEDULE_S or 0.0 < deadline < v + h:
+                full = batch >= most or context + prompt_tokens > capacity
+                if full or h >= NO_SCHEDULE_S or 0.0 < deadline < v + h:
                     continue
                 safe = True
                 cost = v + h + gd * h * (2.0 * v + h)
@@ -287,12 +301,13 @@ class RuntimePlan:
         """Return which waiting request a decode instance takes now, or -1; late binding.
 
         gain = expected wait + s + x - v - h - harm, relief = (requests behind)*s/k; among those with
-        gain + relief_weight*relief > 0 the largest (gain + relief)/h. Takes time in proportion to the queue.
+        gain + relief_weight*relief > 0 the first, or in order "fcfs" the one of largest (gain + relief)/h. Takes time
+        in proportion to the queue.
 
         Parameters
         ----------
         waiting : iterable of Waiting
-            The shared queue in the plan's order, head first; plain tuples are accepted.
+            The shared queue in the plan's order (see `arrange`), head first; plain tuples are accepted.
         decode_state : DecodeState
             The instance that asks.
         prefill_backlog_s : float
@@ -314,7 +329,7 @@ class RuntimePlan:
         fine = 0.0 <= batch <= MAX_TOKENS and 0.0 <= context <= MAX_CONTEXT and 0.0 <= v <= MAX_SECONDS
         if not (self.late and fine and 0.0 <= age <= self.max_age_s and 0.0 <= room < self._room):
             return -1
-        if len(queue) > MAX_WAITING or not 0.0 <= prefill_backlog_s <= MAX_SECONDS:
+        if len(queue) > MAX_WAITING or not 0.0 <= prefill_backlog_s <= MAX_SECONDS or 0.0 < self.max_batch <= batch:
             return -1
         ahead, k, best, best_value = prefill_backlog_s, self.prefill_instances, -1, 0.0
         for place, (prompt, cached, *_) in enumerate(queue):
@@ -329,10 +344,62 @@ class RuntimePlan:
                 gain -= self._pull_harm * self._at(self._harm, i, f, batch, context)
             relief = (len(queue) - 1 - place) * s / k
             value = (gain + relief) / h
-            if h < NO_SCHEDULE_S and gain + self.relief_weight * relief > 0.0 and value > best_value:
+            safe = h < NO_SCHEDULE_S and context + prompt <= self._contexts[-1]
+            if safe and gain + self.relief_weight * relief > 0.0 and value > best_value:
+                if self.order != "fcfs":
+                    return place
                 best, best_value = place, value
             ahead += s
         return best
+
+    def arrange(self, waiting: Iterable[Any], prefill_backlog_s: float = 0.0) -> list[int]:
+        """Return the places of waiting requests in the plan's order; prefill instances take the first.
+
+        "fcfs" as they came, "spf" shortest prefill first, "aged" the same with a second of waiting worth `ageing_per_s`
+        seconds of work, "due" as they came, the longest being put behind while somebody would end late.
+
+        Parameters
+        ----------
+        waiting : iterable of Waiting
+            In order of arrival; plain tuples are accepted.
+        prefill_backlog_s : float
+            As in `pull`.
+
+        Returns
+        -------
+        list of int
+            A permutation of the places; as they came when a signal is impossible.
+        """
+        try:
+            queue = [(*request, 0.0, 0.0)[:3] for request in waiting]
+        except TypeError:
+            return []
+        places = list(range(len(queue)))
+        try:
+            work = [self._curve(self._work, prompt - cached)[0] for prompt, cached, _ in queue]
+            if not all(0.0 <= value < _INF for row in queue for value in row) or not 0.0 <= prefill_backlog_s < _INF:
+                return places
+            if self.order == "fcfs":
+                return places
+            if self.order == "due":
+                return self._due(work, [row[2] for row in queue], prefill_backlog_s)
+            ageing = self.ageing_per_s if self.order == "aged" else 0.0
+            return sorted(places, key=lambda place: work[place] - ageing * queue[place][2])
+        except (TypeError, ValueError, IndexError, OverflowError, ArithmeticError):
+            return places
+
+    def _due(self, work: list[float], waited: list[float], ahead: float) -> list[int]:
+        heap: list[tuple[float, int]] = []
+        lost: set[int] = set()
+        k = self.prefill_instances
+        for place, s in enumerate(work):
+            heapq.heappush(heap, (-s, place))
+            ahead += s
+            if waited[place] + (ahead - s) / k + s > self.due_s:
+                longest = heapq.heappop(heap)[1]
+                ahead -= work[longest]
+                lost.add(longest)
+        return [p for p in range(len(work)) if p not in lost] + sorted(lost, key=lambda p: (work[p], p))
 
     def adapted(
         self, rate_prefill_per_s: float, load_prefill: float, rate_decode_per_s: float, load_decode: float

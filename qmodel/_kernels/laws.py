@@ -169,6 +169,18 @@ def safe_chunk(coef, base, u, B, K, done, left, chunks, limit):
 
 
 @kernel
+def safe_chunk_beside(coef, base, u, B, K, n0, q0, r0, done, left, chunks, limit):
+    """Return `safe_chunk` of a prompt in a step that holds n0 prompt tokens already, with sums q0 and r0."""
+    for c in chunks:
+        n = min(c, left)
+        if n0 + n > chunks[0]:
+            continue
+        if law_time(coef, base, u, B, K, n0 + n, q0 + n * (done + 0.5 * n), r0 + done) <= limit:
+            return n
+    return 0
+
+
+@kernel
 def schedule_time(coef, base, u, B, K, need, done, chunks, limit):
     """Return the time [s] of a hosted prompt's chunk schedule beside a frozen batch; -1 if no chunk is safe."""
     total = 0.0

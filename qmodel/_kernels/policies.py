@@ -5,22 +5,27 @@
 import numpy as np
 from qmodel._kernels import kernel
 
+from qmodel._kernels.heap import heap_pop, heap_push
 from qmodel._kernels.laws import chunked_time, law_time, schedule_time, span_steps, span_time, work_time
 from qmodel._kernels.sim_state import (
-    I_BATCH, I_DOWN, I_HOSTING, I_HOST_TOKENS, I_REQUESTS, I_SPAN, L_COUNT, L_HEAD, R_CLASS, R_DONE, R_NEED, R_NEXT,
-    R_PROMPT, U_CAPACITY, U_CONTEXT, U_END, U_HOST_KV, U_HOST_PART, U_HOST_WAIT, U_LINK_FREE, U_LINK_RATE,
-    U_PART_WORK, U_S, U_SINCE, U_TOKENS, U_WORK, U_X, U_Y, U_Z, X_BUDGET, X_DECODE, X_PREFILL, Y_FIXED,
+    I_BATCH, I_DOWN, I_HOSTING, I_HOST_TOKENS, I_REQUESTS, I_SPAN, L_COUNT, L_HEAD, L_TAIL, R_CLASS, R_DONE, R_NEED,
+    R_NEXT, R_PREV, R_PROMPT, U_CAPACITY, U_CONTEXT, U_END, U_HOST_KV, U_HOST_PART, U_HOST_WAIT, U_LINK_FREE,
+    U_LINK_RATE, U_PART_WORK, U_S, U_SINCE, U_TOKENS, U_WORK, U_X, U_Y, U_Z, X_BUDGET, X_DECODE, X_PREFILL, Y_FIXED,
     Y_KV_BYTES,
 )  # fmt: skip
 
 NONE, STATIC, KAIROS, EARLIEST, THRESHOLDS, LATE, COLOCATED, EXTERNAL, COMPILED = range(9)
-FCFS, SPF, AGED = range(3)
+FCFS, SPF, AGED, DUE = range(4)
+# Order DUE: the share of the TTFT SLO in which a prefill should end, so that transfer and first step fit in the rest.
+DUE_SHARE = 0.85
+_LOST = 1e9
 
 # Integer parameters of a policy.
-K_KIND, K_ORDER, K_HOST_BUDGET, K_ROUTE_REQUESTS, K_DECODE_EARLY, K_WAIT, K_ROOM, K_STATIC, K_COMMIT, K_SCATTER = range(
-    10
-)
-POLICY_INTS = 10
+(
+    K_KIND, K_ORDER, K_HOST_BUDGET, K_ROUTE_REQUESTS, K_DECODE_EARLY, K_WAIT, K_ROOM, K_STATIC, K_COMMIT, K_SCATTER,
+    K_HOST_PACKING, K_MAX_BATCH,
+) = range(12)  # fmt: skip
+POLICY_INTS = 12
 
 # Values of K_DECODE_EARLY: decode instance chosen when a request arrives, and when it counts as load there.
 AT_PREFILLED, AT_ARRIVAL, AT_ARRIVAL_COUNT_SENT, AT_ARRIVAL_COUNT_LANDED = range(4)
@@ -269,7 +274,19 @@ def decide_earliest(t, r, k, d, R, UF, seen, slo, PF, chunks, EC, EB, XI, XF, e,
 
 
 @kernel
-def decide_thresholds(r, k, d, R, seen, PF, lengths, batches, contexts, curves, tables, e, g):
+def full(u, tokens, seen, PK, contexts):
+    """Return whether decode instance u has too many residents, or too little cache, to host so many tokens more.
+
+    A prompt that waits there for a slot or for cache would only wait longer than in the prefill queue. The last
+    context of the tables is the cache's capacity.
+    """
+    if PK[K_MAX_BATCH] > 0 and seen[u, OB_BATCH] >= PK[K_MAX_BATCH]:
+        return True
+    return seen[u, OB_CONTEXT] + tokens > contexts[len(contexts) - 1]
+
+
+@kernel
+def decide_thresholds(r, k, d, R, seen, PK, PF, lengths, batches, contexts, curves, tables, e, g):
     """Return (unit, host time): deflect iff a_P(w, s) + x > a_D(v, h) + harm at the best decode instance."""
     i, f = bracket(lengths, R[r, R_NEED] - R[r, R_DONE])
     s, x = e * max(0.0, at(curves[0], i, f)), max(0.0, at(curves[1], i, f))
@@ -278,7 +295,7 @@ def decide_thresholds(r, k, d, R, seen, PF, lengths, batches, contexts, curves, 
     at_prefill = w + s + gp * ((w + s) * (w + s) - w * w) + x
     host, at_decode, own = -1, np.inf, 0.0
     for u in range(k, k + d):
-        if seen[u, OB_HOSTING] == DOWN:
+        if seen[u, OB_HOSTING] == DOWN or full(u, R[r, R_NEED], seen, PK, contexts):
             continue
         v = g * seen[u, OB_HOST]
         h = g * interpolate3(tables[0], i, f, batches, contexts, seen[u, OB_BATCH], seen[u, OB_CONTEXT])
@@ -319,12 +336,12 @@ def decide_static(r, k, d, R, seen, PK, PF, chunks, slo, EC, EB, budget):
 
 
 @kernel
-def late_pull(t, u, k, R, UF, UI, seen, lists, PF, lengths, batches, contexts, curves, tables, scratch, noise):
+def late_pull(t, u, k, R, UF, UI, seen, lists, PK, PF, lengths, batches, contexts, curves, tables, scratch, noise):
     """Return (request, host time) that decode instance u pulls from the shared queue, or (-1, 0).
 
     gain = expected wait + s + x - v - h - harm;  value = (gain + relief)/h,  relief = (requests behind)*s/k;
-    pulled only where gain + relief_weight*relief > 0, over the queue in its order; the expected wait is the work
-    ahead shared by the k prefill instances.
+    pulled only where gain + relief_weight*relief > 0; the expected wait is the work ahead shared by the k prefill
+    instances. A queue in order of arrival gives the prompt of most value, any other its first.
     """
     ahead, running = 0.0, 0
     for i in range(k):
@@ -348,7 +365,9 @@ def late_pull(t, u, k, R, UF, UI, seen, lists, PF, lengths, batches, contexts, c
         if PF[P_HARM] > 0.0:
             gain -= PF[P_HARM] * max(0.0, at(harm, i, f))
         relief = behind * s / k
-        if gain + PF[P_RELIEF] * relief > 0.0:
+        if gain + PF[P_RELIEF] * relief > 0.0 and not full(u, R[r, R_NEED], seen, PK, contexts):
+            if PK[K_ORDER] != FCFS:
+                return r, h
             value = (gain + relief) / h
             if value > best_value:
                 best, best_value, best_host = r, value, h
@@ -360,10 +379,51 @@ def late_pull(t, u, k, R, UF, UI, seen, lists, PF, lengths, batches, contexts, c
 @kernel
 def queue_key(t, r, R, PK, PF, EW, EC, EB):
     """Return the key by which request r waits: arrival, work, or work plus ageing*arrival."""
-    if PK[K_ORDER] == FCFS:
+    if PK[K_ORDER] == FCFS or PK[K_ORDER] == DUE:
         return t
     work = work_time(EW, EC, EB, 0, R[r, R_NEED], R[r, R_DONE])
     return work if PK[K_ORDER] == SPF else work + PF[P_AGEING] * t
+
+
+@kernel
+def sort_due(now, k, ahead, row, lists, R, F, slo, EW, EC, EB):
+    """Put a list in the order that lets most of its prompts be prefilled in time (Moore, Management Sci. 15, 1968).
+
+    In order of arrival each prompt takes its place; where one would then end later than `DUE_SHARE` of its TTFT SLO
+    after its arrival, the longest so far is given up. k instances with `ahead` [s] of begun work serve the list. Those
+    given up follow, shortest first. Column 0 of F is the arrival [s]; a request's number grows with its arrival.
+    """
+    n = lists[row, L_COUNT]
+    ids, work, key = np.empty(n, np.int64), np.empty(n), np.zeros(n)
+    r = lists[row, L_HEAD]
+    for m in range(n):
+        ids[m] = r
+        r = R[r, R_NEXT]
+    ids.sort()
+    heap, at, size = np.empty(n), np.empty(n, np.int64), 0
+    for m in range(n):
+        r = ids[m]
+        work[m] = work_time(EW, EC, EB, 0, R[r, R_NEED], R[r, R_DONE])
+        heap_push(heap, at, size, -work[m], m)
+        size += 1
+        ahead += work[m]
+        ends = now + (ahead - work[m]) / k + work[m]
+        if ends > F[r, 0] + DUE_SHARE * slo[R[r, R_CLASS], 0]:
+            longest = heap_pop(heap, at, size)
+            size -= 1
+            ahead -= work[longest]
+            key[longest] = _LOST + work[longest]
+    before = -1
+    for m in np.argsort(key, kind="mergesort"):
+        r = ids[m]
+        R[r, R_PREV] = before
+        if before < 0:
+            lists[row, L_HEAD] = r
+        else:
+            R[before, R_NEXT] = r
+        before = r
+    R[before, R_NEXT] = -1
+    lists[row, L_TAIL] = before
 
 
 @kernel
@@ -379,7 +439,7 @@ def decide_noisy(
     if kind == EARLIEST:
         return decide_earliest(t, r, k, d, R, UF, seen, slo, PF, chunks, EC, EB, XI, XF, e, g)
     if kind == THRESHOLDS:
-        return decide_thresholds(r, k, d, R, seen, PF, lengths, batches, contexts, curves, tables, e, g)
+        return decide_thresholds(r, k, d, R, seen, PK, PF, lengths, batches, contexts, curves, tables, e, g)
     if kind == STATIC:
         return decide_static(r, k, d, R, seen, PK, PF, chunks, slo, EC, EB, XI[X_BUDGET])
     return fewest(seen, 0, k, OB_REQUESTS if PK[K_ROUTE_REQUESTS] else OB_WORK, r, PK), 0.0

@@ -12,8 +12,8 @@ from qmodel._kernels import kernel
 
 from qmodel._kernels.laws import work_time
 from qmodel._kernels.policies import (
-    AT_ARRIVAL, COMPILED, EXTERNAL, FCFS, K_DECODE_EARLY, K_KIND, K_ORDER, K_ROOM, LATE, NONE, available, decide_noisy,
-    late_pull, observe_decode, observe_prefill, queue_key,
+    AT_ARRIVAL, COMPILED, DUE, EXTERNAL, FCFS, K_DECODE_EARLY, K_KIND, K_ORDER, K_ROOM, LATE, NONE, available,
+    decide_noisy, late_pull, observe_decode, observe_prefill, queue_key, sort_due,
 )  # fmt: skip
 from qmodel._kernels.sim_decode import end_decode, start_decode
 from qmodel._kernels.sim_faults import E_TIME, apply_fault
@@ -21,8 +21,8 @@ from qmodel._kernels.sim_prefill import end_prefill, land, start_prefill, wake
 from qmodel._kernels.sim_state import (
     CLOCK_INTERVAL, CLOCK_NOW, CLOCK_OBSERVE, F_ARRIVAL, F_HOST, F_KEY, HOSTED, I_DIRTY, I_DOWN, I_HOST_TOKENS,
     I_HOSTING, I_REQUESTS, L_COUNT, L_HEAD, LOOP_ASKED, LOOP_DIRTY, LOOP_EVENTS, LOOP_FAULT, LOOP_FINISHED,
-    LOOP_NEXT, LOOP_PULL, R_DECODE, R_DEFLECTED, R_DONE, R_NEED, R_PREFILL, R_STATE, U_END, U_HOST_WAIT, U_TOKENS,
-    U_WORK, WAITING, X_DECODE, X_PREFILL, mark, push, push_sorted, remove,
+    LOOP_NEXT, LOOP_PULL, R_DECODE, R_DEFLECTED, R_DONE, R_NEED, R_PREFILL, R_STATE, U_END, U_HOST_WAIT, U_PART_WORK,
+    U_TOKENS, U_WORK, WAITING, X_DECODE, X_PREFILL, mark, push, push_sorted, remove,
 )  # fmt: skip
 from qmodel._kernels.user import decide_compiled
 
@@ -39,7 +39,7 @@ def _place(t, r, u, host, R, F, UF, UI, lists, times, winners, loop, dirty, PK, 
         UF[u, U_WORK] += work_time(EW, EC, EB, u, R[r, R_NEED], R[r, R_DONE])
         UF[u, U_TOKENS] += R[r, R_NEED] - R[r, R_DONE]
         UI[u, I_REQUESTS] += 1
-        if PK[K_ORDER] == FCFS:
+        if PK[K_ORDER] == FCFS or PK[K_ORDER] == DUE:
             push(lists, R, u, r)
         else:
             push_sorted(lists, R, F, u, r)
@@ -68,7 +68,7 @@ def _queue_late(t, r, R, F, UF, UI, lists, loop, dirty, PK, EC, EB, EW, XI):
     """Put request r in the shared queue and let every idle prefill instance look at it."""
     R[r, R_STATE] = WAITING
     UF[0, U_WORK] += work_time(EW, EC, EB, 0, R[r, R_NEED], R[r, R_DONE])
-    if PK[K_ORDER] == FCFS:
+    if PK[K_ORDER] == FCFS or PK[K_ORDER] == DUE:
         push(lists, R, 0, r)
     else:
         push_sorted(lists, R, F, 0, r)
@@ -104,26 +104,38 @@ def _pull_all(
     t, R, F, UF, UI, lists, times, winners, loop, dirty, classes, slo, seen, scratch, PK, PF, lengths, batches,
     contexts, curves, tables, EC, EB, EW, XI, noise,
 ):  # fmt: skip
-    """Let each decode instance with room pull one waiting prompt, in order of id."""
+    """Let each decode instance pull waiting prompts until it has no room, in order of id."""
     k, d = XI[X_PREFILL], XI[X_DECODE]
-    fresh = False
     for u in range(k, k + d):
-        if lists[0, L_COUNT] == 0:
-            return
-        if UI[u, I_HOST_TOKENS] >= PK[K_ROOM] or UI[u, I_DOWN]:
-            continue
-        if not fresh:
+        while lists[0, L_COUNT] > 0 and UI[u, I_HOST_TOKENS] < PK[K_ROOM] and not UI[u, I_DOWN]:
             observe_decode(t, k, d, UF, UI, classes, slo, seen)
-            fresh = True
-        r, host = late_pull(
-            t, u, k, R, UF, UI, seen, lists, PF, lengths, batches, contexts, curves, tables, scratch, noise
-        )
-        if r >= 0:
+            r, host = late_pull(
+                t, u, k, R, UF, UI, seen, lists, PK, PF, lengths, batches, contexts, curves, tables, scratch, noise
+            )
+            if r < 0:
+                break
             remove(lists, R, 0, r)
             UF[0, U_WORK] -= work_time(EW, EC, EB, 0, R[r, R_NEED], R[r, R_DONE])
             if lists[0, L_COUNT] == 0:
                 UF[0, U_WORK] = 0.0
             _place(t, r, u, host, R, F, UF, UI, lists, times, winners, loop, dirty, PK, EC, EB, EW, XI)
+
+
+@kernel
+def _sort_queue(t, first, last, pulled, R, F, UF, UI, lists, slo, PK, EC, EB, EW, XI):
+    """Bring the queue that prefill instances `first` to `last` - 1 share into the order of due times, if needed."""
+    if lists[first, L_COUNT] < 2:
+        return
+    ahead, wanted, running = 0.0, False, 0
+    for i in range(first, last):
+        ahead += UF[i, U_PART_WORK] + (UF[i, U_END] - t if UF[i, U_END] < np.inf else 0.0)
+        wanted = wanted or UF[i, U_END] == np.inf
+        running += 1 - UI[i, I_DOWN]
+    if pulled:
+        for u in range(XI[X_PREFILL], XI[X_PREFILL] + XI[X_DECODE]):
+            wanted = wanted or UI[u, I_HOST_TOKENS] < PK[K_ROOM]
+    if wanted:
+        sort_due(t, max(1, running), ahead, first, lists, R, F, slo, EW, EC, EB)
 
 
 @kernel
@@ -140,8 +152,12 @@ def _start_all(
         UI[u, I_DIRTY] = 0
         first_decode += 1
         if not late:
+            if PK[K_ORDER] == DUE:
+                _sort_queue(now, u, u + 1, 0, R, F, UF, UI, lists, slo, PK, EC, EB, EW, XI)
             start_prefill(now, u, 0, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, XI)
     if late:
+        if PK[K_ORDER] == DUE:
+            _sort_queue(now, 0, k, loop[LOOP_PULL], R, F, UF, UI, lists, slo, PK, EC, EB, EW, XI)
         _fill_late(now, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, XI)
     if loop[LOOP_PULL] > 0:
         loop[LOOP_PULL] = 0

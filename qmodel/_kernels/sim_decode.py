@@ -7,8 +7,8 @@ import math
 import numpy as np
 from qmodel._kernels import kernel
 
-from qmodel._kernels.laws import law_time, safe_chunk, span_lines, span_time, step_of_span, steps_above
-from qmodel._kernels.policies import K_COMMIT, K_HOST_BUDGET, chunk_limit, strictest_tbt
+from qmodel._kernels.laws import law_time, safe_chunk_beside, span_lines, span_time, step_of_span, steps_above
+from qmodel._kernels.policies import K_COMMIT, K_HOST_BUDGET, K_HOST_PACKING, chunk_limit, strictest_tbt
 from qmodel._kernels.sim_state import (
     DECODING, FINISHED, F_ADMITTED, F_FINISH, F_FIRST, F_HOST, F_LAST, F_PREFILLED, F_START, F_TBT_MAX, HOSTED,
     I_BATCH, I_COUNTED, I_DOWN, I_FORGOTTEN, I_HOSTING, I_HOST_TOKENS, I_JOINERS, I_NEXT_LEAVE, I_PART, I_PART_CHUNK,
@@ -165,6 +165,11 @@ def _host(t, u, j, R, F, UF, UI, lists, slo, classes, PK, PF, chunks, LC, LB, XI
                 break
             if held > 0.0 and held + R[head, R_NEED] + B + hosted + 1 > UF[u, U_CAPACITY]:
                 break
+            if hosted > 0 and not packed:
+                limit = chunk_limit(PF, strictest_tbt(j, classes, slo, np.inf), slo[R[head, R_CLASS], 1])
+                begun, rest = R[head, R_DONE], R[head, R_NEED] - R[head, R_DONE]
+                if safe_chunk_beside(LC, LB, u, B, K, n, q, reloaded, begun, rest, chunks, limit) == 0:
+                    break
             r = head
             remove(lists, R, row, r)
             UF[u, U_HOST_KV] += R[r, R_NEED]
@@ -180,10 +185,10 @@ def _host(t, u, j, R, F, UF, UI, lists, slo, classes, PK, PF, chunks, LC, LB, XI
         else:
             c = R[r, R_CLASS]
             limit = chunk_limit(PF, strictest_tbt(j, classes, slo, np.inf), slo[c, 1])
-            chunk = safe_chunk(LC, LB, u, B, K, done, left, chunks, limit)
+            chunk = safe_chunk_beside(LC, LB, u, B, K, n, q, reloaded, done, left, chunks, limit)
             if chunk == 0:
                 chunk = min(chunks[len(chunks) - 1], left)
-            room = 0
+            room = 1 if PK[K_HOST_PACKING] and chunk == left else 0
         hosted += 1
         n += chunk
         q += chunk * (done + 0.5 * chunk)

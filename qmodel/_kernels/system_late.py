@@ -6,7 +6,7 @@ import numpy as np
 from qmodel._kernels import kernel
 
 from qmodel._kernels.laws import law_time, work_time
-from qmodel._kernels.policies import FCFS, K_ORDER, K_ROOM, late_pull, queue_key
+from qmodel._kernels.policies import DUE, FCFS, K_ORDER, K_ROOM, late_pull, queue_key, sort_due
 from qmodel._kernels.sim_state import (
     F_KEY, L_COUNT, L_HEAD, R_CACHED, R_DONE, R_NEED, R_NEXT, R_PREV, R_PROMPT, REQUEST_FLOATS, REQUEST_INTS,
     U_END, U_PART_WORK, UNIT_FLOATS, UNIT_INTS, push, push_sorted, remove,
@@ -14,7 +14,7 @@ from qmodel._kernels.sim_state import (
 from qmodel._kernels.system import BUSY, FREE, HEAD, PREFILL_COLUMNS
 from qmodel._kernels.system_pools import (
     ARRIVAL, D_BUSY, D_CLOCK, D_CONTEXT, D_END, D_FROM, D_NOW, DECODE_FLOATS, DECODE_INTS, E_BATCH, E_HOSTING,
-    E_REQUESTS, E_TOKENS, FINISH, REQUEST_COLUMNS, S_BUDGET, S_DECODE, S_PREFILL, S_SEQS, START, advance,
+    E_REQUESTS, E_TOKENS, FINISH, G_TBT, G_TTFT, REQUEST_COLUMNS, S_BUDGET, S_DECODE, S_PREFILL, S_SEQS, START, advance,
     least_requests, observe, place_hosted, transfer,
 )  # fmt: skip
 
@@ -54,6 +54,20 @@ def _fill(t, i, unit, part, F, R, lists, UF, running, ended, done, need, cached,
     unit[BUSY] += duration
     UF[i, U_END] = unit[FREE]
     return True
+
+
+@kernel
+def _sort(t, k, d, pull, E, PK, R, F, lists, UF, slo, LC, LB, EW):
+    """Bring the shared queue into the order of due times where somebody may take from it."""
+    ahead, wanted = 0.0, False
+    for i in range(k):
+        ahead += UF[i, U_PART_WORK] + (max(0.0, UF[i, U_END] - t) if UF[i, U_END] < np.inf else 0.0)
+        wanted = wanted or UF[i, U_END] == np.inf
+    if pull:
+        for j in range(d):
+            wanted = wanted or E[j, E_TOKENS] < PK[K_ROOM]
+    if wanted:
+        sort_due(t, k, ahead, 0, lists, R, F, slo, EW, LC, LB)
 
 
 @kernel
@@ -98,6 +112,7 @@ def late_pools(
     keys, ids = np.zeros((d, S[S_SEQS] + 2)), np.zeros((d, S[S_SEQS] + 2), np.int64)
     fresh = np.zeros((d, S[S_SEQS] + 2), np.int64)
     landing, hosted = np.full((d, 2), -1, np.int64), np.full((d, 2), -1, np.int64)
+    slo = np.array([[G[G_TTFT], G[G_TBT]]])
     hist, seen, scratch = np.zeros(bins), np.zeros((k + d, 8)), np.zeros((2, len(lengths)))
     coming, pull, last = 0, False, -1.0
     while True:
@@ -133,11 +148,13 @@ def late_pools(
             coming += 1
             pull = True
             F[r, ARRIVAL] = t
-            if PK[K_ORDER] == FCFS:
+            if PK[K_ORDER] == FCFS or PK[K_ORDER] == DUE:
                 push(lists, R, 0, r)
             else:
                 K[r, F_KEY] = queue_key(t, r, R, PK, PF, EW, LC, LB)
                 push_sorted(lists, R, K, 0, r)
+        if PK[K_ORDER] == DUE and lists[0, L_COUNT] > 1:
+            _sort(t, k, d, pull, E, PK, R, F, lists, UF, slo, LC, LB, EW)
         for i in range(k):
             if UF[i, U_END] == np.inf:
                 _fill(
@@ -146,16 +163,16 @@ def late_pools(
         if not pull:
             continue
         pull = False
-        if lists[0, L_COUNT] > 0:
-            observe(t, units, D, E, LC, LB, capacity, seen, S)
-            for j in range(d):
-                if lists[0, L_COUNT] == 0 or E[j, E_TOKENS] >= PK[K_ROOM]:
-                    continue
+        for j in range(d):
+            while lists[0, L_COUNT] > 0 and E[j, E_TOKENS] < PK[K_ROOM]:
+                observe(t, units, D, E, LC, LB, capacity, seen, S)
                 r, host = late_pull(
-                    t, k + j, k, R, UF, UI, seen, lists, PF, lengths, batches, contexts, curves, tables, scratch, exact
-                )
-                if r >= 0:
-                    remove(lists, R, 0, r)
-                    deflected[r] = True
-                    place_hosted(r, j, host, F, D, E, hosted, nxt, need, cached)
+                    t, k + j, k, R, UF, UI, seen, lists, PK, PF, lengths, batches, contexts, curves, tables, scratch,
+                    exact,
+                )  # fmt: skip
+                if r < 0:
+                    break
+                remove(lists, R, 0, r)
+                deflected[r] = True
+                place_hosted(r, j, host, F, D, E, hosted, nxt, need, cached)
     return F, deflected, hist, np.concatenate((units[:, BUSY], D[:, D_BUSY]))

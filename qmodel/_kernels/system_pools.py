@@ -14,10 +14,11 @@ import numpy as np
 from qmodel._kernels import kernel
 
 from qmodel._kernels.heap import heap_pop, heap_push
-from qmodel._kernels.laws import law_time, safe_chunk, work_time
+from qmodel._kernels.laws import law_time, safe_chunk_beside, work_time
 from qmodel._kernels.policies import (
-    AT_ARRIVAL, FCFS, K_DECODE_EARLY, K_HOST_BUDGET, K_KIND, K_ORDER, NONE, OB_BATCH, OB_CONTEXT, OB_HOST, OB_HOSTING,
-    OB_KV, OB_LINK, OB_LOAD, OB_REQUESTS, OB_REST, OB_STRICTEST, OB_TOKENS, OB_WORK, chunk_limit, decide, queue_key,
+    AT_ARRIVAL, FCFS, K_DECODE_EARLY, K_HOST_BUDGET, K_HOST_PACKING, K_KIND, K_ORDER, NONE, OB_BATCH, OB_CONTEXT,
+    OB_HOST, OB_HOSTING, OB_KV, OB_LINK, OB_LOAD, OB_REQUESTS, OB_REST, OB_STRICTEST, OB_TOKENS, OB_WORK,
+    chunk_limit, decide, queue_key,
 )  # fmt: skip
 from qmodel._kernels.sim_state import R_CACHED, R_DONE, R_NEED, R_PROMPT, U_LINK_RATE
 from qmodel._kernels.system import (
@@ -139,6 +140,13 @@ def _begin_host(
     n, q, reloaded, hosting = 0, 0.0, 0.0, 0
     r = hosted[j, HEAD]
     while r >= 0 and room > 0:
+        limit = chunk_limit(PF, G[G_TBT] if B > 0 else np.inf, G[G_TBT])
+        left = need[r] - done[r]
+        chi = 0
+        if not packed:
+            chi = safe_chunk_beside(LC, LB, u, B, K, n, q, reloaded, done[r], left, chunks, limit)
+            if chi == 0 and hosting > 0:
+                break
         if done[r] == cached[r]:
             held = K + D[j, D_KV]
             if B + hosting >= S[S_SEQS] or (held > 0.0 and held + need[r] + B + hosting + 1 > capacity[j]):
@@ -146,16 +154,13 @@ def _begin_host(
             D[j, D_KV] += need[r]
             D[j, D_WAIT] -= F[r, HOST]
             F[r, START] = D[j, D_NOW]
-        left = need[r] - done[r]
         if packed:
             chi = min(room, left)
             room -= chi
         else:
-            limit = chunk_limit(PF, G[G_TBT] if B > 0 else np.inf, G[G_TBT])
-            chi = safe_chunk(LC, LB, u, B, K, done[r], left, chunks, limit)
             if chi == 0:
                 chi = min(chunks[len(chunks) - 1], left)
-            room = 0
+            room = 1 if PK[K_HOST_PACKING] and chi == left else 0
         hosting += 1
         n += chi
         q += chi * (done[r] + 0.5 * chi)

@@ -47,6 +47,7 @@ class Order(StrEnum):
     fcfs = "fcfs"
     spf = "spf"
     aged = "aged"
+    due = "due"
 
 
 @with_scenario

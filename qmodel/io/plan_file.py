@@ -111,6 +111,7 @@ class _Rule(_Strict):
     ageing_per_s: NotNegative
     relief_weight: NotNegative
     deadline_s: NotNegative
+    max_batch: Annotated[int, Field(ge=0)] = 0
 
 
 class _ThresholdTable(_Strict):

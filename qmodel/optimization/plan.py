@@ -51,7 +51,7 @@ def derive_plan(
         What to optimise.
     binding : {"auto", "dispatch", "late"}
         When requests are bound to an instance.
-    order : {"auto", "fcfs", "spf", "aged"}
+    order : {"auto", "fcfs", "spf", "aged", "due"}
         Order of the prefill queue.
 
     Returns
@@ -68,7 +68,7 @@ def derive_plan(
     """
     _check_choice("objective", objective, ("p95", "slo", "mean", "goodput"))
     _check_choice("binding", binding, ("auto", "dispatch", "late"))
-    _check_choice("order", order, ("auto", "fcfs", "spf", "aged"))
+    _check_choice("order", order, ("auto", "fcfs", "spf", "aged", "due"))
     split = static_split(cluster, workload, slo)
     chosen_binding, chosen_order = _choose(binding, order)
     dispatch_order: Order = "fcfs" if order == "auto" else order

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -29,8 +31,10 @@ _BATCHES = (0, 1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768,
 _CONTEXTS = 12
 # Late binding: most deflected prompt tokens that wait at a decode instance, and the weight of the relief of those
 # behind in whether to pull; both from the panels (docs/decisions/0051).
-MAX_WAITING_TOKENS = 1000
+MAX_WAITING_TOKENS = 2000
 RELIEF_WEIGHT = 1.0
+# An instance whose batch is this close to full hosts nothing: prompts would wait there for a slot (0052).
+MAX_BATCH_SHARE = 0.95
 # Dispatch: from this offered load on, decode backlog is held below this share of the TTFT SLO (docs/decisions/0051).
 VALUED_LOAD = 0.85
 DEADLINE_SHARE = 0.7
@@ -206,7 +210,7 @@ def threshold_rule(
         Stage 1.
     binding : {"dispatch", "late"}
         When the decision is taken.
-    order : {"fcfs", "spf", "aged"}
+    order : {"fcfs", "spf", "aged", "due"}
         Order of the prefill queue.
     chunks : tuple of int
         Candidate chunks [tokens], largest first.
@@ -237,6 +241,7 @@ def threshold_rule(
         chunks=chunks,
         tbt_limit_s=slo.tbt_s,
         max_waiting_tokens=MAX_WAITING_TOKENS,
+        max_batch=math.ceil(MAX_BATCH_SHARE * cluster.max_num_seqs),
         ageing_per_s=AGEING_PER_S,
         relief_weight=RELIEF_WEIGHT,
         deadline_s=DEADLINE_SHARE * slo.ttft_s if valued else 0.0,
@@ -274,14 +279,16 @@ def thresholds_s(
     Returns
     -------
     ndarray
-        theta [s]: seconds of prefill backlog above which the prompt is deflected; inf where no chunk is TBT-safe.
+        theta [s]: seconds of prefill backlog above which the prompt is deflected; inf where no chunk is TBT-safe, the
+        batch is full, or the cache.
     """
     L, v = np.broadcast_arrays(np.asarray(prompt_tokens, dtype=float), np.asarray(decode_backlog_s, dtype=float))
     s, x = (_along_lengths(rule, table, L) for table in (rule.work_s, rule.transfer_s))
     h, harm = (_along_lengths(rule, at_state(rule, t, batch, context_tokens), L) for t in (rule.host_s, rule.harm_s))
     theta = threshold_s(s, x, h, v, rule.price_prefill_per_s, rule.price_decode_per_s, rule.harm_weight * harm)
     late = (rule.deadline_s > 0) & (v + h > rule.deadline_s)
-    return np.where((h >= NO_SCHEDULE_S / 2) | late, np.inf, theta)
+    full = (context_tokens + L > rule.contexts[-1]) | (0 < rule.max_batch <= batch)
+    return np.where((h >= NO_SCHEDULE_S / 2) | late | full, np.inf, theta)
 
 
 def at_state(rule: ThresholdRule, table: FloatArray, batch: float, context_tokens: float) -> FloatArray:

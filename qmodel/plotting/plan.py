@@ -24,7 +24,12 @@ __all__ = ["draw_load", "draw_plan", "draw_thresholds", "plan_figure"]
 Windows = tuple[Any, Any, Any]
 
 NEVER_S = 3600.0  # a backlog of an hour is not met in practice; beyond it, and where no chunk is safe: never
-_ORDERS = {"fcfs": "first come first served", "spf": "shortest prefill first", "aged": "shortest first, with ageing"}
+_ORDERS = {
+    "fcfs": "first come first served",
+    "spf": "shortest prefill first",
+    "aged": "shortest first, with ageing",
+    "due": "by due times",
+}
 _BINDINGS = {"dispatch": "bound at arrival", "late": "bound late"}
 
 

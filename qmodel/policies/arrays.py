@@ -52,9 +52,9 @@ def policy_arrays(spec: KernelSpec) -> PolicyArrays:
     }
     PK, PF = np.zeros(kp.POLICY_INTS, np.int64), np.zeros(kp.POLICY_FLOATS)
     PK[kp.K_KIND] = kinds[spec.kind]
-    PK[kp.K_ORDER] = {"fcfs": kp.FCFS, "spf": kp.SPF, "aged": kp.AGED}[spec.order]
+    PK[kp.K_ORDER] = {"fcfs": kp.FCFS, "spf": kp.SPF, "aged": kp.AGED, "due": kp.DUE}[spec.order]
     PK[kp.K_WAIT] = {"steps": 0, "exact": 1, "short": 2}[spec.wait]
-    PK[kp.K_HOST_BUDGET] = spec.host_budget
+    PK[[kp.K_HOST_BUDGET, kp.K_HOST_PACKING]] = spec.host_budget, spec.host_packing
     PK[kp.K_ROUTE_REQUESTS], PK[kp.K_SCATTER] = spec.route_by_requests, spec.tie_seed
     PK[kp.K_DECODE_EARLY] = {
         "prefilled": kp.AT_PREFILLED,
@@ -77,7 +77,8 @@ def policy_arrays(spec: KernelSpec) -> PolicyArrays:
         one = np.zeros(1)
         return PolicyArrays(PK, PF, chunks, one, one, one, np.zeros((2, 1)), np.zeros((2, 1, 1, 1)))
     PF[[kp.P_PRICE_PREFILL, kp.P_PRICE_DECODE]] = rule.price_prefill_per_s, rule.price_decode_per_s
-    PF[kp.P_HARM], PK[kp.K_ROOM] = rule.harm_weight, rule.max_waiting_tokens
+    PF[kp.P_HARM] = rule.harm_weight
+    PK[[kp.K_ROOM, kp.K_MAX_BATCH]] = rule.max_waiting_tokens, rule.max_batch
     PF[kp.P_RELIEF], PF[kp.P_DEADLINE] = rule.relief_weight, rule.deadline_s
     grids = [np.ascontiguousarray(g, dtype=float) for g in (rule.lengths, rule.batches, rule.contexts)]
     curves = np.ascontiguousarray([rule.work_s, rule.transfer_s], dtype=float)

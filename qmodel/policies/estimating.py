@@ -32,7 +32,7 @@ class Kairos:
         Candidate chunk sizes, largest first [tokens].
     wait : {"steps", "exact", "short"}
         Queue wait as above, the exact outstanding work, or with min(b, prompt) for b as one re-implementation has it.
-    order : {"fcfs", "spf", "aged"}
+    order : {"fcfs", "spf", "aged", "due"}
         Order of the prefill queues.
     ageing_per_s : float
         Order "aged": seconds of work by which a second of waiting advances a request.
@@ -108,7 +108,7 @@ class EarliestCompletion:
         Hosted chunks may use beta * (strictest TBT SLO among the residents).
     chunks : tuple of int
         Candidate chunk sizes, largest first [tokens].
-    order : {"fcfs", "spf", "aged"}
+    order : {"fcfs", "spf", "aged", "due"}
         Order of the prefill queues.
     ageing_per_s : float
         Order "aged": seconds of work by which a second of waiting advances a request.

@@ -14,7 +14,7 @@ __all__ = ["Binding", "Order", "ThresholdRule"]
 
 FloatArray = npt.NDArray[np.float64]
 Binding = Literal["dispatch", "late"]
-Order = Literal["fcfs", "spf", "aged"]
+Order = Literal["fcfs", "spf", "aged", "due"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -32,8 +32,9 @@ class ThresholdRule:
     ----------
     binding : {"dispatch", "late"}
         Whether the decision is taken at arrival or while the request waits.
-    order : {"fcfs", "spf", "aged"}
-        Order of the prefill queue: first come, shortest prefill first, or shortest first with ageing.
+    order : {"fcfs", "spf", "aged", "due"}
+        Order of the prefill queue: first come, shortest prefill first, shortest first with ageing, or by due times:
+        first come, the longest being put behind while somebody would miss the TTFT SLO.
     price_prefill_per_s, price_decode_per_s : float
         g_P and g_D, cost of backlog at one instance of each pool [1/s].
     harm_weight : float
@@ -62,6 +63,8 @@ class ThresholdRule:
         Late binding: how much the time that a pull saves those behind it counts in whether to pull; 0 or more.
     deadline_s : float
         Decided at arrival: longest v + h with which a decode instance is considered [s]; 0 for any.
+    max_batch : int
+        A decode instance with this many residents or more hosts nothing new; 0 for no limit.
     """
 
     binding: Binding
@@ -83,6 +86,7 @@ class ThresholdRule:
     harm_s: FloatArray
     relief_weight: float = 0.0
     deadline_s: float = 0.0
+    max_batch: int = 0
 
     def __post_init__(self) -> None:
         for name in (
@@ -92,6 +96,7 @@ class ThresholdRule:
             "ageing_per_s",
             "relief_weight",
             "deadline_s",
+            "max_batch",
         ):
             value = getattr(self, name)
             if not (np.isfinite(value) and value >= 0):

@@ -29,7 +29,7 @@ class Disaggregated:
 
     Parameters
     ----------
-    order : {"fcfs", "spf", "aged"}
+    order : {"fcfs", "spf", "aged", "due"}
         Order of the prefill queues.
     ageing_per_s : float
         Order "aged": seconds of work by which a second of waiting advances a request.
@@ -108,7 +108,7 @@ class StaticLength:
         Candidate chunk sizes, limited by the TBT SLO; None: the engine fills its token budget, whatever the TBT.
     token_budget : int
         That budget of the decode engine [tokens], with ``chunks=None``.
-    order : {"fcfs", "spf", "aged"}
+    order : {"fcfs", "spf", "aged", "due"}
         Order of the prefill queues.
     ageing_per_s : float
         Order "aged": seconds of work by which a second of waiting advances a request.

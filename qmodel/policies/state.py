@@ -200,12 +200,14 @@ class KernelSpec:
     ----------
     kind : str
         Name of the compiled rule.
-    order : {"fcfs", "spf", "aged"}
+    order : {"fcfs", "spf", "aged", "due"}
         Order of the prefill queues.
     chunks : tuple of int
         Candidate sizes of hosted chunks, largest first [tokens].
     host_budget : int
         Tokens of a step at a decode instance that packs hosted prompts beside its batch; 0: one chunk a step.
+    host_packing : bool
+        Whether a hosted prompt that ends within a step leaves what the step still holds to the next ones that wait.
     limit_s : float
         Longest step that a hosted chunk may cause [s]; 0: `beta` times the strictest TBT SLO of the residents.
     route_by_requests : bool
@@ -229,6 +231,7 @@ class KernelSpec:
     order: Order = "fcfs"
     chunks: tuple[int, ...] = CHUNKS
     host_budget: int = 0
+    host_packing: bool = False
     limit_s: float = 0.0
     beta: float = 1.0
     alpha: float = 1.0

@@ -68,6 +68,8 @@ class Thresholds:
         host, at_decode, own = -1, np.inf, 0.0
         for j in range(len(state.batch)):
             B, K, v = float(state.batch[j]), float(state.context_tokens[j]), float(state.deflected_work_s[j])
+            if 0 < rule.max_batch <= B or K + request.prompt_tokens > rule.contexts[-1]:
+                continue
             h = lookup_table(rule, rule.host_s, n, B, K)
             if 0 < rule.deadline_s < v + h:
                 continue
@@ -89,9 +91,10 @@ class Thresholds:
 class LateThresholds:
     """The same prices bound late: requests wait in one queue from which decode instances pull.
 
-    A free prefill instance fills its step from the head of the queue. A decode instance with less than
-    `max_waiting_tokens` deflected prompt tokens takes, at each arrival, end of a prefill step and end of a hosting
-    step, the waiting prompt with the best value, if its gain (with the rule's weight of the relief) is positive:
+    A free prefill instance fills its step from the head of the queue. A decode instance takes, at each arrival, end
+    of a prefill step and end of a hosting step, waiting prompts while it has less than `max_waiting_tokens` deflected
+    prompt tokens and fewer residents than `max_batch`. Of the prompts whose gain, with the rule's weight of the relief,
+    is positive, it is the first in the queue's order, or in a queue first come first served the one of most value:
 
         gain = expected wait + s + x - v - h - harm,   value = (gain + (requests behind)*s/k)/h
 
@@ -130,6 +133,7 @@ def _spec(kind: Any, rule: ThresholdRule) -> KernelSpec:
         order=rule.order,
         ageing_per_s=rule.ageing_per_s,
         chunks=tuple(rule.chunks),
+        host_packing=True,
         limit_s=rule.tbt_limit_s,
         rule=rule,
     )

@@ -70,7 +70,7 @@ def derive_thresholds(
         What to optimise; "p95" is the lowest P95 TTFT among plans whose attainment is not below Kairos'.
     binding : {"auto", "dispatch", "late"}
         When requests are bound to an instance.
-    order : {"auto", "fcfs", "spf", "aged"}
+    order : {"auto", "fcfs", "spf", "aged", "due"}
         Order of the prefill queue.
     confirm : bool
         Whether to add the simulated check against the alternatives.

@@ -85,6 +85,8 @@ def run_recursion(cluster: Cluster, requests: Requests, slo: SLO, spec: KernelSp
     """
     if spec.kind in ("colocated", "external", "compiled"):
         raise InputError("policy of predict", spec.kind, "one with separate pools", "simulate it instead")
+    if spec.order == "due" and spec.kind != "late":
+        raise InputError("order of predict", "due", "late binding's shared queue", "simulate it instead")
     _check_room(cluster, requests)
     n, k, d = len(requests), cluster.prefill_count, cluster.decode_count
     largest = max(cluster.max_num_batched_tokens, spec.host_budget, *spec.chunks)

@@ -124,7 +124,7 @@ def test_duals_are_stage_two_prices(split):
 
 def test_fractional_bins_have_no_reduced_cost(cluster, prompts, slo):
     found = 0
-    for rate in (20.0, 28.0, 34.0, 38.0):
+    for rate in (20.0, 28.0, 36.0, 40.0, 44.0):
         split = static_split(cluster, replace(prompts, rate_per_s=rate), slo)
         free = (split.kept > 0.01) & (split.kept < 0.99)
         program, _ = split.problem.program(split.wait_prefill_s, split.wait_decode_s)

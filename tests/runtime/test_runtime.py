@@ -8,6 +8,7 @@ import math
 import sys
 import threading
 import time
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -114,13 +115,55 @@ def test_takes_the_cheapest_instance(loaded):
     assert loaded.decide(1000, 0, 10.0, [free, busy]).instance == 0
 
 
-def test_pull_takes_what_relieves_most_per_second(plan, loaded):
+def test_pull_takes_the_first_that_gains(plan, loaded):
     queue = [Waiting(1000)] * 50
-    choice = loaded.pull(queue, DecodeState(50, 60_000), 2.0)
-    assert 0 <= choice < 50
+    assert loaded.order in ("spf", "due")
+    assert loaded.pull(queue, DecodeState(50, 60_000), 2.0) == 0
     assert loaded.pull([], DecodeState(50, 60_000), 2.0) == -1
     assert loaded.pull(queue, DecodeState(50, 60_000, 0.0, 0.0, plan.rule.max_waiting_tokens), 2.0) == -1
+    assert loaded.pull(queue, DecodeState(plan.rule.max_batch, 60_000), 2.0) == -1
+    assert loaded.pull(queue, DecodeState(50, plan.rule.contexts[-1] - 500), 2.0) == -1
     assert loaded.pull([Waiting(1000)], DecodeState(50, 60_000), 0.0) == -1
+
+
+def with_order(path, order):
+    data = json.loads(path.read_text())
+    data["late_rule"]["order"] = order
+    return RuntimePlan(data)
+
+
+def test_first_come_pulls_what_relieves_most_per_second(path):
+    queue = [Waiting(6000), Waiting(400), Waiting(6000), Waiting(300)] + [Waiting(1000)] * 30
+    # The shortest: little host time, much work ahead of it.
+    assert with_order(path, "fcfs").pull(queue, DecodeState(50, 60_000), 2.0) == 3
+
+
+def test_orders_of_the_queue(path):
+    queue = [Waiting(9000, 0, 0.7), Waiting(300, 0, 0.3), Waiting(2000, 1900, 0.2), Waiting(300, 0, 0.1)]
+    assert with_order(path, "fcfs").arrange(queue) == [0, 1, 2, 3]
+    assert with_order(path, "spf").arrange(queue) == [2, 1, 3, 0]
+    assert with_order(path, "due").arrange(queue) == [1, 2, 3, 0]  # the first would end late
+    assert with_order(path, "due").arrange([Waiting(300), Waiting(200), Waiting(100)]) == [0, 1, 2]
+    assert with_order(path, "due").arrange([("x",)]) == [0]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.floats(0.01, 0.5), st.floats(0.0, 1.0)), min_size=1, max_size=6), st.floats(0.0, 0.5))
+def test_due_order_is_late_for_the_fewest(loaded, jobs, ahead):
+    jobs = sorted(jobs, key=lambda job: -job[1])  # the longest wait first: order of arrival
+    work, waited = [list(column) for column in zip(*jobs, strict=True)]
+    alone = RuntimePlan.__new__(RuntimePlan)
+    alone.prefill_instances, alone.due_s = 1, loaded.due_s
+
+    def late(places):
+        end, misses = ahead, 0
+        for place in places:
+            end += work[place]
+            misses += waited[place] + end > loaded.due_s
+        return misses
+
+    best = min(late(order) for order in permutations(range(len(work))))
+    assert late(alone._due(work, waited, ahead)) == best
 
 
 @pytest.mark.parametrize(
@@ -167,6 +210,7 @@ def test_fuzzed_signals_never_raise(loaded, tokens, cached, backlog, states, wai
     decision = loaded.decide(tokens, cached, backlog, states)
     assert isinstance(decision.deflect, bool)
     assert isinstance(loaded.pull(waiting, states, backlog), int)
+    assert isinstance(loaded.arrange(waiting, backlog), list)
     if not isinstance(tokens, (int, float)) or not isinstance(backlog, (int, float)):
         assert not decision.deflect
 

@@ -173,10 +173,13 @@ class Reference:
             while self.again or (todo and todo[0].arrival == t):
                 self.arrive(self.again.pop(0) if self.again else todo.pop(0))
                 pull = True
+            if self.order == "due":
+                self.sort_due()
             self.fill()
             if self.late and pull:
                 for d in self.decode:
-                    self.pull(d)
+                    while self.pull(d):
+                        pass
                 self.fill()
             for d in self.decode:
                 if math.isinf(d.end):
@@ -263,7 +266,7 @@ class Reference:
 
     def insert(self, queue, job):
         """Put a job in its place in a queue."""
-        if self.order == "fcfs":
+        if self.order in ("fcfs", "due"):
             queue.append(job)
             return
         key = self.work(self.prefill[0], job)
@@ -311,7 +314,7 @@ class Reference:
         begun = [d.part] if d.part else []
         tokens = sum(j.rest for j in d.waiting + begun) + sum(n for _, n in d.hosted)
         if tokens >= rule.max_waiting_tokens or d.down:
-            return
+            return False
         k = max(1, sum(not p.down for p in self.prefill))
         v, best, best_value = self.deflected_work(d), None, 0.0
         ahead = sum(self.begun_work(p) for p in self.prefill)
@@ -324,12 +327,31 @@ class Reference:
                 gain -= rule.harm_weight * lookup_table(rule, rule.harm_s, job.rest, B, K)
             relief = (len(self.shared) - at - 1) * s / k
             value = (gain + relief) / h
-            if gain + rule.relief_weight * relief > 0 and value > best_value:
+            full = 0 < rule.max_batch <= B or K + job.need > rule.contexts[-1]
+            if gain + rule.relief_weight * relief > 0 and value > best_value and not full:
                 best, best_value, best_host = job, value, h
+                if self.order != "fcfs":
+                    break
             ahead += s
-        if best is not None:
-            self.shared.remove(best)
-            self.deflect(best, d, best_host)
+        if best is None:
+            return False
+        self.shared.remove(best)
+        self.deflect(best, d, best_host)
+        return True
+
+    def sort_due(self):
+        """Give up the longest until those that are left can all end in time, in order of arrival."""
+        groups = [(self.shared, self.prefill)] if self.late else [(p.queue, [p]) for p in self.prefill]
+        for queue, servers in groups:
+            ahead, kept, lost = sum(self.begun_work(p) for p in servers), [], []
+            running = max(1, sum(not p.down for p in servers))
+            for job in sorted(queue, key=lambda j: j.number):
+                job.key = self.work(self.prefill[0], job)
+                kept.append(job)
+                before = ahead + sum(j.key for j in kept[:-1])
+                if self.now + before / running + job.key > job.arrival + 0.85 * job.slo.ttft_s:
+                    lost.append(kept.pop(max(range(len(kept)), key=lambda m: kept[m].key)))
+            queue[:] = kept + sorted(lost, key=lambda j: (j.key, j.number))
 
     # ---- faults
 
@@ -510,6 +532,7 @@ class Reference:
         """Choose the prompt tokens of the next step."""
         B, K, parts = len(d.batch), d.context, []
         packed = self.spec is not None and self.spec.host_budget > 0
+        shares = self.spec is not None and self.spec.host_packing
         room = self.spec.host_budget - B if packed else 1
         job, d.part = d.part, None
         while room > 0:
@@ -519,12 +542,14 @@ class Reference:
                 held, head = K + d.held, d.waiting[0]
                 if held and held + head.need + B + len(parts) + 1 > d.cal.kv_capacity_tokens:
                     break
+                if parts and shares and not self.chunk(d, head, B, K, parts):
+                    break
                 job = d.waiting.pop(0)
                 d.held += job.need
                 if not job.preempted:
                     job.start = self.now
-            n = min(room, job.rest) if packed else self.chunk(d, job, B, K)
-            room = room - n if packed else 0
+            n = min(room, job.rest) if packed else self.chunk(d, job, B, K, parts)
+            room = room - n if packed else int(shares and n == job.rest)
             parts.append((job, n, job.done))
             job.done += n
             d.part = job if job.rest else None
@@ -534,14 +559,22 @@ class Reference:
         d.hosted = [(j, n) for j, n, _ in parts]
         return [(n, done) for _, n, done in parts]
 
-    def chunk(self, d, job, B, K):
-        """Choose the largest safe chunk, else the smallest."""
+    def chunk(self, d, job, B, K, parts):
+        """Choose the largest safe chunk beside others; in a step without others the smallest if none is safe."""
         spec = self.spec
         chunks = spec.chunks if spec else (2048, 1024, 512, 256, 128)
         strictest = min((j.slo.tbt_s for j in d.batch), default=job.slo.tbt_s)
         limit = spec.limit_s if spec and spec.limit_s > 0 else (spec.beta if spec else 1.0) * strictest
-        n = largest_safe_chunk(d.cal.step, B, K, job.done, job.rest, chunks, limit / d.speed)
-        return n or min(chunks[-1], job.rest)
+        limit /= d.speed
+        if not parts:
+            return largest_safe_chunk(d.cal.step, B, K, job.done, job.rest, chunks, limit) or min(chunks[-1], job.rest)
+        beside = [(n, done) for _, n, done in parts]
+        for candidate in chunks:
+            n = min(candidate, job.rest)
+            within = sum(m for m, _ in beside) + n <= chunks[0]
+            if within and self.step_time(d.cal.step, B, K, [*beside, (n, job.done)]) <= limit:
+                return n
+        return 0
 
     def end_decode(self, d):
         """Count a step's tokens; let requests leave and hosted prompts join."""

@@ -28,20 +28,21 @@ def shared_rule(**options):
 
 def policies():
     """Draw a policy."""
-    order = st.sampled_from(["fcfs", "spf", "aged"])
+    order = st.sampled_from(["fcfs", "spf", "aged", "due"])
     counted = {
         "decode_choice": st.sampled_from(["prefilled", "arrival", "arrival_sent", "arrival_landed"]),
         "count_until": st.sampled_from(["finished", "last_batch_starts"]),
         "routing": st.sampled_from(["work", "requests"]),
     }
     priced = st.builds(
-        lambda binding, o, gp, gd, harm, room, relief, deadline: shared_rule(
+        lambda binding, o, gp, gd, harm, room, relief, deadline, most: shared_rule(
             binding=binding, order=o, price_prefill_per_s=gp, price_decode_per_s=gd, harm_weight=harm,
             max_waiting_tokens=room, ageing_per_s=0.01, relief_weight=relief, deadline_s=deadline,
+            max_batch=most,
         ),
         st.sampled_from(["dispatch", "late"]), order, st.sampled_from([0.0, 3.0]), st.sampled_from([0.0, 5.0]),
         st.sampled_from([0.0, 0.1]), st.sampled_from([500, 2000, 10**6]),
-        st.sampled_from([0.0, 1.0]), st.sampled_from([0.0, 0.3]),
+        st.sampled_from([0.0, 1.0]), st.sampled_from([0.0, 0.3]), st.sampled_from([0, 3]),
     )  # fmt: skip
     return st.one_of(
         priced,

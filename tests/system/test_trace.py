@@ -50,6 +50,7 @@ def test_trace_predictions_match_the_simulator(calibration, drifting, policy, lo
         ("dispatch", "spf"),
         ("late", "fcfs"),
         ("late", "spf"),
+        ("late", "due"),
     ],
 )
 def test_plans_in_any_binding_and_order_match_the_simulator(calibration, drifting, binding, order):
