@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qmodel.cli import show
-from qmodel.cli.options import DrawsOption, JsonOption, ReportOption, check_report, command_words, with_scenario
+from qmodel.cli.options import (
+    DrawsOption,
+    Fidelity,
+    FidelityOption,
+    JsonOption,
+    MethodOption,
+    PredictionMethod,
+    ReportOption,
+    check_report,
+    command_words,
+    with_scenario,
+)
 from qmodel.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,7 +54,12 @@ def _header(inputs: Scenario, policy: str) -> dict[str, Any]:
 
 @with_scenario
 def predict(
-    scenario: dict[str, Any], policy: PolicyOption = "none", draws: DrawsOption = 0, json: JsonOption = False
+    scenario: dict[str, Any],
+    policy: PolicyOption = "none",
+    method: MethodOption = PredictionMethod.auto,
+    fidelity: FidelityOption = Fidelity.balanced,
+    draws: DrawsOption = 0,
+    json: JsonOption = False,
 ) -> None:
     """Predict TTFT, TBT and SLO attainment from the queueing model, without simulating.
 
@@ -53,7 +69,9 @@ def predict(
     from qmodel.studies.metrics import measure
     from qmodel.system import predict as run
 
-    prediction = run(inputs.cluster, inputs.workload, inputs.slo, chosen, draws=draws)
+    prediction = run(
+        inputs.cluster, inputs.workload, inputs.slo, chosen, method.value, fidelity=fidelity.value, draws=draws
+    )
     numbers = measure(prediction)
     if json:
         result = {

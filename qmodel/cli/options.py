@@ -18,7 +18,11 @@ __all__ = [
     "DrawsOption",
     "Engine",
     "EngineOption",
+    "Fidelity",
+    "FidelityOption",
     "JsonOption",
+    "MethodOption",
+    "PredictionMethod",
     "ReportOption",
     "WorkersOption",
     "check_report",
@@ -39,6 +43,25 @@ class Engine(StrEnum):
     ray = "ray"
 
 
+class PredictionMethod(StrEnum):
+    """Queueing model to use."""
+
+    auto = "auto"
+    stationary = "stationary"
+    trace = "trace"
+    windows = "windows"
+
+
+class Fidelity(StrEnum):
+    """How long the paths are that predicted numbers rest on."""
+
+    fast = "fast"
+    balanced = "balanced"
+    exact = "exact"
+
+
+MethodOption = Annotated[PredictionMethod, typer.Option(help="Queueing model; auto fits the workload.")]
+FidelityOption = Annotated[Fidelity, typer.Option(help="How exact steady-state predictions are.")]
 ReportOption = Annotated[Path | None, typer.Option(help="Write a self-contained page (.html).")]
 EngineOption = Annotated[Engine, typer.Option(help="Where the cells of grids run.")]
 WorkersOption = Annotated[int | None, typer.Option(min=1, max=4096, help="Processes. [default: as many as pay off]")]

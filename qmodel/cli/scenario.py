@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +12,10 @@ from qmodel.errors import InputError
 from qmodel.units import parse_duration_s, parse_rate_per_s
 
 if TYPE_CHECKING:
+    from qmodel.laws import Calibration
     from qmodel.scenario import SLO, Cluster, Workload
 
-__all__ = ["DEFAULTS", "Scenario", "open_workload", "parse_bandwidth", "parse_policy", "resolve"]
+__all__ = ["DEFAULTS", "Scenario", "open_workload", "parse_bandwidth", "parse_policy", "resolve", "scaled"]
 
 DEFAULTS: dict[str, Any] = {
     "gpu": "a100",
@@ -99,27 +100,65 @@ def _build(options: dict[str, Any]) -> Scenario:
         ttft_s=parse_duration_s(str(options["ttft_slo"]), "--ttft-slo"),
         tbt_s=parse_duration_s(str(options["tbt_slo"]), "--tbt-slo"),
     )
-    rate = parse_rate_per_s(str(options["rate"]), "--rate") if options.get("rate") is not None else None
-    load = options.get("load")
-    if load is not None and not (math.isfinite(load) and load > 0):
-        raise InputError("--load", load, "finite and > 0", "give e.g. 0.9")
     bandwidth = parse_bandwidth(str(options["bandwidth"]))
     tp = options.get("tp")
     calibration = load_calibration(str(options["model"]), str(options["gpu"]), **({} if tp is None else {"tp": tp}))
     options["tp"] = calibration.tp
     cluster = Cluster.parse(
         str(options["cluster"]),
-        calibration,
+        _with_named_gpus(str(options["cluster"]), calibration),
         bandwidth_gb_s=bandwidth,
         max_num_batched_tokens=options["max_num_batched_tokens"],
         max_num_seqs=options["max_num_seqs"],
     )
     workload = open_workload(str(options["workload"]))
+    found = Scenario(cluster=cluster, workload=workload, slo=slo, options=options, notices=tuple(workload.notices))
+    return scaled(found, options.get("load"), options.get("rate"))
+
+
+def scaled(inputs: Scenario, load: float | None, rate: str | None) -> Scenario:
+    """Return a scenario whose arrivals are scaled to a load or a rate.
+
+    Parameters
+    ----------
+    inputs : Scenario
+        As the trace or model is.
+    load : float, optional
+        Load of the prefill pool.
+    rate : str, optional
+        E.g. ``30/s``.
+
+    Returns
+    -------
+    Scenario
+        The same when neither is given.
+
+    Raises
+    ------
+    InputError
+        When the number is not finite and > 0.
+    """
+    workload = inputs.workload
     if load is not None:
-        workload = workload.at_load(load, cluster)
+        if not (math.isfinite(load) and load > 0):
+            raise InputError("--load", load, "finite and > 0", "give e.g. 0.9")
+        workload = workload.at_load(load, inputs.cluster)
     elif rate is not None:
-        workload = workload.at_rate(rate)
-    return Scenario(cluster=cluster, workload=workload, slo=slo, options=options, notices=tuple(workload.notices))
+        workload = workload.at_rate(parse_rate_per_s(str(rate), "--rate"))
+    return replace(inputs, workload=workload)
+
+
+def _with_named_gpus(text: str, calibration: Calibration) -> Calibration | dict[str, Calibration]:
+    """Return the calibrations of the GPU types that a cluster such as ``2P@h100+1D@a100`` names."""
+    from qmodel.io.calibrations import load_calibration
+
+    names = dict.fromkeys(re.findall(r"@([\w.-]+)", text))
+    if not names:
+        return calibration
+    return {
+        gpu: calibration if gpu == calibration.gpu else load_calibration(calibration.model, gpu, calibration.tp)
+        for gpu in names
+    }
 
 
 def open_workload(text: str) -> Workload:

@@ -4,19 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from qmodel.cli import show
-from qmodel.cli.options import AddressOption, Engine, EngineOption, WorkersOption, with_scenario
+from qmodel.cli.options import (
+    AddressOption,
+    Engine,
+    EngineOption,
+    Fidelity,
+    FidelityOption,
+    MethodOption,
+    PredictionMethod,
+    WorkersOption,
+    with_scenario,
+)
 from qmodel.errors import InputError
+
+if TYPE_CHECKING:
+    from qmodel.cli.scenario import Scenario
 
 __all__ = ["run_cell", "sweep"]
 
 _NUMBERS = {"load": float, "tp": int, "max_num_batched_tokens": int, "max_num_seqs": int, "seed": int, "requests": int}
 _TEXTS = ("model", "gpu", "cluster", "bandwidth", "workload", "rate", "ttft_slo", "tbt_slo", "policy")
+_OWN = ("policy", "by", "seed", "requests", "method", "fidelity")
 
 
 class Method(StrEnum):
@@ -33,6 +48,8 @@ def sweep(
     over: Annotated[list[str], typer.Option(help="An axis, e.g. rate=10/s,20/s or cluster=2P2D,3P1D.")],
     by: Annotated[Method, typer.Option(help="How each cell is answered.")] = Method.predict,
     policy: Annotated[str, typer.Option(help="none, kairos, earliest, static:TOKENS or a PLAN.json.")] = "none",
+    method: MethodOption = PredictionMethod.auto,
+    fidelity: FidelityOption = Fidelity.balanced,
     engine: EngineOption = Engine.local,
     workers: WorkersOption = None,
     address: AddressOption = None,
@@ -44,7 +61,8 @@ def sweep(
     axes = dict(_axis(text) for text in over)
     if len(axes) != len(over):
         raise InputError("--over", repr(over), "different axes", "give each option once")
-    fixed = _fixed(scenario) | {"policy": policy, "by": by.value}
+    answered = {"method": method.value, "fidelity": fidelity.value} if by is Method.predict else {}
+    fixed = _fixed(scenario) | {"policy": policy, "by": by.value} | answered
     for name in axes:
         if scenario.get(name) is not None:
             raise InputError(f"--{name.replace('_', '-')}", "also an axis", "fixed or an axis, not both")
@@ -53,6 +71,7 @@ def sweep(
 
     show.first_run_notice()
     cells = [fixed | cell for cell in grid(axes)]
+    _inputs.cache_clear()  # files may have changed since an earlier sweep of this process
     with show.progress() as report:
         rows = run_grid(
             run_cell, cells, output=output, engine=engine.value, workers=workers, address=address, progress=report
@@ -99,17 +118,42 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, float]:
     cell : mapping
         Options of the scenario, ``policy``, ``by`` and, for simulations, ``seed`` and ``requests``.
     """
-    from qmodel.cli.scenario import parse_policy, resolve
+    from qmodel.cli.scenario import parse_policy, scaled
     from qmodel.studies.metrics import measure
 
-    options = {name: value for name, value in cell.items() if name not in ("policy", "by", "seed", "requests")}
+    options = {name: value for name, value in cell.items() if name not in (*_OWN, "load", "rate")}
     policy = parse_policy(str(cell["policy"]))
-    inputs = resolve(options, getattr(policy, "scenario_options", None))
+    fallback = getattr(policy, "scenario_options", None) or {}
+    inputs = _inputs(tuple(sorted(options.items())), tuple(sorted(_plain(fallback).items())))
+    inputs = scaled(inputs, *_load_and_rate(cell, fallback))
     if cell["by"] == "predict":
         from qmodel.system import predict
 
-        return measure(predict(inputs.cluster, inputs.workload, inputs.slo, policy))
+        how = {"method": cell.get("method", "auto"), "fidelity": cell.get("fidelity", "balanced")}
+        return measure(predict(inputs.cluster, inputs.workload, inputs.slo, policy, **how))
     from qmodel.simulation import simulate
 
     seed, requests = cell.get("seed", 0), cell.get("requests")
     return measure(simulate(inputs.cluster, inputs.workload, inputs.slo, policy, seed=seed, requests=requests))
+
+
+@lru_cache(maxsize=16)
+def _inputs(options: tuple[tuple[str, Any], ...], fallback: tuple[tuple[str, Any], ...]) -> Scenario:
+    """Return the scenario before scaling; cells that differ in rate or policy share it."""
+    from qmodel.cli.scenario import resolve
+
+    return resolve(dict(options), dict(fallback))
+
+
+def _plain(fallback: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fallback.items() if name not in ("load", "rate") and value is not None}
+
+
+def _load_and_rate(cell: Mapping[str, Any], fallback: Mapping[str, Any]) -> tuple[float | None, str | None]:
+    """Return load and rate of a cell; those that a plan brings count where the cell has neither, nor a workload."""
+    given = cell.get("load"), cell.get("rate")
+    if given[0] is not None and given[1] is not None:
+        raise InputError("load and rate", "both given", "one of the two")
+    if given != (None, None) or "workload" in cell:
+        return given
+    return fallback.get("load"), fallback.get("rate")

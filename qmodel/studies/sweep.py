@@ -29,6 +29,7 @@ TRIAL_S, WORTH_S = 1.0, 4.0
 # Batches per worker: enough to balance unequal cells, few enough to keep the cost of handing them over small.
 BATCHES_PER_WORKER = 16
 LARGEST_BATCH = 50
+RAY_ROUND = 4  # batches per worker of one round
 
 
 def grid(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
@@ -186,10 +187,14 @@ def _batches(
         return
     from joblib import Parallel, delayed
 
+    jobs = [delayed(_run_batch)(study, batch) for batch in batches]
     with _backend(engine, count, address):
-        jobs = count if engine == "local" else -1
-        parallel = Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)
-        yield from parallel(delayed(_run_batch)(study, batch) for batch in batches)
+        if engine == "ray":  # its backend returns nothing before everything is done: hand over few at a time
+            for at in range(0, len(jobs), RAY_ROUND * count):
+                yield from Parallel(n_jobs=-1, batch_size=1)(jobs[at : at + RAY_ROUND * count])
+            return
+        workers_or_all = count if engine == "local" else -1
+        yield from Parallel(n_jobs=workers_or_all, return_as="generator_unordered", batch_size=1)(jobs)
 
 
 @contextmanager
