@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from qmodel.cli import calibrate, capacity, config, data, emit, evaluate, evaluation, figures, sweep, thresholds
+from qmodel.cli.settings import with_config
 
 __all__ = ["app"]
 
@@ -44,12 +45,12 @@ app.command()(evaluate.predict)
 app.command()(evaluate.simulate)
 app.command()(evaluate.compare)
 app.command()(capacity.capacity)
-app.command()(calibrate.calibrate)
-app.command()(calibrate.validate)
-app.command()(emit.emit)
+app.command()(with_config(calibrate.calibrate))
+app.command()(with_config(calibrate.validate))
+app.command()(with_config(emit.emit))
 app.add_typer(data.data, name="data")
 app.add_typer(config.config, name="config")
 app.command()(config.init)
 app.command()(sweep.sweep)
-app.command()(figures.figures)
-app.command()(evaluation.evaluate)
+app.command()(with_config(figures.figures))
+app.command()(with_config(evaluation.evaluate))

@@ -26,9 +26,10 @@ def schema() -> None:
 
     Example: qmodel config schema > qmodel.schema.json
     """
+    from qmodel.cli.settings import section_models
     from qmodel.io.config import config_schema
 
-    show.print_json(config_schema())
+    show.print_json(config_schema(section_models()))
 
 
 def init(
@@ -42,11 +43,14 @@ def init(
 
     Example: qmodel init && qmodel thresholds --config qmodel.yaml -o plan.json
     """
+    from qmodel.cli.settings import section_models
     from qmodel.io.atomic import check_target, write_text
     from qmodel.io.config import starter_config
 
     check_target(path)
     if path.exists() and not force:
         raise InputError("configuration file", f"'{path}', which exists", "a new file", "choose another, or --force")
-    write_text(path, starter_config({"model": model, "cluster": cluster, "workload": workload}))
+    values = {"model": model, "cluster": cluster, "workload": workload}
+    models = section_models()
+    write_text(path, starter_config(values, {name: models[name] for name in ("thresholds", "capacity", "sweep")}))
     show.notices([f"wrote {path}"])

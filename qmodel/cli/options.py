@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from qmodel.cli.settings import ConfigOption
+
 __all__ = [
     "WORDS",
     "AddressOption",
@@ -80,11 +82,14 @@ _SCENARIO: dict[str, Any] = {
     "max_num_batched_tokens": Annotated[int | None, typer.Option(help="Tokens per step. [default: 2048]")],
     "max_num_seqs": Annotated[int | None, typer.Option(help="Largest decode batch. [default: 256]")],
     "workload": Annotated[str | None, typer.Option(help="Built-in name or trace file of any known format.")],
+    "trace_format": Annotated[str | None, typer.Option(help="Format of the trace. [default: recognised]")],
+    "time_unit": Annotated[str | None, typer.Option(help="Unit of its times: s, ms, us, ns. [default: recognised]")],
+    "cached": Annotated[str | None, typer.Option(help="Its column of tokens found in a prefix cache.")],
     "load": Annotated[float | None, typer.Option(help="Scale arrivals to this load of the prefill pool.")],
     "rate": Annotated[str | None, typer.Option(help="Scale arrivals to this rate, e.g. 30/s.")],
     "ttft_slo": Annotated[str | None, typer.Option(help="Limit on time to first token. [default: 1s]")],
     "tbt_slo": Annotated[str | None, typer.Option(help="Limit on time between tokens. [default: 60ms]")],
-    "config": Annotated[Path | None, typer.Option(help="YAML file with any of these; flags win.")],
+    "config": ConfigOption,
 }
 
 

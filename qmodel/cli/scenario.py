@@ -111,7 +111,8 @@ def _build(options: dict[str, Any]) -> Scenario:
         max_num_batched_tokens=options["max_num_batched_tokens"],
         max_num_seqs=options["max_num_seqs"],
     )
-    workload = open_workload(str(options["workload"]))
+    how = {name: options.get(name) for name in ("trace_format", "time_unit", "cached")}
+    workload = open_workload(str(options["workload"]), **how)
     found = Scenario(cluster=cluster, workload=workload, slo=slo, options=options, notices=tuple(workload.notices))
     return scaled(found, options.get("load"), options.get("rate"))
 
@@ -161,12 +162,37 @@ def _with_named_gpus(text: str, calibration: Calibration) -> Calibration | dict[
     }
 
 
-def open_workload(text: str) -> Workload:
-    """Return the workload that a built-in name or a file name means."""
+def open_workload(
+    text: str, trace_format: str | None = None, time_unit: str | None = None, cached: str | None = None
+) -> Workload:
+    """Return the workload that a built-in name or a file name means.
+
+    Parameters
+    ----------
+    text : str
+        What the user wrote.
+    trace_format, time_unit, cached : str, optional
+        How to read a trace, where it is to be other than recognised.
+
+    Returns
+    -------
+    Workload
+        Of a file when the text looks like one.
+
+    Raises
+    ------
+    InputError
+        When there is none of that name, or the file cannot be used.
+    """
     from qmodel.scenario import Workload
 
-    looks_like_file = any(mark in text for mark in "/\\.") or Path(text).exists()
-    return Workload.from_trace(text) if looks_like_file else Workload.builtin(text)
+    if any(mark in text for mark in "/\\.") or Path(text).exists():
+        return Workload.from_trace(text, trace_format or "auto", cached=cached, time_unit=time_unit)  # type: ignore[arg-type] # checked inside
+    given = {"--trace-format": trace_format, "--time-unit": time_unit, "--cached": cached}
+    for option, value in given.items():
+        if value is not None:
+            raise InputError(option, repr(value), "left out with a built-in workload", "it is for trace files")
+    return Workload.builtin(text)
 
 
 def parse_bandwidth(text: str) -> float:

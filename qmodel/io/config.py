@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
@@ -14,8 +14,13 @@ from ruamel.yaml.error import YAMLError
 from qmodel.errors import InputError
 from qmodel.units import parse_duration_s, parse_rate_per_s
 
-__all__ = ["ScenarioConfig", "config_schema", "load_config", "starter_config"]
+__all__ = ["SECTIONS", "ScenarioConfig", "config_schema", "load_config", "starter_config"]
 
+# Commands whose own options a file may hold, each under its name.
+SECTIONS = (
+    "thresholds", "predict", "simulate", "compare", "capacity", "sweep", "calibrate", "validate", "emit", "figures",
+    "evaluate",
+)  # fmt: skip
 _MAX_BYTES = 1_000_000
 _MAX_BRACKETS = 100  # values are plain; a reader of nested ones takes time that grows with the square of their depth
 
@@ -36,6 +41,15 @@ class ScenarioConfig(BaseModel):
     max_num_seqs: int | None = Field(None, ge=1, description="Largest decode batch of an instance.", examples=[256])
     workload: str | None = Field(
         None, description="Built-in name (azure-conv, azure-code, ...) or a trace file.", examples=["azure-conv"]
+    )
+    trace_format: str | None = Field(
+        None, description="Format of the trace file, where recognising it goes wrong.", examples=["azure"]
+    )
+    time_unit: Literal["s", "ms", "us", "ns"] | None = Field(
+        None, description="Unit of the trace's times, where the format leaves it open.", examples=["ms"]
+    )
+    cached: str | None = Field(
+        None, description="Column of the trace with prompt tokens found in a prefix cache.", examples=["prefix_hit"]
     )
     load: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="Scale arrivals to this load of the prefill pool.", examples=[0.9]
@@ -65,21 +79,34 @@ class ScenarioConfig(BaseModel):
         return self
 
 
-def config_schema() -> dict[str, Any]:
-    """Return the JSON Schema of a configuration file."""
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | ScenarioConfig.model_json_schema()
+def config_schema(sections: Mapping[str, type[BaseModel]] | None = None) -> dict[str, Any]:
+    """Return the JSON Schema of a configuration file.
+
+    Parameters
+    ----------
+    sections : mapping, optional
+        Command to the model of its own options, which a file may hold under the command's name.
+    """
+    schema = ScenarioConfig.model_json_schema()
+    for name, model in (sections or {}).items():
+        schema["properties"][name] = model.model_json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema
 
 
 _STARTER = ("model", "gpu", "cluster", "workload", "load", "ttft_slo", "tbt_slo")
 
 
-def starter_config(values: Mapping[str, Any] | None = None) -> str:
+def starter_config(
+    values: Mapping[str, Any] | None = None, sections: Mapping[str, type[BaseModel]] | None = None
+) -> str:
     """Return a commented configuration file: the keys most people set, and the others commented out.
 
     Parameters
     ----------
     values : mapping, optional
         Values to write instead of the examples.
+    sections : mapping, optional
+        Command to the model of its own options; all are commented out.
     """
     chosen = {name: value for name, value in (values or {}).items() if value is not None}
     lines = ["# qmodel configuration: use it with  qmodel thresholds --config THIS_FILE; flags win over it."]
@@ -87,21 +114,29 @@ def starter_config(values: Mapping[str, Any] | None = None) -> str:
         value = chosen.get(name, (field.examples or [None])[0])
         active = name in chosen or (name in _STARTER and not (name == "load" and "rate" in chosen))
         lines += ["", f"# {field.description}", f"{'' if active else '# '}{name}: {json.dumps(value)}"]
+    for command, model in (sections or {}).items():
+        lines += ["", f"# Options of `qmodel {command}` alone.", f"# {command}:"]
+        for name, field in model.model_fields.items():
+            lines.append(f"#   {name}: {json.dumps(field.default)}  # {field.description}")
+    if sections:
+        lines += ["", "# Every other command takes its options in the same way: see  qmodel config schema."]
     return "\n".join(lines) + "\n"
 
 
-def load_config(path: str | Path) -> dict[str, Any]:
+def load_config(path: str | Path, sections: Mapping[str, type[BaseModel]] | None = None) -> dict[str, Any]:
     """Return the options a configuration file sets.
 
     Parameters
     ----------
     path : str or Path
         YAML file; keys are the flags' names, with ``-`` or ``_``.
+    sections : mapping, optional
+        Command to the model of its own options; without it sections are passed over.
 
     Returns
     -------
     dict
-        Option name to value, only those that the file sets.
+        Option name to value, only those that the file sets; with `sections` also command to a dict of its options.
 
     Raises
     ------
@@ -110,6 +145,27 @@ def load_config(path: str | Path) -> dict[str, Any]:
         names the line.
     """
     source = Path(path)
+    tree = _tree(source)
+    values, lines = _entries(tree)
+    own = {name: value for name, value in values.items() if name in SECTIONS and isinstance(value, dict)}
+    top = {name: value for name, value in values.items() if name not in own}
+    found = _validated(ScenarioConfig, _plain(top), lines, source, SECTIONS) if top else {}
+    for name, value in own.items():
+        if sections is not None:
+            inner, inner_lines = _entries(value)
+            found[name] = _validated(sections[name], _plain(inner), inner_lines, source, ())
+    return found
+
+
+def _entries(tree: Any) -> tuple[dict[str, Any], dict[str, int]]:
+    """Return the values of a parsed mapping, and the line of each key."""
+    where_is = tree.lc.key  # the parser's own mapping type
+    lines = {str(key).replace("-", "_"): where_is(key)[0] + 1 for key in tree}
+    return {str(key).replace("-", "_"): value for key, value in tree.items()}, lines
+
+
+def _tree(source: Path) -> Any:
+    """Return the parsed file, a mapping with line numbers."""
     if not source.is_file():
         raise InputError("config", f"'{source}'", "a YAML file that exists", "check the path")
     if source.stat().st_size > _MAX_BYTES:
@@ -126,11 +182,15 @@ def load_config(path: str | Path) -> dict[str, Any]:
         raise InputError(f"config {where}", problem, "valid YAML") from None
     if not isinstance(tree, dict) or not tree:
         raise InputError("config", f"'{source}', without keys", "a mapping such as 'cluster: 2P2D'")
-    where_is = tree.lc.key  # type: ignore[attr-defined] # the parser's own mapping type
-    lines = {str(key).replace("-", "_"): where_is(key)[0] + 1 for key in tree}
-    values = {str(key).replace("-", "_"): value for key, value in tree.items()}
+    return tree
+
+
+def _validated(
+    model: type[BaseModel], values: dict[str, Any], lines: Mapping[str, int], source: Path, more: tuple[str, ...]
+) -> dict[str, Any]:
+    """Return checked values; the first error names line and key, and for an unknown key those that there are."""
     try:
-        return ScenarioConfig.model_validate(_plain(values)).model_dump(exclude_none=True)
+        return model.model_validate(values).model_dump(exclude_none=True, exclude_unset=True)
     except ValidationError as error:
         first = error.errors()[0]
         if not first["loc"]:
@@ -138,7 +198,7 @@ def load_config(path: str | Path) -> dict[str, Any]:
         key = str(first["loc"][0])
         where = f"config {source.name} line {lines.get(key, '?')}, key '{key}'"
         if first["type"] == "extra_forbidden":
-            raise InputError(where, "unknown", f"one of {', '.join(ScenarioConfig.model_fields)}") from None
+            raise InputError(where, "unknown", f"one of {', '.join((*model.model_fields, *more))}") from None
         raise InputError(where, repr(values.get(key)), _reason(first["msg"])) from None
 
 
@@ -152,12 +212,12 @@ def _reason(message: str) -> str:
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Strip the parser's own number and string types."""
-    plain: dict[str, Any] = {}
-    for key, value in values.items():
-        for kind in (bool, int, float, str):
-            if isinstance(value, kind):
-                value = kind(value)
-                break
-        plain[key] = value
-    return plain
+    """Strip the parser's own number, string and list types."""
+    return {key: _plain_value(value) for key, value in values.items()}
+
+
+def _plain_value(value: Any) -> Any:
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)
+    return [_plain_value(item) for item in value] if isinstance(value, list) else value

@@ -8,14 +8,14 @@ import pytest
 from ruamel.yaml import YAML
 
 from qmodel.errors import InputError
-from qmodel.io.config import ScenarioConfig, config_schema, load_config, starter_config
+from qmodel.io.config import SECTIONS, ScenarioConfig, config_schema, load_config, starter_config
 
 
 def test_the_schema_accepts_the_starter_and_refuses_what_loading_refuses(qmodel):
     run = qmodel("config", "schema")
     schema = json.loads(run.out)
     jsonschema.Draft202012Validator.check_schema(schema)
-    assert set(schema["properties"]) == set(ScenarioConfig.model_fields)
+    assert set(schema["properties"]) == {*ScenarioConfig.model_fields, *SECTIONS}
     jsonschema.validate(YAML(typ="safe").load(starter_config()), schema)
     for bad in ({"clutser": "1P1D"}, {"load": "high"}, {"tp": 0}, {"load": -1}):
         with pytest.raises(jsonschema.ValidationError):
@@ -87,3 +87,75 @@ def test_errors_name_line_and_key(tmp_path, text, says):
 
 def test_schema_and_model_agree():
     assert config_schema()["additionalProperties"] is False
+
+
+def test_every_command_takes_its_own_options_from_the_file(qmodel):
+    from qmodel.cli.app import app
+    from qmodel.cli.settings import section_models
+
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands}
+    assert set(SECTIONS) == commands - {"init"}
+    schema = json.loads(qmodel("config", "schema").out)
+    for name, model in section_models().items():
+        assert set(schema["properties"][name]["properties"]) == set(model.model_fields)
+    assert {"output", "objective", "seeds", "report"} <= set(section_models()["thresholds"].model_fields)
+
+
+def test_options_of_a_command_come_from_its_section_and_flags_win(qmodel):
+    text = "model: llama-3.1-8b\nworkload: azure-conv\nload: 0.5\nsimulate:\n  requests: 1500\n  policy: kairos\n"
+    Path("q.yaml").write_text(text + "sweep:\n  over: ['load=0.4,0.5']\n  output: t.csv\n  by: predict\n")
+    found = json.loads(qmodel("simulate", "--config", "q.yaml", "--json").out)
+    assert (found["requests"], found["policy"], found["scenario"]["load"]) == (1500, "kairos", 0.5)
+    found = json.loads(qmodel("simulate", "--config", "q.yaml", "--json", "--policy", "none", "--load", "0.3").out)
+    assert (found["requests"], found["policy"], found["scenario"]["load"]) == (1500, "none", 0.3)
+    text = text.replace("load: 0.5\n", "") + "sweep:\n  over: ['load=0.4,0.5']\n  output: t.csv\n"
+    Path("q.yaml").write_text(text)
+    run = qmodel("sweep", "--config", "q.yaml")
+    assert run.code == 0, run.err
+    assert len(Path("t.csv").read_text().splitlines()) == 3
+
+
+def test_a_command_without_a_scenario_takes_the_shared_keys_too(qmodel):
+    Path("q.yaml").write_text("model: gpt-17\ncalibrate:\n  output: no/cal.json\n")
+    assert "no" in qmodel("calibrate", "--config", "q.yaml").err
+    Path("q.yaml").write_text("model: gpt-17\ncalibrate:\n  output: cal.json\n")
+    run = qmodel("calibrate", "--config", "q.yaml")
+    assert run.code == 2
+    assert "gpt-17" in run.err
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("model: x\nsimulate:\n  seeds: 3\n", ["line 3", "'seeds'", "requests"]),
+        ("simulate:\n  seed: many\n", ["line 2", "'seed'", "integer"]),
+        ("simulate:\n  requests: 0\n", ["line 2", "'requests'", "greater than or equal to 1"]),
+        ("simulate: fast\n", ["line 1", "'simulate'", "unknown"]),
+        ("thresholds:\n  objective: fun\n", ["line 2", "'objective'", "p95"]),
+    ],
+)
+def test_errors_inside_a_section_name_line_and_key(qmodel, text, says):
+    Path("q.yaml").write_text(text)
+    run = qmodel("simulate", "--config", "q.yaml", "--model", "llama-3.1-8b", "--workload", "azure-conv")
+    assert run.code == 2
+    for part in says:
+        assert part in run.err, run.err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_the_shell_completes_commands_and_options(shell):
+    import os
+    import subprocess
+    import sys
+
+    def complete(words: str) -> str:
+        variables = {"_QMODEL_COMPLETE": f"complete_{shell}", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        variables |= {"_TYPER_COMPLETE_ARGS": words, "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+        code = "from qmodel.cli import main; main()"
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | variables, capture_output=True, text=True, timeout=120
+        )
+        return done.stdout
+
+    assert "thresholds" in complete("qmodel th")
+    assert "--workload" in complete("qmodel predict --work")
