@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qmodel.errors import InputError
+from qmodel.io.measured_reports import guidellm_requests, inference_perf_requests
 from qmodel.io.measured_requests import aiperf_requests, steps_of_requests, vllm_requests
 from qmodel.laws.measured import DecodeTimes, Measurements, PromptTimes
 from qmodel.laws.samples import StepSamples
@@ -33,7 +34,8 @@ def read_measurements(path: str | Path, tp: int = 1, model: str = "", gpu: str =
     ----------
     path : str or Path
         Splitwise-style CSV (columns of ``perf_model.csv``), step CSV (``B,K,chi,done,t_ms``), vLLM ``bench serve``
-        JSON, aiperf ``profile_export.jsonl``, Dynamo profiler ``raw_data.npz``, or Prometheus text of vLLM.
+        JSON, aiperf ``profile_export.jsonl``, GuideLLM ``benchmarks.json``, inference-perf
+        ``per_request_lifecycle_metrics.json``, Dynamo profiler ``raw_data.npz``, or Prometheus text of vLLM.
     tp : int
         GPUs of the measured instance, for files that do not say.
     model, gpu : str
@@ -63,7 +65,7 @@ def read_measurements(path: str | Path, tp: int = 1, model: str = "", gpu: str =
     except (OSError, UnicodeDecodeError) as error:
         raise InputError("measurement file", f"'{file}': {error}", "readable text or .npz") from None
     head = text.lstrip()[:4000]
-    if head.startswith("{"):
+    if head.startswith(("{", "[")):
         return [_json(file, text, tp, model, gpu)]
     if "vllm:" in text or head.startswith("# HELP"):
         return [_prometheus(file, text, tp, model, gpu)]
@@ -206,11 +208,17 @@ def _from_steps(steps: StepSamples, tp: int, model: str, gpu: str) -> Measuremen
 def _json(file: Path, text: str, tp: int, model: str, gpu: str) -> Measurements:
     try:
         whole = json.loads(text)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         whole = None
     if isinstance(whole, dict) and "ttfts" in whole:
         requests, notes = vllm_requests(file, whole)
         kind = "vLLM bench serve JSON"
+    elif isinstance(whole, dict) and "benchmarks" in whole:
+        requests, notes = guidellm_requests(file, whole)
+        kind = "GuideLLM JSON"
+    elif isinstance(whole, list):
+        requests, notes = inference_perf_requests(file, whole)
+        kind = "inference-perf JSON"
     elif isinstance(whole, dict) and "metrics" not in whole:
         limit = "a vLLM result saved with --save-detailed (arrays ttfts, itls, input_lens, output_lens)"
         raise InputError("measurement file", f"'{file}', a JSON object without ttfts", limit)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -87,8 +87,13 @@ def _draw_equality(axes: Axes, table: tuple[Array, Array, Array], what: str) -> 
     axes.legend(loc="upper left")
 
 
-def draw_validation(calibrations: Sequence[Calibration], measured: Sequence[Measurements], path: str | Path) -> None:
-    """Draw predicted against measured decode steps and prompt phases, with a band of 10 %.
+def draw_validation(
+    calibrations: Sequence[Calibration],
+    measured: Sequence[Measurements],
+    path: str | Path,
+    laws: Mapping[str, tuple[Array, Array]] | None = None,
+) -> None:
+    """Draw predicted against measured decode steps and prompt phases, with a band of 10 %, and laws below them.
 
     Parameters
     ----------
@@ -98,14 +103,35 @@ def draw_validation(calibrations: Sequence[Calibration], measured: Sequence[Meas
         Rows to compare with.
     path : str or Path
         File to write (.png, .pdf, .svg).
+    laws : mapping, optional
+        ``ttft`` and ``tbt`` to predicted and measured samples [s].
     """
     tables = measured_table(calibrations, measured)
     with style():
-        figure = new_figure(8.0, 3.8)
-        left, right = figure.subplots(1, 2)
-        _draw_equality(left, tables["decode"], "decode step")
-        _draw_equality(right, tables["prompt"], "prompt phase")
+        figure = new_figure(8.0, 7.2 if laws else 3.8)
+        panels: Any = figure.subplots(2 if laws else 1, 2, squeeze=False)
+        _draw_equality(panels[0][0], tables["decode"], "decode step")
+        _draw_equality(panels[0][1], tables["prompt"], "prompt phase")
+        for axes, (name, title) in zip(panels[1] if laws else (), _LAWS.items(), strict=False):
+            _draw_law(axes, (laws or {}).get(name), title)
         save_figure(figure, path)
+
+
+_LAWS = {"ttft": "time to first token", "tbt": "time between tokens"}
+
+
+def _draw_law(axes: Axes, law: tuple[Array, Array] | None, title: str) -> None:
+    """Draw the distribution functions of predicted and measured times."""
+    axes.set_title(title)
+    if law is None:
+        axes.text(0.5, 0.5, "no start times in the file", ha="center", transform=axes.transAxes)
+        return
+    shares = np.linspace(0.005, 0.995, 199)
+    looks = (("predicted", "--", COLORS[4]), ("measured", "-", COLORS[0]))
+    for times, (name, line, color) in zip(law, looks, strict=True):
+        axes.plot(np.quantile(times, shares) * 1e3, 100 * shares, line, color=color, label=name)
+    axes.set(xscale="log", xlabel="t [ms]", ylabel="share within t [%]")
+    axes.legend(loc="lower right")
 
 
 def chunk_increment_table(

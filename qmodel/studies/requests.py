@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from qmodel.laws import Calibration, RequestTimes
 
-__all__ = ["percentile_errors"]
+__all__ = ["percentile_errors", "request_laws"]
 
 Array = npt.NDArray[np.float64]
 
@@ -32,13 +32,31 @@ def percentile_errors(calibration: Calibration, requests: RequestTimes) -> dict[
     dict
         ``{"ttft": {"p50": ...}, "tbt": {...}}``; no ``tbt`` when the file has no start times.
     """
+    return {name: _errors(*law) for name, law in request_laws(calibration, requests).items()}
+
+
+def request_laws(calibration: Calibration, requests: RequestTimes) -> dict[str, tuple[Array, Array]]:
+    """Return predicted and measured TTFT and TBT [s] of the same requests and steps, as `percentile_errors` has them.
+
+    Parameters
+    ----------
+    calibration : Calibration
+        Laws of the engine.
+    requests : RequestTimes
+        Requests of one instance.
+
+    Returns
+    -------
+    dict
+        ``ttft`` and, where the file has start times, ``tbt``, each a pair of samples.
+    """
     alone = np.asarray(calibration.lone_prefill_s(requests.prompt_tokens))
-    out = {"ttft": _errors(_queued(alone, requests.start_s), requests.ttft_s)}
+    out = {"ttft": (_queued(alone, requests.start_s), requests.ttft_s)}
     if len(requests.start_s) and any(len(x) for x in requests.itl_s):
         from qmodel.io.measured_requests import steps_of_moments
 
         batch, context, gaps = steps_of_moments(requests)
-        out["tbt"] = _errors(np.asarray(calibration.step.step_time_s(batch, context)), gaps)
+        out["tbt"] = np.asarray(calibration.step.step_time_s(batch, context)), gaps
     return out
 
 

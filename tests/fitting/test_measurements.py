@@ -274,3 +274,86 @@ def test_incomplete_vidur_folder(tmp_path, name):
     (vidur_folder(tmp_path) / name).unlink()
     with pytest.raises(InputError, match=rf"{name}', which does not exist"):
         calibrate("llama-3.1-8b", profiles=str(tmp_path))
+
+
+def guidellm_file(path, served, **changes):
+    _, start, prompt, output, ttft, gaps = served
+    rows = [
+        {
+            "request_start_time": 1.7e9 + start[i],
+            "prompt_tokens": int(prompt[i]),
+            "output_tokens": int(output[i]),
+            "time_to_first_token_ms": ttft[i] * 1e3,
+            "inter_token_latency_ms": float(np.mean(gaps[i])) * 1e3,
+        }
+        | changes
+        for i in range(len(start))
+    ]
+    half = len(rows) // 2
+    benchmarks = [
+        {"requests": {"successful": part, "errored": [{}], "incomplete": []}} for part in (rows[:half], rows[half:])
+    ]
+    path.write_text(json.dumps({"metadata": {}, "benchmarks": benchmarks}))
+    return path
+
+
+def inference_perf_file(path, served, nested):
+    _, start, prompt, output, ttft, gaps = served
+    rows = []
+    for i in range(len(start)):
+        times = (50.0 + start[i] + ttft[i] + np.cumsum([0.0, *gaps[i]])).tolist()
+        asked, answered = (
+            {"input_tokens": int(prompt[i])},
+            {"output_tokens": int(output[i]), "output_token_times": times},
+        )
+        info = {"request_metrics": {"text": asked}, "response_metrics": answered} if nested else asked | answered
+        rows.append({"start_time": 50.0 + start[i], "end_time": times[-1], "info": info, "error": None})
+    rows.append({"start_time": 51.0, "end_time": 52.0, "info": {}, "error": {"error_type": "x"}})
+    path.write_text(json.dumps(rows))
+    return path
+
+
+def test_guidellm_and_inference_perf_reports_say_what_vllm_bench_says(tmp_path, served):
+    truth = served[0]
+    files = [
+        guidellm_file(tmp_path / "g.json", served),
+        inference_perf_file(tmp_path / "i.json", served, nested=False),
+        inference_perf_file(tmp_path / "n.json", served, nested=True),
+    ]
+    for file in files:
+        result = calibrate("llama-3.1-8b", measured=file)
+        assert result.calibration.decode_step_s(8.0, 12_000.0) == pytest.approx(
+            truth.decode_step_s(8.0, 12_000.0), rel=0.08
+        )
+        assert "failed requests left out" in " ".join(result.notes)
+        result.save(tmp_path / "cal.json")
+        out = validate_calibration(tmp_path / "cal.json", file)
+        assert abs(out.percentiles["ttft"]["p50"]) < 0.05
+        assert out.unexplained() == []
+    exact = read_measurements(vllm_file(tmp_path / "v.json", served))[0].requests
+    same = read_measurements(files[1])[0].requests
+    np.testing.assert_allclose(same.ttft_s, exact.ttft_s, atol=1e-9)
+    np.testing.assert_allclose(np.concatenate(same.itl_s), np.concatenate(exact.itl_s), atol=1e-9)
+
+
+def test_what_the_laws_do_not_explain_is_said_and_drawn(tmp_path, served):
+    cal, *_ = served
+    file = vllm_file(tmp_path / "v.json", served, ttfts=(served[4] * 3 + 0.2).tolist())
+    out = validate_calibration([cal], file)
+    assert any("TTFT P50" in text for text in out.unexplained())
+    assert out.to_dict()["unexplained"] == out.unexplained()
+    out.draw(tmp_path / "laws.png")
+    assert (tmp_path / "laws.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['[]', '[1]', '[{"start_time": 1}]', '{"benchmarks": 3}', '{"benchmarks": []}', '{"benchmarks": [{"requests": {}}]}',
+     '[{"start_time": "x", "info": {"input_tokens": 1, "output_tokens": 2, "output_token_times": [1, 2]}}]',
+     '[{"start_time": 5, "info": {"input_tokens": 1, "output_tokens": 2, "output_token_times": [1e400]}}]',
+     '[{"start_time": 5, "info": {"input_tokens": 1, "output_tokens": 2, "output_token_times": [4, 3]}}]'],
+)  # fmt: skip
+def test_reports_that_are_refused(tmp_path, text):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(InputError):
+        read_measurements(tmp_path / "x.json")
