@@ -20,7 +20,9 @@ from qmodel.queueing.links import FcfsLink, SharedLink, fcfs_link, shared_link
 from qmodel.queueing.metrics import QueueMetrics
 from qmodel.queueing.mgk import mgk
 from qmodel.queueing.paths import kiefer_wolfowitz
+from qmodel.queueing.pool_chain import PoolChain
 from qmodel.queueing.time_varying import TimeVaryingWaits, mtgk
+from qmodel.queueing.two_pools import TwoPools, priced_thresholds, two_pools
 
 __all__ = [
     "BalkingMetrics",
@@ -28,10 +30,12 @@ __all__ = [
     "FcfsLink",
     "FiniteQueue",
     "MethodRow",
+    "PoolChain",
     "QueueMetrics",
     "ServiceTime",
     "SharedLink",
     "TimeVaryingWaits",
+    "TwoPools",
     "approximate",
     "compare_methods",
     "decode_batch",
@@ -49,5 +53,7 @@ __all__ = [
     "mmkn",
     "mmpp_k",
     "mtgk",
+    "priced_thresholds",
     "shared_link",
+    "two_pools",
 ]

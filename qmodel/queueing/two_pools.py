@@ -1,0 +1,326 @@
+"""Two coupled pools: work is kept by prefill or deflected to decode, by thresholds on the prefill backlog."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from qmodel.errors import InputError
+from qmodel.queueing.pool_chain import PoolChain
+from qmodel.queueing.pool_grid import PoolInputs, Refined, checked_inputs, solve_refined
+
+__all__ = ["Thresholds", "TwoPools", "priced_thresholds", "two_pools"]
+
+FloatArray = npt.NDArray[np.float64]
+#: (waits of deflected work [s], shape (n,)) -> longest prefill waits [s] with which a class is kept, (classes, n).
+Thresholds = Callable[[FloatArray], npt.ArrayLike]
+
+#: Relative width at which the search for a quantile stops.
+QUANTILE_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TwoPools:
+    """What arrivals meet at two coupled pools.
+
+    Parameters
+    ----------
+    rates_per_s, work_s, host_s, transfer_s : ndarray, shape (classes,)
+        Arrival rate [1/s], prefill work, host time on decode and transfer [s] of each class.
+    prefill_wait_s, decode_wait_s : ndarray, shape (prefill cells,), (decode cells,)
+        Lattices of waits, one step apart [s].
+    law : ndarray, shape (prefill cells, decode cells)
+        Joint law of the waits that an arrival would meet at either pool.
+    kept, moved : ndarray, shape (classes, prefill cells), (classes, decode cells)
+        P(an arrival of the class is kept, waiting so long), and deflected likewise; a class sums to 1 over both.
+    chain : PoolChain
+        The transitions it was computed from.
+    method : str
+        How it was computed.
+    exact : bool
+        Whether exact up to the grid: one server in each pool, or exponential work.
+    error_estimate : dict of str to float
+        Errors of the grid: relative ones of ``mean``, ``p95`` and ``p99`` of the time to the end of prefill, and the
+        absolute one of ``deflected``: what extrapolation from a grid twice as coarse changed.
+    coarse : TwoPools, optional
+        The result on that grid: means, shares and distribution functions are extrapolated from both.
+    """
+
+    rates_per_s: FloatArray
+    work_s: FloatArray
+    host_s: FloatArray
+    transfer_s: FloatArray
+    prefill_wait_s: FloatArray
+    decode_wait_s: FloatArray
+    law: FloatArray
+    kept: FloatArray
+    moved: FloatArray
+    chain: PoolChain
+    method: str
+    exact: bool
+    error_estimate: dict[str, float]
+    coarse: TwoPools | None = None
+
+    @property
+    def deflected_share(self) -> FloatArray:
+        """Share of each class that is deflected."""
+        return np.clip(self._finest(lambda pools: pools.moved.sum(axis=1)), 0.0, 1.0)
+
+    @property
+    def deflected(self) -> float:
+        """Share of all arrivals that are deflected."""
+        return float(self._mix @ self.deflected_share)
+
+    @property
+    def prefill_utilisation(self) -> float:
+        """Load of the kept work, per prefill server."""
+        share = 1 - self.deflected_share
+        return float(self.rates_per_s * share @ self.work_s) / self.chain.prefill.servers
+
+    @property
+    def decode_utilisation(self) -> float:
+        """Load of the deflected work, per decode server."""
+        return float(self.rates_per_s * self.deflected_share @ self.host_s) / self.chain.decode.servers
+
+    @property
+    def class_mean_wait_s(self) -> FloatArray:
+        """Mean wait before prefill starts, by class [s]."""
+        waits = self._finest(lambda pools: pools.kept @ pools.prefill_wait_s + pools.moved @ pools.decode_wait_s)
+        return np.maximum(waits, 0.0)
+
+    @property
+    def class_mean_time_s(self) -> FloatArray:
+        """Mean time from arrival to the end of prefill, transfer included, by class [s]."""
+        share = self.deflected_share
+        return np.asarray(self.class_mean_wait_s + (1 - share) * (self.work_s + self.transfer_s) + share * self.host_s)
+
+    @property
+    def mean_wait_s(self) -> float:
+        """Mean wait of all arrivals before their prefill starts [s]."""
+        return float(self._mix @ self.class_mean_wait_s)
+
+    @property
+    def mean_time_s(self) -> float:
+        """Mean time from arrival to the end of prefill, transfer included [s]."""
+        return float(self._mix @ self.class_mean_time_s)
+
+    def wait_cdf(self, t: npt.ArrayLike) -> FloatArray:
+        """Return P(wait <= t) of all arrivals, t in seconds."""
+        return self._cdf(np.asarray(t, dtype=np.float64), np.zeros(self._mix.size), np.zeros(self._mix.size))
+
+    def time_cdf(self, t: npt.ArrayLike) -> FloatArray:
+        """Return P(time to the end of prefill, transfer included, <= t) of all arrivals, t in seconds."""
+        return self._cdf(np.asarray(t, dtype=np.float64), self.work_s + self.transfer_s, self.host_s)
+
+    def wait_quantile_s(self, q: float) -> float:
+        """Return the q quantile of the wait of all arrivals [s], 0 <= q < 1."""
+        return self._quantile(q, self.wait_cdf)
+
+    def time_quantile_s(self, q: float) -> float:
+        """Return the q quantile of the time to the end of prefill, transfer included [s], 0 <= q < 1."""
+        return self._quantile(q, self.time_cdf)
+
+    @property
+    def _mix(self) -> FloatArray:
+        return np.asarray(self.rates_per_s / self.rates_per_s.sum())
+
+    def _finest(self, read: Callable[[TwoPools], FloatArray]) -> FloatArray:
+        """Return what is read from this lattice, its error of second order removed by that of the coarser one."""
+        return read(self) if self.coarse is None else (4 * read(self) - read(self.coarse)) / 3
+
+    def _cdf(self, t: FloatArray, kept_after: FloatArray, moved_after: FloatArray) -> FloatArray:
+        def read(pools: TwoPools) -> FloatArray:
+            total = np.zeros(t.shape)
+            for b, share in enumerate(pools._mix):
+                if pools.kept[b].any():
+                    total += share * lattice_cdf(pools.prefill_wait_s, pools.kept[b], t - kept_after[b])
+                if pools.moved[b].any():
+                    total += share * lattice_cdf(pools.decode_wait_s, pools.moved[b], t - moved_after[b])
+            return total
+
+        return np.clip(self._finest(read), 0.0, 1.0)
+
+    def _quantile(self, q: float, cdf: Callable[[FloatArray], FloatArray]) -> float:
+        if not 0.0 <= q < 1.0:
+            raise InputError("quantile level", q, "at least 0 and below 1")
+        low, high = 0.0, max(float(self.prefill_wait_s[-1]), float(self.decode_wait_s[-1]))
+        high += float(max((self.work_s + self.transfer_s).max(), self.host_s.max()))
+        while high - low > QUANTILE_TOLERANCE * high:
+            grid = np.linspace(low, high, 65)
+            values = np.maximum.accumulate(cdf(grid))
+            i = int(np.argmax(values >= q)) if values[-1] >= q else grid.size - 1
+            if i == 0:
+                return float(grid[0])
+            low, high = float(grid[i - 1]), float(grid[i])
+        return high
+
+
+def lattice_cdf(grid: FloatArray, mass: FloatArray, t: FloatArray) -> FloatArray:
+    """Return the distribution function of a law whose mass was split linearly between neighbouring lattice points.
+
+    At the middles between points it is the sum of the masses below; at 0 the half of the next mass that belongs to
+    positive waits is taken off.
+    """
+    step = grid[1] - grid[0]
+    heights = np.concatenate([[max(mass[0] - 0.5 * mass[1], 0.0)], np.cumsum(mass)])
+    at = np.concatenate([[0.0], grid + 0.5 * step])
+    return np.asarray(np.where(t < 0, 0.0, np.interp(t, at, heights)))
+
+
+def priced_thresholds(
+    work_s: npt.ArrayLike,
+    host_s: npt.ArrayLike,
+    transfer_s: npt.ArrayLike,
+    prefill_price_per_s: float,
+    decode_price_per_s: float,
+    harm_s: npt.ArrayLike = 0.0,
+) -> Thresholds:
+    """Exact for the prices: the prefill wait beyond which deflection costs less, by the wait v at decode.
+
+    theta = (v + h + g_D (2 v h + h^2) + harm - s - x - g_P s^2)/(1 + 2 g_P s).
+
+    Parameters
+    ----------
+    work_s, host_s, transfer_s : array_like, shape (classes,)
+        Prefill work s, host time h and transfer x [s].
+    prefill_price_per_s, decode_price_per_s : float
+        Curvatures g of the value of backlog, rate/(2(1 - load)) per server in M/G/1 [1/s].
+    harm_s : array_like
+        What deflection costs those resident at decode [s].
+
+    Returns
+    -------
+    callable
+        v [s], shape (n,), to theta [s], shape (classes, n).
+
+    Notes
+    -----
+    One step of policy improvement: Hyytia, Penttinen & Aalto, EJOR 217 (2012).
+
+    Examples
+    --------
+    >>> theta = priced_thresholds([0.1], [0.2], [0.0], 1.0, 1.0)
+    >>> theta(np.array([0.0, 1.0])).round(4).tolist()
+    [[0.1083, 1.275]]
+    """
+    s, h, x, harm = (
+        np.atleast_1d(np.asarray(a, dtype=np.float64))[:, None] for a in (work_s, host_s, transfer_s, harm_s)
+    )
+    g_p, g_d = prefill_price_per_s, decode_price_per_s
+
+    def theta(v: FloatArray) -> FloatArray:
+        gain = v + h + g_d * (2 * v * h + h * h) + harm - s - x - g_p * s * s
+        return np.asarray(gain / (1 + 2 * g_p * s))
+
+    return theta
+
+
+def two_pools(
+    rates_per_s: npt.ArrayLike,
+    work_s: npt.ArrayLike,
+    host_s: npt.ArrayLike,
+    thetas_s: npt.ArrayLike | Thresholds,
+    *,
+    transfer_s: npt.ArrayLike = 0.0,
+    prefill_servers: int = 1,
+    decode_servers: int = 1,
+    cells: int | None = None,
+    reach_s: tuple[float, float] | None = None,
+) -> TwoPools:
+    """Exact for one server a pool (up to the grid), approximation for more: Poisson classes, kept or deflected.
+
+    With w and v the waits that an arrival would meet at prefill and at decode, class b is kept iff w <= theta_b(v) and
+    deflected otherwise; both waits fall at unit speed. A sparse chain on a lattice of (w, v): in a step both fall by
+    exactly one cell, and jumps are split between two cells so that their mean is kept, so nothing diffuses and errors
+    are of second order in the step (of first order in P(W = 0) with several servers). With several servers the wait
+    rises by the least of the new work and the residual work of the other servers, independent and of the residual law
+    of the admitted work (a fixed point); below wait 0 the number of busy servers is followed.
+
+    Parameters
+    ----------
+    rates_per_s : array_like, shape (classes,)
+        Poisson rate of each class [1/s].
+    work_s, host_s : array_like, shape (classes,)
+        Prefill work and host time on decode of each class [s].
+    thetas_s : array_like, shape (classes,) or number, or callable
+        Longest prefill wait with which a class is kept [s]: infinity keeps it always, a negative number never; or a
+        function of the decode waits [s], shape (n,), that returns an array of shape (classes, n).
+    transfer_s : array_like, optional
+        Time after prefill for those kept [s].
+    prefill_servers, decode_servers : int, optional
+        Servers of the pools, least-work routing within each.
+    cells : int, optional
+        Cells of the longer backlog on the finest lattice; by default so many that it has about 6,000 states.
+    reach_s : tuple of float, optional
+        Longest prefill and decode wait on the lattice [s]; found from a coarse solution when absent.
+
+    Returns
+    -------
+    TwoPools
+        Laws of the waits, deflected shares, means and quantiles.
+
+    Raises
+    ------
+    UnstableError
+        When backlogs grow without bound under these thresholds.
+    InputError
+        When rates, times or thresholds are not what they should be.
+    ConvergenceError
+        When the stationary law is not found.
+
+    Notes
+    -----
+    See docs/queueing/two-pools.md for the lattice and its measured errors.
+
+    Examples
+    --------
+    >>> pools = two_pools([2.0, 0.4], [0.2, 1.0], [0.3, 2.5], [0.5, 2.0], prefill_servers=1, decode_servers=1)
+    >>> pools.deflected_share.round(2).tolist()
+    [0.31, 0.02]
+    """
+    inputs = checked_inputs(
+        rates_per_s, work_s, host_s, thetas_s, transfer_s, prefill_servers, decode_servers, cells, reach_s
+    )
+    fine, coarse = solve_refined(inputs, cells, reach_s)
+    return _extrapolated(_described(inputs, fine), _described(inputs, coarse))
+
+
+def _described(inputs: PoolInputs, solved: Refined) -> TwoPools:
+    """Return the result of one lattice, without its error."""
+    kept, moved = solved.by_class()
+    k, d = inputs.prefill_servers, inputs.decode_servers
+    law = solved.lattice_law()
+    exact = k == 1 and d == 1
+    how = "exact falls and mean-preserving jumps" if exact else "residual work of other servers independent"
+    return TwoPools(
+        rates_per_s=inputs.rates_per_s,
+        work_s=inputs.work_s,
+        host_s=inputs.host_s,
+        transfer_s=inputs.transfer_s,
+        prefill_wait_s=np.arange(law.shape[0], dtype=np.float64) * solved.chain.step_s,
+        decode_wait_s=np.arange(law.shape[1], dtype=np.float64) * solved.chain.step_s,
+        law=law,
+        kept=kept,
+        moved=moved,
+        chain=solved.chain,
+        method=f"chain of two backlogs, {k} and {d} servers, {law.shape[0]} x {law.shape[1]} cells; {how}",
+        exact=exact,
+        error_estimate={},
+    )
+
+
+def _extrapolated(fine: TwoPools, coarse: TwoPools) -> TwoPools:
+    """Return `fine` with what is read from it extrapolated, and by how much that changed it."""
+    result = replace(fine, coarse=coarse)
+
+    def apart(now: float, before: float) -> float:
+        return abs(now - before) / now if now > 0 else 0.0
+
+    errors = {"mean": apart(result.mean_time_s, fine.mean_time_s)}
+    for name, q in (("p95", 0.95), ("p99", 0.99)):
+        errors[name] = apart(result.time_quantile_s(q), fine.time_quantile_s(q))
+    errors["deflected"] = abs(result.deflected - fine.deflected)
+    return replace(result, error_estimate=errors)

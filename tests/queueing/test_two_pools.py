@@ -1,0 +1,209 @@
+"""Two coupled pools: against exact balking, the Erlang formulas and a plain simulation of the same rules."""
+
+import numpy as np
+import pytest
+
+from qmodel.errors import InputError, OutOfRangeError, UnstableError
+from qmodel.queueing import mgk_balking, mmk, priced_thresholds, two_pools
+from qmodel.queueing.pool_axis import PoolAxis, ResidualLaw
+from qmodel.queueing.pool_grid import keep_share
+
+RATES, WORK, HOST = [2.0, 0.4], [0.2, 1.0], [0.3, 2.5]
+
+
+def simulated(rates, work, host, transfer, theta, servers, hosts, count, seed):
+    """Return (class, wait, time to the end of prefill, deflected) of each arrival, by a plain event loop."""
+    rng = np.random.default_rng(seed)
+    rates = np.asarray(rates)
+    kinds = rng.choice(rates.size, count, p=rates / rates.sum())
+    gaps = rng.exponential(1 / rates.sum(), count)
+    near, far = [0.0] * servers, [0.0] * hosts
+    waits, times, moved = np.empty(count), np.empty(count), np.zeros(count, dtype=bool)
+    for n in range(count):
+        near = [max(w - gaps[n], 0.0) for w in near]
+        far = [max(v - gaps[n], 0.0) for v in far]
+        b, w, v = kinds[n], min(near), min(far)
+        if w <= theta(v)[b]:
+            near[near.index(w)] += work[b]
+            waits[n], times[n] = w, w + work[b] + transfer[b]
+        else:
+            far[far.index(v)] += host[b]
+            waits[n], times[n], moved[n] = v, v + host[b], True
+    keep = slice(count // 20, None)
+    return kinds[keep], waits[keep], times[keep], moved[keep]
+
+
+def noise(values):
+    """Return the standard error of a mean from 20 batches."""
+    batches = values[: values.size // 20 * 20].reshape(20, -1).mean(axis=1)
+    return batches.std(ddof=1) / np.sqrt(20)
+
+
+@pytest.mark.parametrize("load", [0.7, 1.3])
+def test_one_server_without_coupling_is_exact_balking(load):
+    rates = np.array(RATES) * load / 0.8
+    exact = mgk_balking(rates, WORK, [0.5, 2.0], 1)
+    pools = two_pools(rates, WORK, HOST, [0.5, 2.0], reach_s=(3.2, 12.0), cells=400)
+    assert pools.deflected_share == pytest.approx(1 - exact.accept, abs=3e-4)
+    kept = pools.kept @ pools.prefill_wait_s / pools.kept.sum(axis=1)
+    assert kept == pytest.approx(exact.mean_wait_s, rel=4e-3)
+    assert pools.prefill_utilisation == pytest.approx(exact.utilisation, rel=1e-3)
+    assert pools.exact
+
+
+def test_the_error_falls_with_the_square_of_the_step():
+    exact = 1 - mgk_balking(RATES, WORK, [0.5, 2.0], 1).accept
+    found = [two_pools(RATES, WORK, HOST, [0.5, 2.0], cells=n, reach_s=(3.2, 3.2)) for n in (64, 128, 256)]
+    raw = [abs(pools.moved.sum(axis=1)[0] - exact[0]) for pools in found]
+    assert raw[0] / raw[1] == pytest.approx(4, rel=0.3)
+    assert raw[1] / raw[2] == pytest.approx(4, rel=0.3)
+    # Extrapolation leaves less than the change that is reported as the error.
+    for pools in found:
+        assert abs(pools.deflected_share[0] - exact[0]) < pools.error_estimate["deflected"]
+
+
+def test_coupled_thresholds_agree_with_simulation():
+    rates, work, host, transfer = (
+        np.array([2.6, 0.7]),
+        np.array([0.2, 0.8]),
+        np.array([0.3, 1.5]),
+        np.array([0.01, 0.05]),
+    )
+    rule = priced_thresholds(work, host, transfer, 1.5, 1.0)
+    kinds, waits, times, moved = simulated(
+        rates, work, host, transfer, lambda v: rule(np.array([v]))[:, 0], 1, 1, 120_000, 3
+    )
+    pools = two_pools(rates, work, host, rule, transfer_s=transfer)
+    assert pools.mean_wait_s == pytest.approx(waits.mean(), abs=4 * noise(waits) + 0.01 * waits.mean())
+    assert pools.mean_time_s == pytest.approx(times.mean(), abs=4 * noise(times) + 0.01 * times.mean())
+    for b in range(2):
+        share = moved[kinds == b].astype(float)
+        assert pools.deflected_share[b] == pytest.approx(share.mean(), abs=4 * noise(share) + 0.01)
+    assert pools.time_quantile_s(0.95) == pytest.approx(np.quantile(times, 0.95), rel=0.05)
+
+
+def test_several_servers_with_exponential_work_are_erlang():
+    share = (np.arange(60) + 0.5) / 60
+    work = -np.log1p(-share)
+    work /= work.mean()
+    for servers, load in ((2, 0.7), (3, 0.8)):
+        rates = np.full(60, load * servers / 60)
+        pools = two_pools(rates, work, 1.0, np.inf, prefill_servers=servers, cells=200, reach_s=(16.0, 1.5))
+        exact = mmk(load * servers, servers, 1.0)
+        assert pools.mean_wait_s == pytest.approx(exact.mean_wait_s, rel=0.03)
+        assert float(pools.wait_cdf(1.0)) == pytest.approx(float(exact.wait_cdf(1.0)), abs=0.01)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("servers", "hosts"), [(2, 2), (2, 4)])
+def test_several_servers_agree_roughly_with_simulation(servers, hosts):
+    rates, work, host = np.array([2.2, 0.6]) * servers, np.array([0.2, 0.8]), np.array([0.3, 1.5])
+    rule = priced_thresholds(work, host, [0.0, 0.0], 1.5, 1.0)
+    _, waits, times, moved = simulated(
+        rates, work, host, [0.0, 0.0], lambda v: rule(np.array([v]))[:, 0], servers, hosts, 300_000, 5
+    )
+    pools = two_pools(rates, work, host, rule, prefill_servers=servers, decode_servers=hosts)
+    assert pools.deflected == pytest.approx(moved.mean(), abs=0.02)
+    assert pools.mean_wait_s == pytest.approx(waits.mean(), rel=0.12)
+    assert pools.mean_time_s == pytest.approx(times.mean(), rel=0.05)
+
+
+def test_the_chain_is_one_and_keeps_the_mean_of_jumps():
+    pools = two_pools(RATES, WORK, HOST, [0.5, 2.0], cells=32, reach_s=(3.0, 6.0), prefill_servers=2)
+    chain = pools.chain
+    one = np.ones(chain.states)
+    for matrix in (chain.fall(), *(step(b) for step in (chain.keep, chain.deflect) for b in range(2))):
+        assert matrix.min() >= 0
+        np.testing.assert_allclose(matrix @ one, 1.0, atol=1e-12)
+    # Away from idle states and the border a deflected arrival raises the decode wait by its host time.
+    rise = (chain.deflect(0) @ chain.decode_wait_s - chain.decode_wait_s).reshape(chain.shape)
+    np.testing.assert_allclose(rise[:, 1:20], HOST[0], rtol=1e-9)
+    # The policy's transition is the mix of the actions'.
+    rng = np.random.default_rng(0)
+    share = rng.random((2, *chain.shape))
+    mix = chain.rates_per_s / chain.rates_per_s.sum()
+    law = rng.random(chain.states)
+    want = sum(
+        mix[b] * ((law * share[b].ravel()) @ chain.keep(b) + (law * (1 - share[b].ravel())) @ chain.deflect(b))
+        for b in range(2)
+    )
+    np.testing.assert_allclose(law @ chain.routed(share), want, rtol=1e-10)
+    assert chain.keep_cost_s(1)[0] == pytest.approx(WORK[1])
+    assert chain.deflect_cost_s(1)[0] == pytest.approx(HOST[1])
+
+
+def test_the_law_is_stationary_and_small_and_large_chains_agree():
+    pools = two_pools(RATES, WORK, HOST, [0.5, 2.0], cells=32, reach_s=(3.0, 4.0))
+    assert pools.chain.states > 700
+    from qmodel.queueing.pool_grid import checked_inputs
+
+    inputs = checked_inputs(RATES, WORK, HOST, [0.5, 2.0], 0.0, 1, 1, None, None)
+    share = keep_share(inputs, pools.chain)
+    carried = pools.chain.step(share)(pools.law.ravel())
+    np.testing.assert_allclose(carried, pools.law.ravel(), atol=1e-9)
+    dense = np.eye(pools.chain.states) - pools.chain.step(share)(np.eye(pools.chain.states)) + 1.0
+    law = np.linalg.solve(dense, np.ones(pools.chain.states))
+    np.testing.assert_allclose(pools.law.ravel(), law, atol=1e-6)
+
+
+def test_results_are_laws_and_scale_with_time():
+    one = two_pools(RATES, WORK, HOST, [0.5, 2.0])
+    two = two_pools(np.array(RATES) / 50, np.array(WORK) * 50, np.array(HOST) * 50, np.array([0.5, 2.0]) * 50)
+    assert two.mean_time_s == pytest.approx(50 * one.mean_time_s, rel=1e-4)
+    assert two.time_quantile_s(0.99) == pytest.approx(50 * one.time_quantile_s(0.99), rel=1e-3)
+    grid = np.linspace(-1.0, 20.0, 200)
+    cdf = one.time_cdf(grid)
+    assert cdf[0] == 0
+    assert cdf[-1] == pytest.approx(1, abs=1e-4)
+    assert np.all((cdf >= 0) & (cdf <= 1))
+    for q in (0.0, 0.5, 0.9, 0.99):
+        assert float(one.time_cdf(one.time_quantile_s(q) + 1e-6)) >= q - 1e-6
+    np.testing.assert_allclose(one.kept.sum(axis=1) + one.moved.sum(axis=1), 1.0)
+
+
+def test_ends_of_the_range_of_thresholds():
+    kept = two_pools([1.0], [0.5], [np.inf], np.inf)
+    assert kept.deflected == 0
+    assert kept.mean_wait_s == pytest.approx(0.25, rel=1e-3)
+    moved = two_pools([1.0], [0.5], [0.4], -1.0)
+    assert moved.deflected == 1
+    assert moved.mean_wait_s == pytest.approx(0.4 * 0.4 / (2 * 0.6), rel=1e-3)
+
+
+def test_the_least_residual_integrates_its_power():
+    law = ResidualLaw.of(np.array([1.0, 3.0]), np.array([2.0, 1.0]), 3)
+    grid = np.linspace(0.0, 3.0, 30_001)
+    beyond = (2 * np.maximum(1 - grid, 0) + np.maximum(3 - grid, 0)) / 5
+    want = np.concatenate([[0.0], np.cumsum((beyond[1:] ** 3 + beyond[:-1] ** 3) / 2 * np.diff(grid))])
+    np.testing.assert_allclose(law.integral(grid), want, atol=1e-8)
+    axis = PoolAxis(step_s=0.1, cells=80, servers=4, mean_work_s=5 / 3, residual=law)
+    # Work of any class raises the wait by 1/k of it on average, over the mix.
+    rises = [float(axis.rise(work) @ np.arange(81) * 0.1) for work in (1.0, 3.0)]
+    assert (2 * rises[0] + rises[1]) / 3 == pytest.approx(5 / 3 / 4, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("error", "arguments"),
+    [
+        (UnstableError, ([3.0], [0.5], [0.5], np.inf)),
+        (UnstableError, ([3.0], [0.5], [0.5], -1.0)),
+        (UnstableError, ([5.0], [0.5], [0.5], 1.0)),
+        (InputError, ([1.0, np.nan], [0.5], [0.5], 1.0)),
+        (InputError, ([1.0], [-0.5], [0.5], 1.0)),
+        (InputError, ([1.0], [0.5], [np.inf], 1.0)),
+        (InputError, ([1.0], [0.5], [0.5], np.nan)),
+        (InputError, ([1.0], [0.0], [0.5], 1.0)),
+        (InputError, ([1.0], [0.5], [0.5], [1.0, 2.0])),
+        (InputError, ([1.0], [0.5], [0.5], lambda v: v)),
+        (OutOfRangeError, ([1.0, 0.001], [0.5, 1e5], [0.5, 1e5], 1.0)),
+    ],
+)
+def test_bad_input_is_refused(error, arguments):
+    with pytest.raises(error, match="must be"):
+        two_pools(*arguments)
+
+
+@pytest.mark.parametrize("options", [{"cells": 3}, {"prefill_servers": 0}, {"reach_s": (1.0, -1.0)}, {"cells": 1000}])
+def test_bad_options_are_refused(options):
+    with pytest.raises(InputError):
+        two_pools([1.0], [0.5], [0.5], 1.0, **({"reach_s": (5.0, 5.0)} | options))
