@@ -1,0 +1,57 @@
+"""The sliders ask `predict`, and say why where it refuses."""
+
+import sys
+
+import pytest
+
+import qmodel
+from qmodel.plotting.what_if import answer_figure, changed, what_if
+
+CALIBRATION = qmodel.load_calibration("deepseek-v2-lite")
+CLUSTER = qmodel.Cluster.parse("2P2D", CALIBRATION)
+SLO = qmodel.SLO(ttft_s=1.0, tbt_s=0.060)
+WORKLOAD = qmodel.Workload.poisson(1.0, prompt_tokens=1000, output_tokens=100).at_load(0.7, CLUSTER)
+START = {"load": 0.7, "prefill": 2, "decode": 2, "bandwidth_gb_s": 25.0, "ttft_slo_s": 1.0, "tbt_slo_ms": 60.0}
+
+
+def test_unmoved_sliders_are_the_scenario_itself():
+    cluster, workload, slo = changed(CLUSTER, WORKLOAD, SLO, **START)
+    assert (cluster.name, slo) == (CLUSTER.name, SLO)
+    assert workload.rate_per_s == pytest.approx(WORKLOAD.rate_per_s)
+
+
+def test_the_same_requests_meet_another_split():
+    cluster, workload, _ = changed(CLUSTER, WORKLOAD, SLO, **START | {"prefill": 4})
+    assert cluster.name == "4P2D"
+    assert workload.load(cluster) == pytest.approx(0.35)
+
+
+def test_the_picture_shows_what_predict_says():
+    figure = answer_figure(CLUSTER, WORKLOAD, SLO)
+    said = qmodel.predict(CLUSTER, WORKLOAD, SLO)
+    axes = figure.axes[0]
+    assert f"{said.slo_attainment:.1%}" in axes.get_title(loc="left")
+    ends = [max(bar.get_x() + bar.get_width() for bar in row) for row in zip(*axes.containers, strict=True)]
+    assert ends[2] == pytest.approx(said.ttft_s(0.95), rel=0.02)
+
+
+def test_a_refusal_is_a_sentence_in_the_picture():
+    figure = answer_figure(CLUSTER, WORKLOAD.at_load(1.2, CLUSTER), SLO)
+    assert "load" in figure.axes[0].texts[0].get_text()
+
+
+def test_without_ipywidgets_the_picture_alone(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    assert what_if(CLUSTER, WORKLOAD, SLO).axes
+
+
+def test_sliders_start_from_the_scenario_and_redraw(monkeypatch):
+    ipywidgets = pytest.importorskip("ipywidgets", reason="the extra `notebooks` is not installed")
+    drawn = []
+    monkeypatch.setattr("qmodel.plotting.what_if.answer_figure", lambda *scenario: drawn.append(scenario))
+    box = what_if(CLUSTER, WORKLOAD, SLO)
+    sliders = [child for child in box.children if hasattr(child, "value")]
+    assert [slider.value for slider in sliders] == pytest.approx(list(START.values()))
+    assert isinstance(box, ipywidgets.VBox)
+    sliders[1].value = 3
+    assert [scenario[0].name for scenario in drawn] == ["2P2D", "3P2D"]
