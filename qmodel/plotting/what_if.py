@@ -114,7 +114,7 @@ def what_if(cluster: Cluster, workload: Workload, slo: SLO, policy: Any = None) 
     ipywidgets.VBox or Figure
         For the last line of a notebook cell.
     """
-    start = {
+    start: dict[str, Any] = {
         "load": round(workload.load(cluster), 2), "prefill": cluster.prefill_count, "decode": cluster.decode_count,
         "bandwidth_gb_s": cluster.bandwidth_gb_s, "ttft_slo_s": slo.ttft_s, "tbt_slo_ms": slo.tbt_s / MS,
     }  # fmt: skip
@@ -126,7 +126,7 @@ def what_if(cluster: Cluster, workload: Workload, slo: SLO, policy: Any = None) 
     def show(**values: Any) -> None:
         from IPython.display import display
 
-        display(answer_figure(*changed(cluster, workload, slo, **values), policy))  # type: ignore[no-untyped-call]
+        display(answer_figure(*changed(cluster, workload, slo, **values), policy))
 
     wide = {"layout": ipywidgets.Layout(width="28em"), "style": {"description_width": "9em"}}
     sliders = {
