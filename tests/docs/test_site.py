@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "docs"
-PAGES = [FOLDER.parent / "README.md", *sorted(FOLDER.rglob("*.md"))]
+PAGES = [FOLDER.parent / "README.md", FOLDER.parent / "CONTRIBUTING.md", *sorted(FOLDER.rglob("*.md"))]
 
 
 def _blocks(page, language):
