@@ -29,12 +29,17 @@ def canonical(params, size):
     m = np.arange(size, dtype=float)
     kind = int(params[0])
     if kind == _PNORM:
-        t0, w, a, c, p, ck, ca, cx, floor, floor_b, gain = params[1:12]
+        t0, w, a, c, p, ck, ca, cx, floor, floor_b, gain, share, jump, first, last = params[1:16]
         coef[[C_O0, C_OB, C_KK, C_KQ, C_KR]] = floor, floor_b, gain * ck, gain * ca, gain * cx
         memory, compute = w * m**a, c * m
+        if share > 0:
+            memory = memory * -np.expm1(m * np.log1p(-share))
         high, low = np.maximum(memory, compute), np.minimum(memory, compute)
         ratio = np.divide(low, high, out=np.zeros(size), where=high > 0)
-        return coef, gain * (t0 + high * (1.0 + ratio**p) ** (1.0 / p))
+        total = t0 + high * (1.0 + ratio**p) ** (1.0 / p)
+        if jump > 0:
+            total = total + jump * np.clip((m - first) / (last - first), 0.0, 1.0)
+        return coef, gain * total
     if kind == _LINEAR:
         alpha, c0, c1, cpf, cattn = params[1:6]
         coef[[C_KB, C_KK, C_KQ]] = c0 - cpf, c1, cattn

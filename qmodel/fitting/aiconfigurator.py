@@ -13,7 +13,7 @@ import numpy as np
 from qmodel.errors import InputError, MissingExtraError
 from qmodel.fitting.curves import Curve, Surface, merge_duplicates, outliers
 from qmodel.fitting.gpus import gpu_named
-from qmodel.fitting.models import ModelShape
+from qmodel.fitting.models import BYTES, ModelShape
 from qmodel.fitting.sources import CleaningReport
 from qmodel.units import MS
 
@@ -24,6 +24,12 @@ MOE_LAUNCH_S = 0.018 * MS  # routing and sorting, which do not grow with the exp
 ELEMENTWISE_LAUNCH_S = 3e-6
 ELEMENTWISE_EFFICIENCY = 0.8
 NO_SPLIT_RATIO = 4.0  # a kernel that splits the KV cache keeps one request within this factor of the full rate
+_FASTEST, _SLOWEST = 0.3, 100.0  # time of a one-token product over the time to read its weights
+_COLUMNS = {
+    "gemm_perf": ("gemm_dtype", "m", "n", "k", "latency"),
+    "context_attention_perf": ("batch_size", "isl", "num_heads", "num_key_value_heads", "head_dim", "latency"),
+    "generation_attention_perf": ("batch_size", "isl", "step", "num_heads", "num_key_value_heads", "latency"),
+}
 _FULL_BATCH = 128  # batch from which the A100's latent-attention kernel fills the GPU
 _DISTRIBUTION = "power_law_1.2"  # how unevenly tokens load the experts; both recorded laws differ by 2 %
 
@@ -243,10 +249,30 @@ class AiconfiguratorTables:
         raise InputError(f"kernel table {name}", f"absent for GPU {self.gpu.name!r}", "in the package")
 
     def _checked(self, frame: Any, name: str) -> Any:
+        missing = [column for column in _COLUMNS.get(name, ("latency",)) if column not in frame]
+        if missing:
+            raise InputError(
+                f"columns of kernel table {name}", f"without {', '.join(missing)}", "as the package has it"
+            )
+        if frame["latency"].dtype.kind not in "fiu":
+            raise InputError(f"latency in kernel table {name}", "text", "numbers, in ms")
         good = np.isfinite(frame["latency"]) & (frame["latency"] > 0)
         if not good.all():
             self.report.rejected[name] = int((~good).sum())
+        if good.sum() < 2:
+            raise InputError(f"usable rows of kernel table {name}", int(good.sum()), ">= 2, with latency > 0")
+        if name == "gemm_perf":
+            self._check_unit(frame[good])
         return frame[good]
+
+    def _check_unit(self, frame: Any) -> None:
+        """Raise when reading the largest weights takes a time that only another unit explains."""
+        rows = frame[frame["m"] == frame["m"].min()]
+        largest = rows.loc[(rows["n"] * rows["k"]).idxmax()]
+        ratio = float(largest["latency"] * MS * self.gpu.bytes_per_s / (largest["n"] * largest["k"] * BYTES))
+        if not _FASTEST <= ratio <= _SLOWEST:
+            limit = f"between {_FASTEST} and {_SLOWEST:g}"
+            raise InputError("latency in gemm_perf over the time to read its weights", ratio, limit, "is it in ms?")
 
     def _gemm_cube(self) -> tuple[Any, ...]:
         if self._gemm is None:
@@ -300,7 +326,11 @@ def _package_root() -> Path:
 def _read(path: Path) -> Any:
     import pandas as pd
 
-    return pd.read_parquet(path)
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:  # pyarrow's errors are of these kinds
+        line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"kernel table '{path.name}'", f"not readable ({line[:80]})", "a parquet file") from None
 
 
 def _versions(folder: Path, wanted: str | None) -> list[str]:

@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 
 from qmodel.fitting.composition import StepComposition
-from qmodel.fitting.steplaw import Family, fit_step_law
+from qmodel.fitting.steplaw import Form, fit_step_law
 from qmodel.laws import LinearLaw, PNormLaw, StepSamples
 
 __all__ = ["bootstrap"]
@@ -24,7 +24,7 @@ _SMALLEST_CORRELATION = 0.1  # 32 draws do not tell smaller ones from none
 def bootstrap(
     composition: StepComposition,
     steps: Callable[[StepComposition], StepSamples],
-    laws: dict[str, tuple[Law, Family, Callable[[StepSamples], np.ndarray]]],
+    laws: dict[str, tuple[Law, Form, Callable[[StepSamples], np.ndarray]]],
     prompts: Callable[[StepComposition], StepSamples],
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Return standard errors and correlations of the coefficients of a step and a prefill law.
@@ -40,7 +40,7 @@ def bootstrap(
     steps, prompts : callable
         From a composition to the samples of the step law and of the prefill law.
     laws : dict
-        ``step`` and ``prefill``: fitted law, its family, and the weights of samples.
+        ``step`` and ``prefill``: fitted law, its form, and the weights of samples.
 
     Returns
     -------
@@ -54,12 +54,12 @@ def bootstrap(
         drawn = composition.resampled(rng)
         fitted: dict[str, Law] = {}
         for part, samples in (("step", steps(drawn)), ("prefill", prompts(drawn))):
-            law, family, weigh = laws[part]
+            law, form, weigh = laws[part]
             index = np.sort(rng.integers(0, len(samples), len(samples)))
             again = samples.take(index)
             start = law if isinstance(law, PNormLaw) else None
             reload_s = getattr(fitted["step"], "reload_s", 0.0) if part == "prefill" else None
-            fitted[part] = fit_step_law(again, family, weights=weigh(again), start=start, reload_s=reload_s)
+            fitted[part] = fit_step_law(again, form, weights=weigh(again), start=start, reload_s=reload_s)
         rows.append([getattr(fitted[name.split(".")[0]], name.split(".")[1]) for name in names])
     table = np.array(rows)
     spread = table.std(axis=0, ddof=1)
@@ -67,7 +67,8 @@ def bootstrap(
     correlations = {}
     for i, j in combinations(range(len(names)), 2):
         if spread[i] > 0 and spread[j] > 0:
-            value = float(np.corrcoef(table[:, i], table[:, j])[0, 1])
+            with np.errstate(invalid="ignore"):  # a spread of 1e-200 squares to 0: no correlation
+                value = float(np.corrcoef(table[:, i], table[:, j])[0, 1])
             if abs(value) >= _SMALLEST_CORRELATION:
                 correlations[f"{names[i]}|{names[j]}"] = value
     return errors, correlations

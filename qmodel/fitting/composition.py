@@ -14,6 +14,9 @@ from qmodel.fitting.sources import KernelSource
 
 __all__ = ["StepComposition", "compose"]
 
+_LATENCY_BYTES = 65_536.0  # smaller messages take the same time whatever their size
+_JUMP = 1.2  # time that grows this much faster than the message: another algorithm
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StepComposition:
@@ -99,6 +102,16 @@ class StepComposition:
         s = np.maximum(chi + done, 1.0)
         share = 1.0 - (done / s) ** 2
         return np.where(chi > 0, np.maximum(self.context(s) * share, self.context(chi)), 0.0)
+
+    @property
+    def jump_tokens(self) -> tuple[float, ...]:
+        """Tokens between which the all-reduce changes algorithm: the steepest rise of its table, or () without one."""
+        for _, curve in self.reduced:
+            rise = np.where(curve.x[1:] >= _LATENCY_BYTES, curve.y_s[1:] / curve.y_s[:-1], 0.0)
+            at = int(np.argmax(rise)) if len(rise) else 0
+            if len(rise) and rise[at] >= _JUMP * curve.x[at + 1] / curve.x[at]:
+                return float(curve.x[at] / self.reduced_bytes), float(curve.x[at + 1] / self.reduced_bytes)
+        return ()
 
     def resampled(self, rng: np.random.Generator) -> StepComposition:
         """Return the composition with every kernel's table noise drawn anew.

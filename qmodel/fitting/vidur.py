@@ -19,6 +19,8 @@ __all__ = ["VidurDirectory"]
 _PRODUCTS = {"qkv": "attn_pre_proj", "o": "attn_post_proj", "mlp up": "mlp_up_proj", "mlp down": "mlp_down_proj"}
 _ELEMENTWISE = ("input_layernorm", "post_attention_layernorm", "attn_rope", "mlp_act", "add")
 _FASTEST, _SLOWEST = 0.3, 100.0  # time of a one-token product over the time to read its weights
+_QUICKEST = 0.1  # the same of other kernels, whose least time is known less well
+_OPERATIONS_PER_BYTE = 150  # operations per byte that data-centre GPUs balance
 
 
 class VidurDirectory:
@@ -80,17 +82,23 @@ class VidurDirectory:
     def context_attention(self, model: ModelShape, tp: int) -> Curve:
         """Return the prefill attention of one prompt, from the rows without a cached prefix."""
         frame = self._attention("attn_prefill")
-        rows = frame[(frame["is_prefill"].astype(bool)) & (frame["kv_cache_size"] == 0) & (frame["batch_size"] == 1)]
+        rows = frame[_is_true(frame["is_prefill"]) & (frame["kv_cache_size"] == 0) & (frame["batch_size"] == 1)]
         self._need(rows, "prefill rows of attention.csv at batch 1")
         times = rows["time_stats.attn_prefill.median"] * MS
+        tokens = rows["prefill_chunk_size"]
+        width = model.heads // tp * model.head_dim
+        least = 2 * width * tokens**2 / (_OPERATIONS_PER_BYTE * self.gpu.bytes_per_s)
+        _check_unit("attn_prefill over the least time of its longest prompt", times, least)
         return self._curve(rows["prefill_chunk_size"], times, "context attention", 2.0)
 
     def generation_attention(self, model: ModelShape, tp: int) -> Surface:
         """Return the decode attention against batch and context."""
         frame = self._attention("attn_decode")
-        rows = frame[~frame["is_prefill"].astype(bool) & (frame["kv_cache_size"] > 0)]
+        rows = frame[~_is_true(frame["is_prefill"]) & (frame["kv_cache_size"] > 0)]
         self._need(rows, "decode rows of attention.csv")
         times = rows["time_stats.attn_decode.median"] * MS
+        cache = 2 * BYTES * max(1, model.kv_heads // tp) * model.head_dim * rows["batch_size"] * rows["kv_cache_size"]
+        _check_unit("attn_decode over the time to read its largest cache", times, cache / self.gpu.bytes_per_s)
         return Surface.fit(rows["batch_size"], rows["kv_cache_size"], times, "generation attention")
 
     def latent_projection(self, model: ModelShape, tp: int) -> Curve:
@@ -106,7 +114,9 @@ class VidurDirectory:
         frame = self._read("all_reduce.csv", ("num_workers", "devices_per_node", "size"))
         rows = frame[(frame["num_workers"] == gpus) & (frame["devices_per_node"] == gpus)]
         self._need(rows, f"rows of all_reduce.csv for {gpus} GPUs in one node")
-        return self._curve(rows["size"], self._column(rows, "all_reduce", "all_reduce.csv"), f"all-reduce {gpus}", 1.0)
+        times = self._column(rows, "all_reduce", "all_reduce.csv")
+        _check_unit("all_reduce over the time to move its largest message at 600 GB/s", times, rows["size"] / 600e9)
+        return self._curve(rows["size"], times, f"all-reduce {gpus}", 1.0)
 
     def _read(self, name: str, needed: tuple[str, ...]) -> Any:
         import pandas as pd
@@ -125,6 +135,9 @@ class VidurDirectory:
             raise InputError(f"columns of '{path}'", f"without {', '.join(missing)}", f"with {', '.join(needed)}")
         if len(frame) < 2:
             raise InputError(f"rows of '{path}'", len(frame), ">= 2")
+        for column in needed:
+            if column != "is_prefill":
+                frame[column] = _numbers(frame[column], column, name)
         return frame
 
     def _of_tp(self, frame: Any, name: str) -> Any:
@@ -150,11 +163,10 @@ class VidurDirectory:
         column = f"time_stats.{op}.median"
         if column not in frame:
             raise InputError(f"columns of '{self.folder / name}'", f"without {column}", "a Vidur profile")
-        values = frame[column].to_numpy(dtype=float)
-        bad = ~(np.isfinite(values) & (values >= 0))
-        if bad.any():
-            at = int(np.argmax(bad))
-            raise InputError(f"{column} in row {at + 1} of '{name}'", float(values[at]), "finite and >= 0")
+        values = _numbers(frame[column], column, name)
+        if np.isnan(values).any():
+            at = int(np.argmax(np.isnan(values)))
+            raise InputError(f"{column} in row {at + 1} of '{name}'", float("nan"), "finite and >= 0")
         return np.maximum(values, 1e-4) * MS  # Vidur rounds to a microsecond: a zero is less than one
 
     def _product(self, op: str, role: str) -> Curve:
@@ -179,3 +191,30 @@ class VidurDirectory:
             raise InputError(
                 "mlp_up_proj over the time to read its weights", ratio, limit, "check the unit: times in ms"
             )
+
+
+def _numbers(values: Any, column: str, name: str) -> Any:
+    """Return a column as numbers >= 0; only times of kernels that a row did not run may be absent."""
+    import pandas as pd
+
+    numbers = pd.to_numeric(values, errors="coerce").to_numpy(dtype=float)
+    blank = values.isna().to_numpy() & column.startswith("time_stats.")
+    bad = ~(blank | (np.isfinite(numbers) & (numbers >= 0)))
+    if bad.any():
+        at = int(np.argmax(bad))
+        raise InputError(f"{column} in row {at + 1} of '{name}'", str(values.iloc[at])[:40], "finite and >= 0")
+    return numbers
+
+
+def _is_true(values: Any) -> Any:
+    """Return a column of truth values, which is text in files of mixed content."""
+    return values.astype(str).str.strip().str.lower().isin(("true", "1", "1.0"))
+
+
+def _check_unit(what: str, times: Any, least: Any) -> None:
+    """Raise when the largest kernel takes a time that only another unit explains."""
+    at = int(np.argmax(np.asarray(least)))
+    ratio = float(np.asarray(times)[at] / np.asarray(least)[at])
+    if not _QUICKEST <= ratio <= _SLOWEST:
+        limit = f"between {_QUICKEST} and {_SLOWEST:g}"
+        raise InputError(what, ratio, limit, "check the unit: times in ms")

@@ -35,6 +35,10 @@ class PNormFile(_Strict):
     floor_ms: float = 0.0
     floor_ms_per_request: float = 0.0
     gain: float = 1.0
+    expert_share: float = 0.0
+    jump_ms: float = 0.0
+    jump_from_tokens: float = 0.0
+    jump_to_tokens: float = 0.0
 
     def law(self) -> PNormLaw:
         """Return the law in seconds."""
@@ -50,6 +54,10 @@ class PNormFile(_Strict):
             floor_s=self.floor_ms * MS,
             floor_per_request_s=self.floor_ms_per_request * MS,
             gain=self.gain,
+            expert_share=self.expert_share,
+            jump_s=self.jump_ms * MS,
+            jump_from_tokens=self.jump_from_tokens,
+            jump_to_tokens=self.jump_to_tokens,
         )
 
     @classmethod
@@ -67,6 +75,10 @@ class PNormFile(_Strict):
             "floor_ms": law.floor_s / MS,
             "floor_ms_per_request": law.floor_per_request_s / MS,
             "gain": law.gain,
+            "expert_share": law.expert_share,
+            "jump_ms": law.jump_s / MS,
+            "jump_from_tokens": law.jump_from_tokens,
+            "jump_to_tokens": law.jump_to_tokens,
         }
         return cls.model_validate({"kind": "p-norm"} | {k: _rounded(v) for k, v in values.items()})
 
@@ -223,6 +235,7 @@ _FILE_NAMES = {
     "context_s": "context_ms_per_token",
     "attention_s": "attention_ms_per_token2",
     "reload_s": "reload_ms_per_token",
+    "jump_s": "jump_ms",
     "alpha_s": "alpha_ms",
     "batch_s": "batch_ms",
     "prompt_s": "prompt_ms_per_token",

@@ -13,6 +13,9 @@ from qmodel.laws.step import PNormLaw, StepLaw
 
 __all__ = ["at_tp"]
 
+# Where a law bends rather than by how much; a law without the bend has none to interpolate with.
+_PLACES = ("expert_share", "jump_from_tokens", "jump_to_tokens")
+
 
 def at_tp(calibrations: Sequence[Calibration], tp: int) -> Calibration:
     """Return the calibration at `tp`: the fitted one, or one interpolated between its neighbours; *approximation*.
@@ -80,4 +83,6 @@ def _between(low: StepLaw, high: StepLaw, share: float) -> PNormLaw:
         a, b = getattr(low, name), getattr(high, name)
         linear = a + share * (b - a)
         values[name] = float(a ** (1 - share) * b**share) if a > 0 and b > 0 else float(linear)
+    for name in _PLACES:
+        values[name] = getattr(low if getattr(low, name) > 0 else high, name)
     return PNormLaw(**values)

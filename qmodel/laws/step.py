@@ -51,14 +51,15 @@ class StepLaw(Protocol):
 class PNormLaw:
     """Weights read against tokens multiplied, joined by a p-norm; *empirical*.
 
-    T = max(o0 + o1*B, g*(t0 + [(w*m^a)^p + (c*m)^p]^(1/p) + cK*K + ca*q + cx*r)),   m = B + n
+    T = max(o0 + o1*B, g*(t0 + [(w*m^a*D(m))^p + (c*m)^p]^(1/p) + j*J(m) + cK*K + ca*q + cx*r)),   m = B + n
+    D(m) = 1 - (1 - e)^m, 1 for e = 0;   J(m) = (m - m1)/(m2 - m1), held to [0, 1]
 
     Parameters
     ----------
     t0_s : float
         Constant of a step [s].
     w_s : float
-        Time to read the weights [s], at one token.
+        Time to read the weights [s]: at one token, with `expert_share` those of every expert.
     a : float
         Growth of weights read with tokens: 0 for dense models, about 0.3 for mixtures of experts.
     c_s : float
@@ -75,10 +76,17 @@ class PNormLaw:
         o0 and o1, the host-bound floor of a step [s] and per decode request [s].
     gain : float
         g, engine time over kernel time.
+    expert_share : float
+        e, experts of one token over all: m tokens that choose at random read a share D(m) of the experts. 0 for
+        dense models, and for mixtures whose reading m^a alone follows better.
+    jump_s : float
+        j, how much longer a step takes once kernels have changed algorithm [s]; all-reduces on A100 do at 2 to 4 MB.
+    jump_from_tokens, jump_to_tokens : float
+        m1 and m2, tokens between which they change.
 
     Notes
     -----
-    Dense models (a = 0) are jointly convex in B, K and chi at fixed done.
+    Dense models (a = 0) without a jump are jointly convex in B, K and chi at fixed done.
 
     Examples
     --------
@@ -98,6 +106,10 @@ class PNormLaw:
     floor_s: float = 0.0
     floor_per_request_s: float = 0.0
     gain: float = 1.0
+    expert_share: float = 0.0
+    jump_s: float = 0.0
+    jump_from_tokens: float = 0.0
+    jump_to_tokens: float = 0.0
 
     def __post_init__(self) -> None:
         for name in self.__slots__:
@@ -106,17 +118,27 @@ class PNormLaw:
                 raise InputError(f"law coefficient {name}", value, "finite and >= 0", "fit the law again")
         if self.p < 1:
             raise InputError("law coefficient p", self.p, ">= 1", "fit the law again")
+        if self.expert_share >= 1:
+            raise InputError("law coefficient expert_share", self.expert_share, "< 1", "0 for dense models")
+        if self.jump_s > 0 and self.jump_to_tokens <= self.jump_from_tokens:
+            limit = f"> jump_from_tokens, {self.jump_from_tokens:g}"
+            raise InputError("law coefficient jump_to_tokens", self.jump_to_tokens, limit, "fit the law again")
 
     def base_s(self, tokens: FloatLike) -> FloatLike:
-        """Return t0 + [(w*m^a)^p + (c*m)^p]^(1/p) [s] for m tokens; the larger term is factored out."""
-        t0, w, a, c, p = self.t0_s, self.w_s, self.a, self.c_s, self.p
+        """Return t0 + [(w*m^a*D)^p + (c*m)^p]^(1/p) + j*J [s] for m tokens; the larger term is factored out."""
+        t0, w, a, c, p, e = self.t0_s, self.w_s, self.a, self.c_s, self.p, self.expert_share
         m = np.asarray(tokens, dtype=float)
         memory = w * m**a
+        if e > 0:
+            memory = memory * -np.expm1(m * np.log1p(-e))
         compute = c * m
         high = np.maximum(memory, compute)
         low = np.minimum(memory, compute)
         ratio = np.divide(low, high, out=np.zeros_like(high), where=high > 0)
         total = t0 + high * (1.0 + ratio**p) ** (1.0 / p)
+        if self.jump_s > 0:
+            m1, m2 = self.jump_from_tokens, self.jump_to_tokens
+            total = total + self.jump_s * np.clip((m - m1) / (m2 - m1), 0.0, 1.0)
         return float(total) if np.ndim(tokens) == 0 else total
 
     def step_time_s(
@@ -134,13 +156,12 @@ class PNormLaw:
         return float(total) if np.ndim(total) == 0 else total
 
     def kernel_params(self) -> npt.NDArray[np.float64]:
-        """Return shape (16,): kind 0, t0, w, a, c, p, cK, ca, cx, o0, o1, g."""
-        out = np.zeros(_KERNEL_WIDTH)
-        out[:12] = (
+        """Return shape (16,): kind 0, t0, w, a, c, p, cK, ca, cx, o0, o1, g, e, j, m1, m2."""
+        return np.array([
             KIND_PNORM, self.t0_s, self.w_s, self.a, self.c_s, self.p, self.context_s, self.attention_s,
             self.reload_s, self.floor_s, self.floor_per_request_s, self.gain,
-        )  # fmt: skip
-        return out
+            self.expert_share, self.jump_s, self.jump_from_tokens, self.jump_to_tokens,
+        ])  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

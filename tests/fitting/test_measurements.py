@@ -167,6 +167,30 @@ def test_prometheus_text(tmp_path):
         read_measurements(tmp_path / "less.txt")
 
 
+def test_prometheus_text_of_two_engines_with_buckets(tmp_path):
+    """As vLLM 0.11 exposes it: histograms with buckets, an engine label, `_created` lines, other collectors."""
+    means = {"iteration_tokens_total": 40.0, "inter_token_latency_seconds": 0.02, "request_prompt_tokens": 1000.0}
+    means |= {"request_generation_tokens": 200.0, "request_prefill_time_seconds": 0.08}
+    lines = ['python_gc_objects_collected_total{generation="0"} NaN', "process_start_time_seconds 1.76e+09"]
+    for name, mean in means.items():
+        lines.append(f"# TYPE vllm:{name} histogram")
+        for engine, count in (("0", 100.0), ("1", 300.0)):
+            label = f'engine="{engine}",model_name="meta-llama/Llama-3.1-8B-Instruct"'
+            lines += [f'vllm:{name}_bucket{{{label},le="{le}"}} {count}' for le in ("1.0", "+Inf")]
+            lines += [f"vllm:{name}_count{{{label}}} {count}", f"vllm:{name}_sum{{{label}}} {count * mean}"]
+            lines.append(f"vllm:{name}_created{{{label}}} 1.7623e+09")
+    lines += [f'vllm:{kind}_tokens_total{{engine="{e}"}} 50000.0' for kind in ("prompt", "generation") for e in (0, 1)]
+    (tmp_path / "metrics.txt").write_text("\n".join(lines))
+    rows = read_measurements(tmp_path / "metrics.txt")[0]
+    assert rows.decode.time_s.tolist() == pytest.approx([0.02])
+    assert rows.decode.batch.tolist() == pytest.approx([20.0])
+    assert rows.decode.context.tolist() == pytest.approx([20 * (1000 + 100)])
+    assert rows.prompt.time_s.tolist() == pytest.approx([0.08])
+    result = calibrate("llama-3.1-8b", measured=tmp_path / "metrics.txt")
+    validate_calibration(result.calibrations, tmp_path / "metrics.txt").draw(tmp_path / "v.png")
+    assert (tmp_path / "v.png").stat().st_size > 10_000
+
+
 HEADER = "model,hardware,prompt_size,batch_size,token_size,prompt_time,token_time,tensor_parallel"
 GOOD = "llama2-70b,a100-80gb,512,1,128,200,50,2"
 
@@ -266,6 +290,41 @@ def test_vidur_folder_gives_laws_of_its_own_kernels(tmp_path):
 def test_broken_vidur_folders_are_one_clear_line(tmp_path, options, model, tp, message):
     with pytest.raises(InputError, match=message) as caught:
         VidurDirectory(vidur_folder(tmp_path, **options), load_model(model), gpu_named("a100"), tp)
+    assert "\n" not in str(caught.value)
+
+
+PRODUCT, PROMPT, DECODE = (f"time_stats.{op}.median" for op in ("mlp_up_proj", "attn_prefill", "attn_decode"))
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "row", "value", "message"),
+    [
+        ("mlp.csv", PRODUCT, 1, "soon", "mlp_up_proj.median in row 2 of 'mlp.csv' is soon"),
+        ("mlp.csv", PRODUCT, 1, np.nan, "mlp_up_proj.median in row 2 of 'mlp.csv' is nan"),
+        ("mlp.csv", "num_tokens", 2, "x", "num_tokens in row 3 of 'mlp.csv' is x"),
+        ("mlp.csv", "n_embd", 0, np.nan, "n_embd in row 1 of 'mlp.csv' is nan"),
+        ("mlp.csv", "num_tokens", slice(1, None), None, "rows of .*mlp.csv' is 1; it must be >= 2"),
+        ("attention.csv", DECODE, 20, -1.0, "attn_decode.median in row 21 of 'attention.csv' is -1"),
+        ("attention.csv", DECODE, 20, "x", "attn_decode.median in row 21 of 'attention.csv' is x"),
+        ("attention.csv", "kv_cache_size", 20, np.nan, "kv_cache_size in row 21 of 'attention.csv' is nan"),
+        ("attention.csv", PROMPT, 1e3, "times", "attn_prefill over the least time.*check the unit"),
+        ("attention.csv", DECODE, 1e-3, "times", "attn_decode over the time.*check the unit"),
+    ],
+)
+def test_a_broken_cell_of_a_vidur_folder_is_named(tmp_path, name, column, row, value, message):
+    import pandas as pd
+
+    path = vidur_folder(tmp_path) / name
+    frame = pd.read_csv(path).astype(object)
+    if value == "times":
+        frame[column] = frame[column] * row
+    elif value is None:
+        frame = frame.drop(frame.index[row])
+    else:
+        frame.loc[row, column] = value
+    frame.to_csv(path, index=False)
+    with pytest.raises(InputError, match=message) as caught:
+        calibrate("llama-3.1-8b", profiles=str(tmp_path))
     assert "\n" not in str(caught.value)
 
 

@@ -10,6 +10,7 @@ import pytest
 from qmodel.errors import InputError, MissingExtraError
 from qmodel.fitting import calibrate_model, compose, gpu_named, load_model
 from qmodel.fitting.aiconfigurator import AiconfiguratorTables
+from qmodel.fitting.choice import DENSE_LIMITS, MOE_LIMITS
 from qmodel.io.calibrations import (
     calibration_json,
     list_calibrations,
@@ -72,10 +73,13 @@ def test_composition_agrees_with_an_independent_one(shared_data, key, name, tp):
 
 
 @needs_profiles
-@pytest.mark.parametrize("name", ["deepseek-v2-lite", "llama-3.1-8b"])
-def test_shipped_files_are_rebuilt_byte_for_byte(name):
-    rebuilt = calibrate_model(load_model(name), AiconfiguratorTables("a100"), gpu_named("a100"), 1)
-    assert calibration_json(rebuilt) == (shipped_folder() / f"{name}_a100_tp1.json").read_text("utf-8")
+@pytest.mark.parametrize(
+    ("name", "tp"),
+    [("deepseek-v2-lite", 1), ("llama-3.1-8b", 1), pytest.param("mixtral-8x7b", 2, marks=pytest.mark.full)],
+)
+def test_shipped_files_are_rebuilt_byte_for_byte(name, tp):
+    rebuilt = calibrate_model(load_model(name), AiconfiguratorTables("a100"), gpu_named("a100"), tp)
+    assert calibration_json(rebuilt) == (shipped_folder() / f"{name}_a100_tp{tp}.json").read_text("utf-8")
 
 
 @needs_profiles
@@ -98,6 +102,38 @@ def test_engine_and_version_can_be_chosen():
 
 
 @needs_profiles
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: f.drop(columns="k"), "columns of kernel table gemm_perf is without k"),
+        (lambda f: f.head(1), "usable rows of kernel table gemm_perf is 1"),
+        (lambda f: f.assign(latency=-f["latency"]), "usable rows of kernel table gemm_perf is 0"),
+        (lambda f: f.assign(latency=np.nan), "usable rows of kernel table gemm_perf is 0"),
+        (lambda f: f.assign(latency="soon"), "latency in kernel table gemm_perf is text"),
+        (lambda f: f.assign(latency=1000 * f["latency"]), "latency in gemm_perf over the time to read its weights"),
+        (lambda f: f.assign(latency=f["latency"] / 1000), "latency in gemm_perf over the time to read its weights"),
+    ],
+)
+def test_broken_tables_are_one_clear_line(monkeypatch, change, message):
+    from qmodel.fitting import aiconfigurator
+
+    read = aiconfigurator._read
+    monkeypatch.setattr(aiconfigurator, "_read", lambda path: change(read(path)))
+    with pytest.raises(InputError, match=message) as caught:
+        calibrate("llama-3.1-8b", profiles="aiconfigurator")
+    assert "\n" not in str(caught.value)
+
+
+@needs_profiles
+def test_unreadable_tables_are_one_clear_line(tmp_path):
+    from qmodel.fitting.aiconfigurator import _read
+
+    (tmp_path / "gemm_perf.parquet").write_bytes(b"PAR1 no table")
+    with pytest.raises(InputError, match=r"gemm_perf.parquet' is not readable"):
+        _read(tmp_path / "gemm_perf.parquet")
+
+
+@needs_profiles
 def test_models_that_do_not_fit_or_split_are_refused():
     with pytest.raises(InputError, match="room for llama-2-70b on 1 x a100"):
         calibrate("llama-2-70b", tp=1, profiles="aiconfigurator")
@@ -111,37 +147,41 @@ def test_without_the_extra_the_message_names_it(monkeypatch):
         calibrate("llama-3.1-8b", profiles="aiconfigurator")
 
 
-# What a p-norm law cannot follow, and by how much it misses: fit figures that are above the common limits.
+# Prompts near 500 tokens, where the tables' matrix products change tile size; the published engine does not show it.
 ABOVE = {
-    # The A100's all-reduce jumps 3 to 4 times between 2 and 4 MB (another algorithm), a few hundred tokens.
-    "llama-2-7b_a100_tp2": {"step_mape": 0.045, "prefill_mape": 0.03},
-    "llama-2-70b_a100_tp8": {"prefill_mape": 0.035},
-    "llama-3.1-70b_a100_tp8": {"prefill_mape": 0.035},
-    "llama-3.1-8b_a100_tp4": {"step_mape": 0.045, "step_p95": 0.11, "prefill_mape": 0.05},
-    "qwen2.5-7b_a100_tp2": {"prefill_mape": 0.03},
-    "qwen3-8b_a100_tp2": {"prefill_mape": 0.03},
-    "qwen3-32b_a100_tp4": {"prefill_mape": 0.035},
-    "qwen3-32b_a100_tp8": {"step_mape": 0.05, "step_p95": 0.12, "prefill_mape": 0.05},
-    # Just above.
-    "llama-3.1-8b_h100_tp1": {"prefill_mape": 0.021},
-    # Eight experts are all read from about ten tokens on (64 from about sixty); n^a keeps growing.
-    "deepseek-v2-lite_h100_tp1": {"chunk_increment_mape": 0.13},
-    "mixtral-8x7b_a100_tp2": {"step_mape": 0.09, "step_p95": 0.225},
-    "mixtral-8x7b_a100_tp4": {"step_mape": 0.075, "step_p95": 0.21},
-    "mixtral-8x7b_a100_tp8": {"step_p95": 0.185},
+    "llama-2-70b_a100_tp8": 0.025,
+    "llama-3.1-70b_a100_tp8": 0.025,
+    "qwen3-32b_a100_tp8": 0.022,
+    "llama-3.1-8b_h100_tp1": 0.021,
 }
-DENSE = {"step_mape": 0.04, "step_p95": 0.10, "chunk_increment_mape": 0.10, "prefill_mape": 0.02}
-MOE = DENSE | {"step_mape": 0.07, "step_p95": 0.18}
 
 
 @pytest.mark.parametrize("key", ["|".join(map(str, key)) for key in list_calibrations()])
 def test_shipped_fits_meet_the_limits(key):
     model, gpu, tp = key.split("|")
     cal = load_calibration(model, gpu, int(tp))
-    limits = (MOE if load_model(model).is_moe else DENSE) | ABOVE.get(cal.name, {})
+    limits = dict(MOE_LIMITS if load_model(model).is_moe else DENSE_LIMITS)
+    limits["prefill_mape"] = ABOVE.get(cal.name, limits["prefill_mape"])
     assert {name: cal.fit[name] for name, limit in limits.items() if cal.fit[name] > limit} == {}
     assert json.dumps(cal.provenance)
     assert cal.standard_errors["step.c_s"] > 0
+
+
+def test_the_limits_are_those_asked_for():
+    """Acceptance, not what the fits happen to reach: the choice of a form and this file share them."""
+    dense = {"step_mape": 0.04, "step_p95": 0.10, "chunk_increment_mape": 0.10, "prefill_mape": 0.02}
+    assert dense == DENSE_LIMITS
+    assert dense | {"step_mape": 0.07, "step_p95": 0.18} == MOE_LIMITS
+
+
+def test_further_terms_are_used_where_they_help_and_the_main_files_do_without():
+    mixtral = load_calibration("mixtral-8x7b", "a100", 4)
+    assert mixtral.step.expert_share == 2 / 8
+    assert mixtral.step.jump_s > 0
+    assert "experts" in mixtral.provenance["law_choice"]
+    for name, tp in (("deepseek-v2-lite", 1), ("llama-3.1-8b", 1), ("llama-2-70b", 4)):
+        law = load_calibration(name, "a100", tp).step
+        assert (law.expert_share, law.jump_s) == (0.0, 0.0)
 
 
 def test_the_report_page_is_that_of_the_shipped_files():

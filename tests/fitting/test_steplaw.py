@@ -8,7 +8,7 @@ from qmodel.fitting.curves import Curve, Surface, isotonic, outliers
 from qmodel.fitting.gpus import gpu_named
 from qmodel.fitting.measured_steps import calibrate_steps
 from qmodel.fitting.models import load_model
-from qmodel.fitting.steplaw import errors_of, fit_step_law, law_times_s
+from qmodel.fitting.steplaw import Form, errors_of, fit_step_law, law_times_s
 from qmodel.io.calibrations import load_calibration
 from qmodel.io.measurements import read_steps
 from qmodel.laws import LinearLaw, PNormLaw, StepSamples
@@ -66,6 +66,26 @@ def test_moe_laws_are_recovered(w, a, c, p, cx, noise):
     assert found.a == pytest.approx(a, abs=0.02 + noise)
     if noise == 0:  # cx adds a few per cent to a few steps: noise of that size hides it
         assert found.reload_s == pytest.approx(cx, rel=0.03)
+
+
+@settings(max_examples=6, **QUICK)
+@given(
+    t0=st.floats(0.002, 0.01),
+    w=st.floats(0.01, 0.03),
+    a=st.floats(0, 0.2),
+    jump=st.floats(0.003, 0.01),
+    noise=st.sampled_from([0.0, 0.03]),
+)
+def test_saturating_experts_and_a_jump_are_recovered(t0, w, a, jump, noise):
+    truth = PNormLaw(
+        t0_s=t0, w_s=w, a=a, c_s=5e-5, p=2.5, context_s=5e-8, attention_s=1.6e-9, expert_share=0.25, jump_s=jump,
+        jump_from_tokens=256.0, jump_to_tokens=512.0,
+    )  # fmt: skip
+    found = fit_step_law(samples_of(truth, noise), Form("experts", 0.25, (256.0, 512.0)))
+    assert errors_of(found, samples_of(truth)).mape < 0.002 + 0.5 * noise
+    if noise == 0:
+        assert found.jump_s == pytest.approx(jump, rel=0.05)
+        assert found.a == pytest.approx(a, abs=0.02)
 
 
 def test_linear_law_is_recovered_exactly():

@@ -12,8 +12,10 @@ LAW = PNormLaw(t0_s=4.662e-3, w_s=6.73e-3, c_s=5.597e-5, p=1.841, context_s=8.18
 def written_out(law, B, K, n, q, r):
     """The formula of the docstring, term by term."""
     m = B + n
-    joint = ((law.w_s * m**law.a) ** law.p + (law.c_s * m) ** law.p) ** (1 / law.p)
-    kernels = law.t0_s + joint + law.context_s * K + law.attention_s * q + law.reload_s * r
+    touched = 1 - (1 - law.expert_share) ** m if law.expert_share else 1.0
+    joint = ((law.w_s * m**law.a * touched) ** law.p + (law.c_s * m) ** law.p) ** (1 / law.p)
+    risen = np.interp(m, [law.jump_from_tokens, law.jump_to_tokens], [0.0, 1.0]) if law.jump_s else 0.0
+    kernels = law.t0_s + law.jump_s * risen + joint + law.context_s * K + law.attention_s * q + law.reload_s * r
     return max(law.floor_s + law.floor_per_request_s * B, law.gain * kernels)
 
 
@@ -26,11 +28,14 @@ def written_out(law, B, K, n, q, r):
     p=st.floats(1, 8),
     gain=st.floats(0.5, 3),
     floor=st.floats(0, 0.1),
+    share=st.sampled_from([0.0, 6 / 64, 0.25]),
+    jump=st.sampled_from([0.0, 4e-3]),
 )
-def test_p_norm_law_is_its_formula(B, ctx, n, done, a, p, gain, floor):
+def test_p_norm_law_is_its_formula(B, ctx, n, done, a, p, gain, floor, share, jump):
     law = PNormLaw(
         t0_s=1e-3, w_s=5e-3, c_s=4e-5, a=a, p=p, context_s=5e-8, attention_s=2e-9, reload_s=5e-7,
         gain=gain, floor_s=floor, floor_per_request_s=1e-5,
+        expert_share=share, jump_s=jump, jump_from_tokens=128.0, jump_to_tokens=320.0,
     )  # fmt: skip
     q, r = n * (done + n / 2), done * (n > 0)
     got = law.step_time_s(B, B * ctx, n, q, r)
@@ -57,7 +62,45 @@ def test_large_p_is_the_roofline():
     np.testing.assert_allclose(law.base_s(tokens), np.maximum(8e-3, 5e-5 * tokens), rtol=5e-3)
 
 
-@pytest.mark.parametrize("change", [{"w_s": -1e-3}, {"p": 0.5}, {"c_s": float("nan")}, {"gain": float("inf")}])
+@pytest.mark.parametrize("tokens", [1, 3, 10, 40])
+def test_share_of_experts_read_is_that_of_random_choices(tokens):
+    """Oracle: draw two of eight experts for each token, as a balanced router does, and count the distinct ones."""
+    rng = np.random.default_rng(3)
+    runs = 4000
+    touched = np.zeros((runs, 8), dtype=bool)
+    for _ in range(tokens):
+        chosen = rng.random((runs, 8)).argsort(axis=1)[:, :2]
+        np.put_along_axis(touched, chosen, True, axis=1)
+    share = PNormLaw(t0_s=0.0, w_s=1.0, c_s=0.0, expert_share=2 / 8).base_s(tokens)
+    assert share == pytest.approx(touched.mean(), abs=5 * 0.25 / np.sqrt(runs))
+
+
+def test_kernels_hold_the_same_law():
+    """The table over B + n that kernels look up is the law without context, whatever its terms."""
+    from qmodel._kernels import laws as kernel_laws
+
+    law = PNormLaw(
+        t0_s=1e-3, w_s=5e-3, c_s=4e-5, a=0.1, p=2.5, context_s=5e-8, attention_s=2e-9, reload_s=5e-7, gain=1.2,
+        floor_s=8e-3, floor_per_request_s=1e-5, expert_share=0.25, jump_s=4e-3, jump_from_tokens=128.0,
+        jump_to_tokens=320.0,
+    )  # fmt: skip
+    coef, base = kernel_laws.canonical(law.kernel_params(), 1024)
+    for B, K, n, q, r in ((1, 100, 0, 0, 0), (9, 9000, 119, 7000, 50), (64, 1e5, 300, 1e5, 900), (0, 0, 1023, 5e5, 0)):
+        got = kernel_laws.law_time(coef[None], base[None], 0, B, float(K), n, float(q), float(r))
+        assert got == pytest.approx(law.step_time_s(B, K, n, q, r), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"w_s": -1e-3},
+        {"p": 0.5},
+        {"c_s": float("nan")},
+        {"gain": float("inf")},
+        {"expert_share": 1.0},
+        {"jump_s": 1e-3, "jump_from_tokens": 512.0, "jump_to_tokens": 256.0},
+    ],
+)
 def test_bad_coefficients_are_refused(change):
     with pytest.raises(InputError, match="law coefficient"):
         PNormLaw(**({"t0_s": 0.0, "w_s": 1e-3, "c_s": 1e-5} | change))
