@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from qmodel.scenario import Cluster
 
-__all__ = ["PromptBins", "WorkloadLike", "prompt_bins", "weighted_quantile"]
+__all__ = ["PromptBins", "WorkloadLike", "binned", "prompt_bins", "weighted_quantile"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -110,6 +110,36 @@ def transfer_part_s(cluster: Cluster, prompt_tokens: FloatArray, cached_tokens: 
     return np.asarray(cluster.transfer_law().exposed_s(prompt_tokens - cached_tokens, execution))
 
 
+def binned(
+    cluster: Cluster, workload: WorkloadLike, count: int
+) -> tuple[FloatArray, FloatArray, FloatArray, npt.NDArray[np.intp]]:
+    """Return the distinct prompts of a workload and their bins, each of about equal share of requests and work.
+
+    Parameters
+    ----------
+    cluster : Cluster
+        Gives W(L).
+    workload : Workload
+        Gives lengths.
+    count : int
+        Bins wanted; fewer when there are fewer lengths.
+
+    Returns
+    -------
+    tuple of ndarray
+        Tokens to prefill, cached tokens, probability and bin of each distinct prompt.
+    """
+    prompt, _, cached, weights = (np.asarray(x, dtype=float) for x in workload.lengths())
+    pairs, index = np.unique(np.stack([prompt - cached, cached], axis=1), axis=0, return_inverse=True)
+    mass = np.bincount(np.ravel(index), weights=weights)
+    mass = mass / mass.sum()
+    fresh, held = pairs[:, 0], pairs[:, 1]
+    work = np.asarray(cluster.work_s(fresh + held, held))
+    share = 0.5 * np.cumsum(mass) + 0.5 * np.cumsum(mass * work) / np.sum(mass * work)
+    bin_of = np.minimum((share - 0.5 * mass) * count, count - 1).astype(int)
+    return fresh, held, mass, np.unique(bin_of, return_inverse=True)[1]
+
+
 def prompt_bins(cluster: Cluster, workload: WorkloadLike, count: int = 20) -> PromptBins:
     """Return the workload's prompts in at most `count` bins, each of about equal share of requests and work; *exact*.
 
@@ -127,16 +157,9 @@ def prompt_bins(cluster: Cluster, workload: WorkloadLike, count: int = 20) -> Pr
     PromptBins
         Bins in order of length.
     """
-    prompt, _, cached, weights = (np.asarray(x, dtype=float) for x in workload.lengths())
-    pairs, index = np.unique(np.stack([prompt - cached, cached], axis=1), axis=0, return_inverse=True)
-    mass = np.bincount(np.ravel(index), weights=weights)
-    mass = mass / mass.sum()
-    fresh, held = pairs[:, 0], pairs[:, 1]
+    fresh, held, mass, bin_of = binned(cluster, workload, count)
     work = np.asarray(cluster.work_s(fresh + held, held))
     transfer = transfer_part_s(cluster, fresh + held, held)
-    share = 0.5 * np.cumsum(mass) + 0.5 * np.cumsum(mass * work) / np.sum(mass * work)
-    bin_of = np.minimum((share - 0.5 * mass) * count, count - 1).astype(int)
-    bin_of = np.unique(bin_of, return_inverse=True)[1]
     total = np.bincount(bin_of, weights=mass)
 
     def mean(values: FloatArray) -> FloatArray:

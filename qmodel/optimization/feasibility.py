@@ -11,12 +11,12 @@ import numpy.typing as npt
 
 from qmodel.errors import InfeasibleError
 from qmodel.optimization.bins import PromptBins, WorkloadLike, weighted_quantile
-from qmodel.optimization.decode_state import decode_state
+from qmodel.optimization.decode_state import DecodeState, decode_state
 from qmodel.optimization.problem import NO_TARGET_S, ROW_NAMES, split_problem
 from qmodel.optimization.program import solve_elastic
 from qmodel.scenario import SLO, Cluster
 
-__all__ = ["check_slo", "median_prompt", "no_capacity", "round_up_ms"]
+__all__ = ["LONGEST_TBT_S", "Scaled", "check_slo", "least", "median_prompt", "no_capacity", "round_up_ms"]
 
 
 def median_prompt(workload: WorkloadLike) -> tuple[float, float]:
@@ -27,7 +27,7 @@ def median_prompt(workload: WorkloadLike) -> tuple[float, float]:
     return median, float(np.sum(weights[same] * cached[same]) / np.sum(weights[same]))
 
 
-def check_slo(cluster: Cluster, workload: WorkloadLike, slo: SLO) -> None:
+def check_slo(cluster: Cluster, workload: WorkloadLike, slo: SLO, mixed: WorkloadLike | None = None) -> None:
     """Raise when an SLO is below what the cluster does without any queue.
 
     Parameters
@@ -38,6 +38,8 @@ def check_slo(cluster: Cluster, workload: WorkloadLike, slo: SLO) -> None:
         Rate and lengths.
     slo : SLO
         Limits.
+    mixed : WorkloadLike, optional
+        All requests, where `workload` is one class of them.
 
     Raises
     ------
@@ -47,8 +49,7 @@ def check_slo(cluster: Cluster, workload: WorkloadLike, slo: SLO) -> None:
     """
     tokens, cached = median_prompt(workload)
     least_ttft = float(cluster.zero_load_ttft_s(tokens, cached))
-    rate = workload.rate_per_s / cluster.decode_count
-    state = decode_state(cluster.decode_calibrations[0], rate, workload.lengths(), cluster.max_num_seqs)
+    state = _slowest_state(cluster, mixed or workload)
     short = slo.ttft_s < least_ttft, slo.tbt_s < state.step_s
     if not any(short):
         return
@@ -67,6 +68,24 @@ def check_slo(cluster: Cluster, workload: WorkloadLike, slo: SLO) -> None:
         )
     )
     raise InfeasibleError(what, f"{value * 1e3:.6g}ms", limit, f"nearest feasible: {' and '.join(near)}")
+
+
+def _slowest_state(cluster: Cluster, workload: WorkloadLike) -> DecodeState:
+    """Return the mean state of the decode instance whose step is longest; routing keeps their batches alike."""
+    from qmodel.optimization.pools import decode_rates
+
+    kinds = {c.fingerprint: c for c in cluster.decode_calibrations}
+    if len(kinds) == 1:
+        rates = [workload.rate_per_s / cluster.decode_count]
+    else:
+        each = decode_rates(cluster.decode_calibrations, workload.rate_per_s, workload)
+        by_kind = dict(zip((c.fingerprint for c in cluster.decode_calibrations), each, strict=True))
+        rates = [float(by_kind[key]) for key in kinds]
+    states = [
+        decode_state(calibration, rate, workload.lengths(), cluster.max_num_seqs)
+        for calibration, rate in zip(kinds.values(), rates, strict=True)
+    ]
+    return max(states, key=lambda state: state.step_s)
 
 
 def round_up_ms(seconds: float) -> str:
@@ -111,41 +130,53 @@ def no_capacity(
 
     def carries(tbt_s: float, scale: float = 1.0) -> bool:
         slower = replace(law, rate_per_s=law.rate_per_s * scale)
-        eased = _Scaled(workload, scale)
+        eased = Scaled(workload, scale)
         return split_problem(cluster, slower, eased, replace(slo, tbt_s=tbt_s), chunks).feasible()
 
     limit = "carried by the two pools together"
-    if carries(_LONGEST_TBT_S):
-        tbt = _least(lambda t: carries(t), slo.tbt_s, _LONGEST_TBT_S)
+    if carries(LONGEST_TBT_S):
+        tbt = least(lambda t: carries(t), slo.tbt_s, LONGEST_TBT_S)
         near = round_up_ms(tbt)
         while not carries(float(near[:-2]) * 1e-3):
             near = round_up_ms(float(near[:-2]) * 1e-3 * 1.002)
         remedy = f"{excess}; nearest feasible: tbt_slo >= {near}"
     else:
-        share = 1.0 / _least(lambda f: carries(slo.tbt_s, 1.0 / f), 1.0, 1e4)
+        share = 1.0 / least(lambda f: carries(slo.tbt_s, 1.0 / f), 1.0, 1e4)
         remedy = (
             f"{excess}; no SLO helps: lower the rate to {workload.rate_per_s * share * 0.999:.4g}/s or add instances"
         )
     return InfeasibleError("load", float(law.rate_per_s @ law.work_s / cluster.prefill_count), limit, remedy)
 
 
-_LONGEST_TBT_S = 10.0
+LONGEST_TBT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Scaled:
+class Scaled:
+    """A workload at another rate.
+
+    Parameters
+    ----------
+    workload : WorkloadLike
+        Rate and lengths.
+    scale : float
+        Factor on the rate.
+    """
+
     workload: WorkloadLike
     scale: float
 
     @property
     def rate_per_s(self) -> float:
+        """Mean arrival rate [1/s]."""
         return self.workload.rate_per_s * self.scale
 
     def lengths(self) -> tuple[npt.NDArray[np.generic], ...]:
+        """Prompt, output and cached tokens with weights that sum to 1."""
         return self.workload.lengths()
 
 
-def _least(holds: Callable[[float], bool], low: float, high: float) -> float:
+def least(holds: Callable[[float], bool], low: float, high: float) -> float:
     """Return a value within 0.1 % of the least in (low, high] that holds, by bisection in the logarithm."""
     while high > low * 1.001:
         middle = math.sqrt(low * high)

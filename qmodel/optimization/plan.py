@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from qmodel.optimization.thresholds import HARM_WEIGHT, threshold_rule, threshol
 from qmodel.policies.rule import Binding, Order, ThresholdRule
 from qmodel.scenario import SLO, Cluster
 from qmodel.scenario.plan import Plan
+from qmodel.scenario.slo import strictest
 
 __all__ = ["Objective", "Plan", "calibration_hash", "derive_plan"]
 
@@ -32,7 +34,7 @@ _CHUNK_DONE = (0, 2048, 8192, 32768, 131072)
 def derive_plan(
     cluster: Cluster,
     workload: WorkloadLike,
-    slo: SLO,
+    slo: SLO | Sequence[SLO],
     objective: Objective = "p95",
     binding: Binding | Literal["auto"] = "auto",
     order: Order | Literal["auto"] = "auto",
@@ -45,8 +47,8 @@ def derive_plan(
         Pools and link.
     workload : Workload
         Rate and lengths.
-    slo : SLO
-        Objectives.
+    slo : SLO or sequence of SLO
+        Objectives, one per SLO class of the workload's requests; rules know no classes and keep the strictest.
     objective : {"p95", "slo", "mean", "goodput"}
         What to optimise.
     binding : {"auto", "dispatch", "late"}
@@ -70,14 +72,15 @@ def derive_plan(
     _check_choice("binding", binding, ("auto", "dispatch", "late"))
     _check_choice("order", order, ("auto", "fcfs", "spf", "aged", "due"))
     split = static_split(cluster, workload, slo)
+    limits = strictest(slo)
     chosen_binding, chosen_order = _choose(binding, order)
     dispatch_order: Order = "fcfs" if order == "auto" else order
     valued = True if objective in ("slo", "goodput") else None
-    at_dispatch = threshold_rule(cluster, workload, slo, split, "dispatch", dispatch_order, value_deadlines=valued)
+    at_dispatch = threshold_rule(cluster, workload, limits, split, "dispatch", dispatch_order, value_deadlines=valued)
     late = None
     if chosen_binding == "late":
         late = replace(at_dispatch, binding="late", order=chosen_order, harm_weight=HARM_WEIGHT["late"])
-    return _assemble(cluster, workload, slo, objective, split, at_dispatch, late)
+    return _assemble(cluster, workload, limits, objective, split, at_dispatch, late)
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -197,7 +200,14 @@ def _split_summary(split: StaticSplit) -> dict[str, Any]:
         "decode_batch": split.problem.state.batch,
         "decode_context_tokens": split.problem.state.context_tokens,
         "decode_step_s": split.problem.state.step_s,
-    }
+    } | _pools_summary(split)
+
+
+def _pools_summary(split: StaticSplit) -> dict[str, Any]:
+    """Return the shares of each kind of instance and the SLO class of each bin, where there are several."""
+    if split.pools is None:
+        return {}
+    return {"pools": split.pools.summary(), "slo_class": split.pools.problem.of_class.tolist()}
 
 
 def _constants(split: StaticSplit, rule: ThresholdRule) -> dict[str, float]:

@@ -10,10 +10,10 @@ import numpy.typing as npt
 from qmodel.optimization.bins import PromptBins, WorkloadLike
 from qmodel.optimization.chunks import NO_SCHEDULE_S, chunk_schedule
 from qmodel.optimization.decode_state import DecodeState, decode_state
-from qmodel.optimization.program import BoxProgram, Status, solve_box_lp
+from qmodel.optimization.program import DIRECT, BoxProgram, Status, solve_box_lp
 from qmodel.scenario import SLO, Cluster
 
-__all__ = ["MAX_LOAD", "NO_TARGET_S", "ROW_NAMES", "SplitProblem", "split_problem"]
+__all__ = ["MAX_LOAD", "MOST_HOSTED", "NO_TARGET_S", "ROW_NAMES", "SplitProblem", "split_problem"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -30,7 +30,7 @@ ROW_NAMES = (
 )
 NO_TARGET_S = 1e4
 # Share of decode time that hosted chunks may add before the fixed point of the decode state stops following them.
-_MOST_HOSTED = 0.8
+MOST_HOSTED = 0.8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -129,7 +129,7 @@ class SplitProblem:
         waiting = np.where(z @ worth > 0, z @ worth * wP, 0.0) + np.where(y @ worth > 1e-12, y @ worth * wD, 0.0)
         return np.asarray(z @ (worth * (s + x)) + y @ (worth * h) + waiting)
 
-    def feasible(self, solver: str = "CLARABEL") -> bool:
+    def feasible(self, solver: str = DIRECT) -> bool:
         """Return whether some split keeps every constraint when target waits are no concern."""
         return solve_box_lp(self.program(NO_TARGET_S, NO_TARGET_S)[0], solver).status is Status.OPTIMAL
 
@@ -137,7 +137,7 @@ class SplitProblem:
         """Return the mean decode step over the step without hosted chunks, from the time that chunks add."""
         h, m = np.where(self.safe, self.host_s, 0.0), np.where(self.safe, self.host_steps, 0.0)
         added = float((1 - z) @ (self.bins.rate_per_s * (h - m * self.state.step_s))) / self.decode
-        return 1.0 / (1.0 - min(max(added, 0.0), _MOST_HOSTED))
+        return 1.0 / (1.0 - min(max(added, 0.0), MOST_HOSTED))
 
     def lagrangian(self, z: FloatArray, duals: FloatArray, wait_prefill_s: float, wait_decode_s: float) -> float:
         """Return objective + duals @ (rows @ z - limits), whose change with the data is the shadow price."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from qmodel.optimization.bins import WorkloadLike, prompt_bins
 from qmodel.optimization.problem import ROW_NAMES, SplitProblem, split_problem
+from qmodel.optimization.program import DIRECT
 from qmodel.optimization.split import StaticSplit, outer_search
 from qmodel.scenario import SLO, Cluster
 from qmodel.scenario.plan import ShadowPrice
@@ -46,6 +47,8 @@ def shadow_prices(
         Per prefill instance, decode instance, GB/s of bandwidth, and 10 ms of TBT SLO (a finite step: chunk sizes
         are discrete).
     """
+    if split.pools is not None:
+        return split.pools.prices
     base = split.problem
     count = float(np.sum(base.bins.rate_per_s))
 
@@ -79,7 +82,7 @@ def _saved(split: StaticSplit, now: SplitProblem, changed: SplitProblem) -> floa
 
 def _looser(split: StaticSplit, changed: SplitProblem) -> float:
     """Return the fall of the cost when solved again: chunk sizes are discrete, so there is no derivative."""
-    (wP, wD), solution, _ = outer_search(changed, "CLARABEL", split.kept)
+    (wP, wD), solution, _ = outer_search(changed, DIRECT, split.kept)
     program, constant = changed.program(wP, wD)
     return max(split.cost - constant - float(program.cost @ solution.z), 0.0)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,9 +12,11 @@ import numpy.typing as npt
 from qmodel.optimization.bins import WorkloadLike, prompt_bins
 from qmodel.optimization.chunks import CHUNKS
 from qmodel.optimization.feasibility import check_slo, no_capacity
+from qmodel.optimization.pooled import PooledSplit, class_loads, is_plain, pooled_split
 from qmodel.optimization.problem import NO_TARGET_S, ROW_NAMES, SplitProblem, split_problem
-from qmodel.optimization.program import LinearSolution, Status, solve_box_lp
+from qmodel.optimization.program import DIRECT, LinearSolution, Status, solve_box_lp
 from qmodel.scenario import SLO, Cluster
+from qmodel.scenario.slo import slo_classes
 
 __all__ = ["StaticSplit", "outer_search", "static_split"]
 
@@ -52,6 +54,8 @@ class StaticSplit:
         Linear programs solved.
     notes : tuple of str
         What the user should know, e.g. that deflection is never safe here.
+    pools : PooledSplit, optional
+        The split by kind of instance and SLO class, where there are several; the other fields are its aggregate.
     """
 
     problem: SplitProblem
@@ -67,6 +71,7 @@ class StaticSplit:
     binding: tuple[str, ...]
     solves: int
     notes: tuple[str, ...] = field(default=())
+    pools: PooledSplit | None = None
 
     @property
     def offered_load(self) -> float:
@@ -83,11 +88,11 @@ class StaticSplit:
 def static_split(
     cluster: Cluster,
     workload: WorkloadLike,
-    slo: SLO,
+    slo: SLO | Sequence[SLO],
     *,
     chunks: tuple[int, ...] = CHUNKS,
     bins: int = 20,
-    solver: str = "CLARABEL",
+    solver: str = DIRECT,
 ) -> StaticSplit:
     """Return the optimal static split of prompts between prefill pool and decode pool; *exact* for M/G/1 pools.
 
@@ -109,14 +114,14 @@ def static_split(
         Pools and link.
     workload : Workload
         Rate and lengths.
-    slo : SLO
-        Limits; chunk sizes come from `slo.tbt_s`.
+    slo : SLO or sequence of SLO
+        Limits, one per SLO class of the workload's requests; chunk sizes come from the strictest `tbt_s`.
     chunks : tuple of int
         Candidate chunks [tokens], largest first.
     bins : int
         Prompt bins.
     solver : str
-        cvxpy solver tried first.
+        `program.DIRECT` or the cvxpy solver tried first.
 
     Returns
     -------
@@ -129,6 +134,10 @@ def static_split(
         When an SLO is below what the empty cluster does, or no split keeps both pools below full load; the message
         names the constraint and the nearest feasible value.
     """
+    classes = slo_classes(slo)
+    if len(classes) > 1 or not is_plain(cluster):
+        return _as_pooled(cluster, workload, classes, chunks, bins)
+    slo = classes[0]
     check_slo(cluster, workload, slo)
     law = prompt_bins(cluster, workload, bins)
     problem = split_problem(cluster, law, workload, slo, chunks)
@@ -145,6 +154,40 @@ def static_split(
         waits, solution, used = outer_search(problem, solver, solution.z)
         solves += used
     return _as_split(problem, solution, waits, solves)
+
+
+def _as_pooled(
+    cluster: Cluster, workload: WorkloadLike, slos: tuple[SLO, ...], chunks: tuple[int, ...], bins: int
+) -> StaticSplit:
+    """Return the split over several kinds of instances or SLO classes, with its aggregate over each side."""
+    pooled, problem = pooled_split(cluster, class_loads(workload, slos), workload, chunks, bins)
+    data, solution = pooled.problem, pooled.solution
+    side = np.array([pool.decode for pool in data.pools])
+    counts, loads = np.array([pool.count for pool in data.pools]), data.loads(solution.shares)
+    kept = np.clip(solution.shares[~side].sum(axis=0), 0.0, 1.0)
+    load, wait = (
+        [float(counts[own] @ values[own] / counts[own].sum()) for own in (~side, side)]
+        for values in (loads, solution.waits_s)
+    )
+    notes: tuple[str, ...] = ()
+    if not len(data.free):
+        notes = ("no chunk keeps the TBT SLO at the mean decode state: the static split deflects nothing",)
+    return StaticSplit(
+        problem=problem,
+        kept=kept,
+        wait_prefill_s=wait[0],
+        wait_decode_s=wait[1],
+        cost=solution.cost,
+        load_prefill=load[0],
+        load_decode=load[1],
+        rate_prefill_per_s=float(kept @ data.rate_per_s / problem.prefill),
+        rate_decode_per_s=float((1 - kept) @ data.rate_per_s / problem.decode),
+        duals=pooled.duals(),
+        binding=pooled.binding(),
+        solves=solution.solves,
+        notes=notes,
+        pools=pooled,
+    )
 
 
 def _local_search(problem: SplitProblem, z: FloatArray) -> FloatArray:

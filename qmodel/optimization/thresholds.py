@@ -184,6 +184,25 @@ def host_tables(
     return schedule.host_s.reshape(shape), schedule.harm_s.reshape(shape)
 
 
+def _cluster_tables(
+    cluster: Cluster,
+    lengths: FloatArray,
+    batches: FloatArray,
+    contexts: FloatArray,
+    slo: SLO,
+    chunks: tuple[int, ...],
+) -> tuple[FloatArray, FloatArray]:
+    """Return `host_tables` of the mean decode instance; without a schedule where any kind of instance has none."""
+    kinds = {c.fingerprint: c for c in cluster.decode_calibrations}
+    tables = {key: host_tables(c, lengths, batches, contexts, slo, chunks) for key, c in kinds.items()}
+    if len(tables) == 1:
+        return next(iter(tables.values()))
+    each = [tables[c.fingerprint] for c in cluster.decode_calibrations]
+    host, harm = (np.mean([pair[i] for pair in each], axis=0) for i in range(2))
+    unsafe = np.any([pair[0] >= NO_SCHEDULE_S for pair in each], axis=0)
+    return np.where(unsafe, NO_SCHEDULE_S, host), np.where(unsafe, 0.0, harm)
+
+
 def threshold_rule(
     cluster: Cluster,
     workload: WorkloadLike,
@@ -226,11 +245,11 @@ def threshold_rule(
     ThresholdRule
         Prices and tables.
     """
-    calibration = cluster.decode_calibrations[0]
     longest = float(np.max(np.asarray(workload.lengths()[0], dtype=float)))
     lengths = table_lengths(longest, cluster.max_num_batched_tokens)
-    batches, contexts = table_states(calibration, cluster.max_num_seqs)
-    host, harm = host_tables(calibration, lengths, batches, contexts, slo, chunks)
+    smallest = min(cluster.decode_calibrations, key=lambda c: c.kv_capacity_tokens)
+    batches, contexts = table_states(smallest, cluster.max_num_seqs)
+    host, harm = _cluster_tables(cluster, lengths, batches, contexts, slo, chunks)
     valued = split.offered_load > VALUED_LOAD if value_deadlines is None else value_deadlines
     return ThresholdRule(
         binding=binding,

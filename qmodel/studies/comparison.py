@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -123,7 +123,7 @@ class Comparison:
 def compare(
     cluster: Cluster,
     workload: Workload | Requests,
-    slo: SLO,
+    slo: SLO | Sequence[SLO],
     policies: Mapping[str, Any],
     seeds: Iterable[int] = range(5),
     requests: int | None = None,
@@ -137,8 +137,8 @@ def compare(
         Instances and network.
     workload : Workload or Requests
         Where requests come from; seed n of a trace is its n-th circular shift.
-    slo : SLO
-        Objectives.
+    slo : SLO or sequence of SLO
+        Objectives; with several, one per SLO class.
     policies : mapping
         Name to policy, plan or None (never deflect).
     seeds : iterable of int, optional

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -47,7 +47,7 @@ class CheckedPlan:
 def derive_thresholds(
     cluster: Cluster,
     workload: Workload,
-    slo: SLO,
+    slo: SLO | Sequence[SLO],
     objective: Objective = "p95",
     binding: Binding | Literal["auto"] = "auto",
     order: Order | Literal["auto"] = "auto",
@@ -64,8 +64,8 @@ def derive_thresholds(
         Instances and network.
     workload : Workload
         Where requests come from.
-    slo : SLO
-        Objectives.
+    slo : SLO or sequence of SLO
+        Objectives; with several, one per SLO class of the workload's requests.
     objective : {"p95", "slo", "mean", "goodput"}
         What to optimise; "p95" is the lowest P95 TTFT among plans whose attainment is not below Kairos'.
     binding : {"auto", "dispatch", "late"}
@@ -99,7 +99,7 @@ def derive_thresholds(
     if draws:
         from qmodel.studies.uncertainty import with_calibration_interval
 
-        plan = with_calibration_interval(plan, cluster, workload, slo, draws)
+        plan = with_calibration_interval(plan, cluster, workload, plan.slo, draws)
     return check_plan(plan, cluster, workload, slo, seeds, requests).plan if confirm else plan
 
 
@@ -107,7 +107,7 @@ def check_plan(
     plan: Plan,
     cluster: Cluster,
     workload: Workload,
-    slo: SLO,
+    slo: SLO | Sequence[SLO],
     seeds: Iterable[int] = range(5),
     requests: int | None = None,
     progress: Progress | None = None,
@@ -159,12 +159,18 @@ def check_plan(
 
 
 def _predictions(
-    cluster: Cluster, workload: Workload, slo: SLO, policies: dict[str, Any], comparison: Comparison
+    cluster: Cluster,
+    workload: Workload,
+    slo: SLO | Sequence[SLO],
+    policies: dict[str, Any],
+    comparison: Comparison,
 ) -> dict[str, dict[str, float]]:
     """Return predicted metrics of each policy that the model covers, over the same arrivals as the simulation."""
-    from qmodel.scenario import Workload
+    from qmodel.scenario import SLO, Workload
     from qmodel.system import predict
 
+    if not isinstance(slo, SLO):  # the queueing model knows one class
+        return {}
     if workload.kind == "poisson":
         arrivals = [workload]
     else:

@@ -15,7 +15,7 @@ from qmodel.optimization import static_split
 from qmodel.optimization.bins import prompt_bins, weighted_quantile
 from qmodel.optimization.chunks import CHUNKS
 from qmodel.optimization.problem import MAX_LOAD, ROW_NAMES, split_problem
-from qmodel.optimization.program import BoxProgram, Status, solve_box_lp, solve_elastic
+from qmodel.optimization.program import DIRECT, BoxProgram, Status, solve_box_lp, solve_elastic
 from qmodel.optimization.shadow import shadow_prices
 from qmodel.scenario import SLO
 
@@ -52,7 +52,7 @@ def test_textbook_knapsack_with_primal_and_dual():
     program = BoxProgram(
         cost=np.array([-3.0, -2.0]), rows=np.array([[2.0, 3.0]]), limits=np.array([3.0]), lower=np.zeros(2)
     )
-    for solver in ("CLARABEL", "HIGHS"):
+    for solver in (DIRECT, "CLARABEL", "HIGHS"):
         solution = solve_box_lp(program, solver)
         assert solution.status is Status.OPTIMAL
         assert solution.value == pytest.approx(-11 / 3, rel=1e-6)
@@ -103,10 +103,28 @@ def test_split_beats_random_shares(split):
     assert float(np.min(split.problem.cost(np.concatenate([random, whole])))) >= split.cost * (1 - 1e-3)
 
 
-def test_second_solver_agrees(cluster, prompts, slo, split):
-    other = static_split(cluster, prompts, slo, solver="HIGHS")
+@pytest.mark.parametrize("solver", ["CLARABEL", "HIGHS"])
+def test_second_solver_agrees(cluster, prompts, slo, split, solver):
+    other = static_split(cluster, prompts, slo, solver=solver)
     assert other.cost == pytest.approx(split.cost, rel=1e-3)
     assert other.load_prefill == pytest.approx(split.load_prefill, abs=0.02)
+
+
+@settings(max_examples=25, deadline=None)
+@given(waits=st.tuples(st.floats(1e-3, 10.0), st.floats(1e-3, 10.0)), rate=st.floats(5.0, 45.0))
+def test_the_direct_solver_is_held_to_cvxpy(cluster, prompts, slo, waits, rate):
+    law = prompt_bins(cluster, replace(prompts, rate_per_s=rate))
+    problem = split_problem(cluster, law, replace(prompts, rate_per_s=rate), slo, CHUNKS)
+    program, _ = problem.program(*waits)
+    mine, reference = solve_box_lp(program, DIRECT), solve_box_lp(program, "CLARABEL")
+    assert mine.status is reference.status
+    if mine.status is Status.OPTIMAL:
+        assert mine.value == pytest.approx(reference.value, rel=1e-5, abs=1e-6 * np.abs(program.cost).sum())
+        # Duals of degenerate rows are not unique, but every optimal set gives the same bound.
+        box = np.minimum(program.cost + mine.duals @ program.rows, 0.0) + program.lower * np.maximum(
+            program.cost + mine.duals @ program.rows, 0.0
+        )
+        assert box.sum() - mine.duals @ program.limits == pytest.approx(mine.value, rel=1e-6, abs=1e-9)
 
 
 def test_few_fractional_bins(split):
