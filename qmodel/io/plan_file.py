@@ -34,6 +34,7 @@ class _Slo(_Strict):
     ttft_s: Positive
     tbt_s: Positive
     tbt_quantile: Annotated[float, Field(gt=0, le=1)] = 1.0
+    weight: Positive = 1.0
 
 
 class _Cluster(BaseModel):
