@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ __all__ = [
     "threshold_table",
 ]
 
+_SAY_AGAIN_S = 15.0  # between two lines about the same work where there is no bar
 PART_NAMES = {
     "queue": "queue",
     "prefill": "execution",
@@ -88,13 +90,19 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def _line_per_step() -> Callable[[str, int, int], None]:
-    last = ""
+    last, begun, said = "", time.monotonic(), time.monotonic()
+    first = 0
 
     def update(what: str, done: int, total: int) -> None:
-        nonlocal last
+        nonlocal last, begun, said, first
+        now = time.monotonic()
         if what and what != last:
             print(f"{what} ({done} of {total} runs done)" if total else what, file=sys.stderr)
-            last = what
+            last, begun, said, first = what, now, now, done
+        elif what and first < done < total and now - said > _SAY_AGAIN_S:
+            left = (now - begun) / (done - first) * (total - done)
+            print(f"{what} ({done:,} of {total:,} done, about {format_duration(left)} left)", file=sys.stderr)
+            said = now
 
     return update
 

@@ -55,6 +55,8 @@ class Journal:
         journal = cls(target=path, fingerprint=fingerprint, rows={})
         rows: dict[int, dict[str, Any]] = {}
         length = 0
+        if journal.path.is_symlink():  # appended to in place, so a link would lead the rows elsewhere
+            raise InputError("journal", f"'{journal.path}', a link", "a file of its own", "remove it")
         if journal.path.exists():
             rows, length = _read(journal.path, fingerprint)
             os.truncate(journal.path, length)  # a line cut by a kill would swallow the next one

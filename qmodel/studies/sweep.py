@@ -26,6 +26,8 @@ Engine = Literal["local", "dask", "ray"]
 ENGINES = ("local", "dask", "ray")
 # Cells run in this process for so long before others are started, and only when so much is left for them to save.
 TRIAL_S, WORTH_S = 1.0, 4.0
+# The table is written anew at most so often [s], and at most every so many times as long as writing it takes.
+TABLE_S, TABLE_SHARE = 10.0, 20.0
 # Batches per worker: enough to balance unequal cells, few enough to keep the cost of handing them over small.
 BATCHES_PER_WORKER = 16
 LARGEST_BATCH = 50
@@ -66,7 +68,8 @@ def run_grid(
     """Run a study in every cell of a grid and return one row per cell, in the order of the cells.
 
     A cell that fails becomes a row with the reason in ``error`` and does not end the sweep. With an output, rows are
-    kept beside it as they come; the same call after a stop goes on where it stopped.
+    kept beside it as they come and the table is renewed every ten seconds, whole each time; the same call after a stop
+    goes on where it stopped.
 
     Parameters
     ----------
@@ -109,11 +112,16 @@ def run_grid(
     left = [number for number in range(len(cells)) if number not in rows]
     say = progress or (lambda what, done, total: None)
     say("sweeping", len(rows), len(cells))
+    written, spent_s = time.monotonic(), 0.0
     try:
         for found in _batches(study, cells, left, engine, workers, address):
             journal.append(found)
             rows.update(found)
             say("sweeping", len(rows), len(cells))
+            if time.monotonic() - written > max(TABLE_S, TABLE_SHARE * spent_s):
+                begun = time.monotonic()
+                journal.write_table([rows[number] for number in sorted(rows)])
+                written, spent_s = time.monotonic(), time.monotonic() - begun
     finally:  # an interrupted sweep leaves a table of what it has, and its journal to go on from
         journal.write_table([rows[number] for number in sorted(rows)])
     journal.close()
