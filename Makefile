@@ -10,7 +10,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full check bench figures notebooks docs calibrations lock clean
+.PHONY: help install demo test test-full check bench figures notebooks docs calibrations lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,8 @@ $(VENV)/.dev: $(VENV)/.base
 DEMO := thresholds --model deepseek-v2-lite --gpu a100 --cluster 2P2D --workload azure-conv --load 0.9 \
 	--ttft-slo 1s --tbt-slo 60ms -o plan.json --plot plan.png
 
+install: $(VENV)/.base ## set up .venv with qmodel in it, kernels compiled
+
 demo: $(VENV)/.base ## set up and run the main job on embedded defaults
 	$(BIN)/qmodel $(DEMO)
 
@@ -44,12 +46,13 @@ test: $(VENV)/.dev ## set up and run every test but the heavy ones
 test-full: $(VENV)/.dev ## also the heavy tests
 	$(BIN)/python -m pytest
 
-check: $(VENV)/.dev ## ruff, mypy, import contract, docstrings
+check: $(VENV)/.dev ## ruff, mypy, import contract, docstrings, dependency audit
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m mypy
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/python -m numpydoc.hooks.validate_docstrings $$(git ls-files 'qmodel/*.py' | grep -v -e _kernels)
+	$(BIN)/python tools/audit.py constraints.txt
 
 $(VENV)/.notebooks: $(VENV)/.base
 	@echo "installing what notebooks need"

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
+import struct
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -234,9 +238,9 @@ def _json(file: Path, text: str, tp: int, model: str, gpu: str) -> Measurements:
 def _dynamo(file: Path, tp: int, model: str, gpu: str) -> Measurements:
     """Return the points of Dynamo's profiler: TTFT [ms] by prompt length, ITL [ms] by KV use and context."""
     try:
-        with np.load(file) as data:
+        with np.load(io.BytesIO(file.read_bytes())) as data:
             arrays = {name: np.asarray(data[name], dtype=float).ravel() for name in data.files}
-    except (OSError, ValueError) as error:
+    except _BROKEN_ARCHIVE as error:
         raise InputError("measurement file", f"'{file}': {error}", "a readable raw_data.npz") from None
     empty = np.zeros(0)
     decode = DecodeTimes(tp=empty, batch=empty, context=empty, time_s=empty, peak=empty)
@@ -258,6 +262,11 @@ def _dynamo(file: Path, tp: int, model: str, gpu: str) -> Measurements:
     return Measurements(kind="Dynamo profiler npz", decode=decode, prompt=prompt, model=model, gpu=gpu)
 
 
+# What numpy and zipfile raise for an archive that is cut, changed, encrypted or holds objects.
+_BROKEN_ARCHIVE = (
+    OSError, ValueError, TypeError, KeyError, AttributeError, EOFError, RuntimeError, MemoryError, OverflowError,
+    SyntaxError, zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError,
+)  # fmt: skip
 _SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:][\w:]*)(?:\{[^}]*\})?\s+(?P<value>\S+)")
 
 
@@ -279,9 +288,9 @@ def _prometheus(file: Path, text: str, tp: int, model: str, gpu: str) -> Measure
 
     def mean(*names: str) -> float | None:
         for name in names:
-            count = totals.get(f"vllm:{name}_count", 0.0)
-            if count > 0:
-                return totals[f"vllm:{name}_sum"] / count
+            total, count = totals.get(f"vllm:{name}_sum", 0.0), totals.get(f"vllm:{name}_count", 0.0)
+            if count > 0 and total > 0 and np.isfinite(total / count):
+                return total / count
         return None
 
     step_s = mean("inter_token_latency_seconds", "time_per_output_token_seconds")
