@@ -48,35 +48,27 @@ _MOONCAKE = (
     "https://raw.githubusercontent.com/kvcache-ai/Mooncake/3b5a594133958449a1feaf1c9e0fc1b553e34a28/"
     "FAST25-release/traces/"
 )
+_PUBLISHED = (
+    (
+        "azure-2023-code", _AZURE, "AzureLLMInferenceTrace_code.csv", "CC-BY 4.0",
+        "Azure code completion, 16 November 2023", "54e9a6d2a4bd06ba1e060304b900abbc74cbea53de96506e60fe5bb4f2277fb6",
+    ),
+    (
+        "azure-2023-conv", _AZURE, "AzureLLMInferenceTrace_conv.csv", "CC-BY 4.0",
+        "Azure conversation, 16 November 2023", "2f1e5b666d4e3055fdbba98598ce2ec307767b9064e03e2fa46676dbcc7d0bf8",
+    ),
+    (
+        "mooncake-conversation", _MOONCAKE, "conversation_trace.jsonl", "Apache-2.0",
+        "Mooncake conversation, one hour", "b8cbb061a85206d729d91cdc2981f43c9e0d99209dce588d3af5f7934408b9df",
+    ),
+    (
+        "mooncake-synthetic", _MOONCAKE, "synthetic_trace.jsonl", "Apache-2.0",
+        "Mooncake synthetic mix", "bd070915a98fc0ed264d7cfef2ce746002eb3076a695ec31ba2674c0111ec131",
+    ),
+)  # fmt: skip
 DATA_SETS: dict[str, DataSet] = {
-    "azure-2023-code": DataSet(
-        file="AzureLLMInferenceTrace_code.csv",
-        url=f"{_AZURE}AzureLLMInferenceTrace_code.csv",
-        sha256="54e9a6d2a4bd06ba1e060304b900abbc74cbea53de96506e60fe5bb4f2277fb6",
-        licence="CC-BY 4.0",
-        about="Azure code completion, 16 November 2023",
-    ),
-    "azure-2023-conv": DataSet(
-        file="AzureLLMInferenceTrace_conv.csv",
-        url=f"{_AZURE}AzureLLMInferenceTrace_conv.csv",
-        sha256="2f1e5b666d4e3055fdbba98598ce2ec307767b9064e03e2fa46676dbcc7d0bf8",
-        licence="CC-BY 4.0",
-        about="Azure conversation, 16 November 2023",
-    ),
-    "mooncake-conversation": DataSet(
-        file="conversation_trace.jsonl",
-        url=f"{_MOONCAKE}conversation_trace.jsonl",
-        sha256="b8cbb061a85206d729d91cdc2981f43c9e0d99209dce588d3af5f7934408b9df",
-        licence="Apache-2.0",
-        about="Mooncake conversation, one hour",
-    ),
-    "mooncake-synthetic": DataSet(
-        file="synthetic_trace.jsonl",
-        url=f"{_MOONCAKE}synthetic_trace.jsonl",
-        sha256="bd070915a98fc0ed264d7cfef2ce746002eb3076a695ec31ba2674c0111ec131",
-        licence="Apache-2.0",
-        about="Mooncake synthetic mix",
-    ),
+    name: DataSet(file=file, url=folder + file, sha256=sha256, licence=licence, about=about)
+    for name, folder, file, licence, about, sha256 in _PUBLISHED
 }
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from qmodel.errors import InputError
 from qmodel.scenario.requests import Requests
 from qmodel.scenario.sources import JointLengths, LengthLaw, PoissonSource, Source, TraceSource
-from qmodel.scenario.windowed import WindowedSource
+from qmodel.scenario.workload_model import MODEL_VERSION, described, source_from_model
 
 if TYPE_CHECKING:
     from qmodel.scenario.cluster import Cluster
@@ -26,8 +26,6 @@ WorkloadKind = Literal["trace", "windows", "poisson"]
 
 GOLDEN = 0.6180339887498949  # fractional parts of n*GOLDEN spread evenly for every number of seeds
 MAX_COUNT = 50_000_000
-MODEL_VERSION = 1
-_KINDS = {"trace": "trace", "windows": "windowed model", "poisson": "Poisson"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -200,7 +198,7 @@ class Workload:
             When an entry is missing or out of range.
         """
         try:
-            source = _source_from_model(model)
+            source = source_from_model(model)
             return cls(
                 name=str(model.get("name", source.kind)),
                 source=source,
@@ -392,15 +390,7 @@ class Workload:
         str
             Name, rate, load and its busiest minute, prompt and output lengths.
         """
-        prompt, output, _, weights = self.lengths()
-        order = np.argsort(prompt)
-        p99 = int(prompt[order][np.searchsorted(np.cumsum(weights[order]), 0.99)])
-        means = [float(np.dot(weights, tokens)) for tokens in (prompt, output)]
-        peak = float(np.max(self.windows(cluster)[2])) / cluster.prefill_count
-        return (
-            f"{self.name} ({_KINDS[self.kind]}): {self.rate_per_s:.3g} requests/s, load {self.load(cluster):.3g}"
-            f" (busiest minute {peak:.3g}), prompts of {means[0]:,.0f} tokens (P99 {p99:,}), outputs of {means[1]:,.0f}"
-        )
+        return described(self, cluster)
 
     def model(self) -> dict[str, Any]:
         """Return a compact model as plain JSON values, for plan files; a trace is fitted to windows.
@@ -422,19 +412,3 @@ def _checked_count(count: int) -> int:
     if not (isinstance(count, (int, np.integer)) and 1 <= count <= MAX_COUNT):
         raise InputError("number of requests", count, f"a whole number in [1, {MAX_COUNT:,}]")
     return int(count)
-
-
-def _source_from_model(model: Mapping[str, Any]) -> Source:
-    if model.get("version", MODEL_VERSION) != MODEL_VERSION:
-        raise InputError("workload model version", model["version"], str(MODEL_VERSION), "use a matching qmodel")
-    if model["kind"] == "windows":
-        return WindowedSource.from_model(model)
-    if model["kind"] == "poisson":
-        laws = {
-            key: LengthLaw(
-                values=np.array(law["values"], dtype=np.int64), weights=np.array(law["weights"], dtype=float)
-            )
-            for key, law in (("prompt", model["prompt_tokens"]), ("output", model["output_tokens"]))
-        }
-        return PoissonSource(rate_per_s=float(model["rate_per_s"]), **laws)
-    raise InputError("kind of workload model", repr(model["kind"]), "windows or poisson")
