@@ -1,0 +1,197 @@
+"""What the simulator shows of the system itself: where TTFT goes in the panels, and what faults do to each policy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qmodel.scenario import SLO, Cluster, Requests, Workload
+from qmodel.simulation import simulate
+from qmodel.studies.evaluation_cases import CONDITIONS, Condition
+from qmodel.studies.panels import CELLS, Cell, cell_requests
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = ["fault_policies", "fault_table", "simulator_page", "ttft_part_table"]
+
+#: Share of P95 TTFT that execution takes in the paper where prefill is saturated.
+PAPER_EXECUTION = (0.02, 0.23)
+_SATURATED = 0.7  # prefill load from which a bursty panel's prefill queue saturates
+_LOAD = 0.9
+
+
+def ttft_part_table(cluster: Cluster, folder: Path | None = None, cells: Sequence[Cell] = CELLS) -> DataFrame:
+    """Return where P95 TTFT goes in each panel when nothing is deflected.
+
+    Parameters
+    ----------
+    cluster : Cluster
+        2P2D of the model that the panels are solved for.
+    folder : Path, optional
+        Folder of shared data.
+    cells : sequence of Cell, optional
+        Cells to run; all by default.
+
+    Returns
+    -------
+    DataFrame
+        One row a cell: prefill and decode load, P95 TTFT [s] and the share of it in each part.
+    """
+    import pandas as pd
+
+    rows = []
+    for cell in cells:
+        result = simulate(cluster, cell_requests(cell, cluster, folder), SLO())
+        total = result.ttft_s(0.95)
+        parts = {part: value / total for part, value in result.breakdown(0.95).items()}
+        loads = {"load_prefill": cell.load_prefill, "load_decode": cell.load_decode}
+        rows.append({"cell": cell.name, **loads, "p95_ttft_s": total, **parts})
+    return pd.DataFrame(rows)
+
+
+def fault_policies(cluster: Cluster, workload: Workload, slo: SLO) -> dict[str, Any]:
+    """Return every kind of policy, plans derived for the workload, by name.
+
+    Parameters
+    ----------
+    cluster : Cluster
+        What the plans are made for.
+    workload : Workload
+        What they are planned on.
+    slo : SLO
+        Their objective.
+    """
+    from qmodel import derive_thresholds, policies
+
+    plain: dict[str, Any] = {
+        "disaggregated": policies.Disaggregated(),
+        "colocated": policies.Colocated(512),
+        "static 512": policies.StaticLength(512),
+        "kairos": policies.Kairos(),
+        "earliest completion": policies.EarliestCompletion(),
+    }
+    forms = {"dispatch": ("dispatch", "fcfs"), "late": ("late", "fcfs"), "late, shortest first": ("late", "spf")}
+    plans = {
+        name: derive_thresholds(cluster, workload, slo, binding=binding, order=order).policy()  # type: ignore[arg-type]
+        for name, (binding, order) in forms.items()
+    }
+    return plain | plans
+
+
+def fault_table(
+    cluster: Cluster, workload: Workload, count: int = 20_000, conditions: Sequence[Condition] = CONDITIONS
+) -> DataFrame:
+    """Return what each condition of the evaluation does to each policy on one workload, same requests throughout.
+
+    Parameters
+    ----------
+    cluster : Cluster
+        Simulated cluster.
+    workload : Workload
+        At the load to run.
+    count : int, optional
+        Requests a run.
+    conditions : sequence of Condition, optional
+        What goes wrong; those that concern a plan's traces are left out.
+
+    Returns
+    -------
+    DataFrame
+        One row per condition and policy: P95 TTFT [s], SLO attainment, restarts, and how many requests finished.
+    """
+    import numpy as np
+    import pandas as pd
+
+    slo, rows = SLO(), []
+    made: dict[tuple[float, float], Mapping[str, Any]] = {}
+    for condition in conditions:
+        if condition.planned_on is not None:
+            continue
+        laws = condition.prefill_laws, condition.decode_laws
+        if laws not in made:
+            made[laws] = fault_policies(condition.believed(cluster), workload, slo)
+        requests = _faster(workload.requests(count=count), condition.rate)
+        for name, policy in made[laws].items():
+            signals = None if name == "colocated" else condition.signals(cluster)
+            faults = condition.faults(requests.span_s)
+            result = simulate(condition.real(cluster), requests, slo, policy, signals=signals, faults=faults)
+            rows.append(
+                {
+                    "condition": condition.name,
+                    "policy": name,
+                    "p95_ttft_s": result.ttft_s(0.95),
+                    "slo_attainment": result.slo_attainment,
+                    "restarts": int(result.columns["restarts"].sum()),
+                    "finished": int(np.isfinite(result.columns["finish_s"]).sum()),
+                    "requests": result.count,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _faster(requests: Requests, factor: float) -> Requests:
+    return Requests.from_arrays(
+        requests.arrival_s / factor, requests.prompt_tokens, requests.output_tokens, requests.cached_tokens
+    )
+
+
+def simulator_page(parts: DataFrame, faults: DataFrame) -> str:
+    """Return the page of both tables, as Markdown.
+
+    Parameters
+    ----------
+    parts : DataFrame
+        `ttft_part_table`.
+    faults : DataFrame
+        `fault_table`.
+    """
+    low, high = (f"{100 * share:.0f}" for share in PAPER_EXECUTION)
+    names = ["queue", "prefill", "transfer", "admission", "first_step"]
+    lines = [
+        "# What the simulator shows",
+        "",
+        "Written by `python bench/faults.py -o docs/simulator.md`; see there for the settings.",
+        "",
+        "## Where P95 TTFT goes without deflection",
+        "",
+        f"DeepSeek-V2-Lite, 2P2D, the evaluation's panels. The paper reports that execution is {low}-{high} % of P95 TTFT where",
+        "prefill is saturated; shares are of the requests around the 95th percentile, in %.",
+        "",
+        "| cell | prefill load | decode load | P95 TTFT [s] | queue | execution | transfer | admission | first step |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in parts.to_dict("records"):
+        shares = " | ".join(f"{100 * row[name]:.1f}" for name in names)
+        numbers = f"{row['load_prefill']:.1f} | {row['load_decode']:.2f} | {row['p95_ttft_s']:.2f}"
+        lines.append(f"| {row['cell']} | {numbers} | {shares} |")
+    full = parts[(parts.load_prefill >= _SATURATED - 1e-9) & (parts.queue > parts.prefill)]
+    within = full[(full.prefill >= PAPER_EXECUTION[0]) & (full.prefill <= PAPER_EXECUTION[1])]
+    least, most = (f"{100 * share:.1f}" for share in (full.prefill.min(), full.prefill.max()))
+    lines += [
+        "",
+        f"Where prefill is saturated (load from {_SATURATED:g} on) execution is {least}-{most} %; {len(within)} of "
+        f"{len(full)} cells lie within the paper's range. Below it the queue is longer than the paper's.",
+        "",
+        "## What goes wrong, by policy",
+        "",
+        f"DeepSeek-V2-Lite, 2P2D, built-in azure-conv at load {_LOAD:g}, {int(faults.requests.iloc[0]):,} requests, one seed, TTFT SLO",
+        "1 s, TBT SLO 60 ms. P95 TTFT [s] / SLO attainment. Plans know nothing of what goes wrong; with wrong laws they were made",
+        "for them, and routers estimate with them. Late binding decides at the instances and sees no stale signals.",
+        "",
+    ]
+    order = list(dict.fromkeys(faults.policy))
+    lines += [f"| condition | {' | '.join(order)} |", f"|---|{'---|' * len(order)}"]
+    for name, group in faults.groupby("condition", sort=False):
+        cells = {row["policy"]: f"{row['p95_ttft_s']:.2f} / {row['slo_attainment']:.2f}" for row in group.to_dict("records")}
+        lines.append(f"| {name} | {' | '.join(cells[policy] for policy in order)} |")
+    lost = int((faults.requests - faults.finished).sum())
+    restarts = faults[faults.restarts > 0]
+    lines += [
+        "",
+        f"Of {int(faults.requests.sum()):,} requests in these runs {lost} did not finish; {int(restarts.restarts.sum()):,} "
+        f"started again, at most {int(restarts.restarts.max()) if len(restarts) else 0:,} in one run.",
+        "",
+    ]
+    return "\n".join(lines)
