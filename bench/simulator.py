@@ -1,11 +1,16 @@
 """Speed of the simulator, and the prefill queue beside simpy and ciw where they are installed.
 
-Run ``python bench/simulator.py [--large]``. Prints requests per second; compile time apart. simpy and ciw get the
-same arrivals and service times: k servers, first come first served.
+Run ``python bench/simulator.py [--large] [--compile]``. Prints requests per second of processor time; compile time
+apart. simpy and ciw get the same arrivals and service times: k servers, first come first served.
 """
 
 import argparse
 import importlib.util
+import os
+import resource
+import subprocess
+import sys
+import tempfile
 import time
 
 import numpy as np
@@ -18,24 +23,77 @@ MODEL, LOAD = "deepseek-v2-lite", 0.9
 
 
 def timed(run):
-    """Return (seconds, result) of the best of two runs."""
+    """Return (seconds of processor time, result) of the best of two runs."""
     best, result = np.inf, None
     for _ in range(2):
-        begin = time.perf_counter()
+        begin = time.process_time()
         result = run()
-        best = min(best, time.perf_counter() - begin)
+        best = min(best, time.process_time() - begin)
     return best, result
 
 
+def first_call_s(cache):
+    """Return the processor time of a fresh process up to its first result [s], with kernels cached in a folder."""
+    code = (
+        "import time\n"
+        "from qmodel import SLO, Cluster, load_calibration, simulate\n"
+        "from qmodel.scenario import Requests\n"
+        f"cluster = Cluster(prefill=2, decode=2, calibration=load_calibration({MODEL!r}))\n"
+        "simulate(cluster, Requests.from_arrays([0.0], [100], [2]), SLO())\n"
+        "print(time.process_time())"
+    )
+    environment = os.environ | ({"QMODEL_CACHE": cache} if cache else {})
+    return float(subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True).stdout)
+
+
+def start_up(compiling):
+    """Print the time to the first simulated request in a new process, from the cache and, if asked, without it."""
+    if compiling:
+        with tempfile.TemporaryDirectory() as folder:
+            print(f"first process, compiling every kernel: {first_call_s(folder):.1f} s")
+    first_call_s(None)
+    print(f"next process, kernels from the cache: {min(first_call_s(None) for _ in range(3)):.2f} s")
+
+
+def compiled_earliest():
+    """Return `EarliestCompletion` as a user would write it in numba."""
+    import numba
+
+    from qmodel.policies.estimates import DECODE, PREFILL, execution_s, limit_s, schedule_s, transfer_s
+
+    chunks = policies.CHUNKS
+
+    @numba.njit
+    def decide(state, request, parameters):
+        best, at_prefill = 0, np.inf
+        for i in range(len(state.prefill_work_s)):
+            ready = state.prefill_work_s[i] + execution_s(state, i, request)
+            total = max(ready, state.link_free_s[i] - state.time_s) + transfer_s(state, i, request)
+            if total < at_prefill:
+                best, at_prefill = i, total
+        host, at_decode, own = -1, np.inf, 0.0
+        for j in range(len(state.batch)):
+            estimate = schedule_s(state, j, request, chunks, limit_s(state, j, request, 1.0))
+            ready = estimate + (state.deflected_work_s[j] if state.hosting[j] else state.step_rest_s[j])
+            if estimate >= 0.0 and ready < at_decode:
+                host, at_decode, own = j, ready, estimate
+        if host >= 0 and at_decode < at_prefill:
+            return DECODE, host, own
+        return PREFILL, best, 0.0
+
+    return policies.Compiled(decide=decide, name="earliest in njit")
+
+
 def speeds(size, count):
-    """Print requests per second of several policies at one cluster size; return the seconds of the first."""
+    """Print requests per second of several policies at one cluster size; return the seconds of each."""
     cluster = Cluster(prefill=size, decode=size, calibration=load_calibration(MODEL))
     workload = Workload.builtin("azure-conv").at_load(LOAD, cluster)
-    requests, first = workload.requests(count=count), 0.0
+    requests, took = workload.requests(count=count), {}
     cases = {
         "disaggregated": policies.Disaggregated(),
         "kairos": policies.Kairos(),
         "earliest": policies.EarliestCompletion(),
+        "earliest, njit": compiled_earliest(),
     }
     if size == 2:
         from qmodel import derive_thresholds
@@ -45,9 +103,24 @@ def speeds(size, count):
             cases[f"{binding} {order}"] = plan.policy()
     for name, policy in cases.items():
         seconds, result = timed(lambda policy=policy: simulate(cluster, requests, SLO(), policy))
-        first = first or seconds
+        took[name] = seconds / count
         print(f"{cluster.name:8s} {name:14s} {count / seconds:10,.0f} requests/s  P95 TTFT {result.ttft_s(0.95):.3f} s")
-    return first
+    return took
+
+
+def large(size, count):
+    """Print time and memory of one large run."""
+    cluster = Cluster(prefill=size, decode=size, calibration=load_calibration(MODEL))
+    requests = Workload.builtin("azure-conv").at_load(LOAD, cluster).requests(count=count)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    begin = time.process_time()
+    result = simulate(cluster, requests, SLO())
+    seconds = time.process_time() - begin
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    asked = sum(column.nbytes for column in result.columns.values())
+    more, asked = (peak - before) / count, asked / count
+    print(f"{cluster.name}, {count:,} requests: {seconds:.1f} s, {1e6 * seconds / count:.2f} us each, ", end="")
+    print(f"peak {peak / 1e9:.2f} GB; {more:.0f} bytes a request more than before, {asked:.0f} of them asked for")
 
 
 def fcfs_simpy(arrivals, services, servers):
@@ -115,16 +188,16 @@ def peers(count=20_000, servers=2, load=0.9):
 def main():
     """Run the benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--large", action="store_true", help="also 64P64D with 5 million requests")
-    large = parser.parse_args().large
-    begin = time.perf_counter()
-    speeds_warm = Cluster(prefill=2, decode=2, calibration=load_calibration(MODEL))
-    simulate(speeds_warm, Requests.from_arrays([0.0], [100], [2]), SLO())
-    print(f"first call, compiling or loading from the cache: {time.perf_counter() - begin:.1f} s")
-    small = speeds(2, 200_000) / 200_000
-    count = 5_000_000 if large else 1_000_000
-    big = speeds(64, count) / count
-    print(f"64P64D takes {big / small:.2f} times the time per request of 2P2D")
+    parser.add_argument("--large", action="store_true", help="also 64P64D with 5 million requests, and 256P256D")
+    parser.add_argument("--compile", action="store_true", help="also compile every kernel anew (a minute)")
+    options = parser.parse_args()
+    if options.large:  # first, so that the peak of memory is its own
+        large(64, 5_000_000)
+        large(256, 1_000_000)
+    start_up(options.compile)
+    small, big = speeds(2, 200_000), speeds(64, 200_000)
+    for name in big:
+        print(f"{name}: 64P64D takes {big[name] / small[name]:.2f} times the time per request of 2P2D")
     peers()
 
 
