@@ -67,11 +67,17 @@ class Disaggregated:
             kind="none",
             order=self.order,
             ageing_per_s=self.ageing_per_s,
-            route_by_requests=self.routing == "requests",
+            route_by_requests=_by_requests(self.routing),
             decode_choice=self.decode_choice,
             count_until=self.count_until,
             tie_seed=self.tie_seed,
         )
+
+
+def _by_requests(routing: str) -> bool:
+    if routing not in ("work", "requests"):
+        raise InputError("routing of a policy", repr(routing), "work or requests")
+    return routing == "requests"
 
 
 def _least_loaded_prefill(state: ClusterState, routing: str) -> Route:
@@ -202,7 +208,7 @@ class StaticLength:
             ageing_per_s=self.ageing_per_s,
             chunks=self.chunks or CHUNKS,
             host_budget=0 if self.chunks else self.token_budget,
-            route_by_requests=self.routing == "requests",
+            route_by_requests=_by_requests(self.routing),
             decode_choice=self.decode_choice,
             count_until=self.count_until,
             tie_seed=self.tie_seed,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from qmodel.errors import InputError
 from qmodel.laws.prefill import chunked_prefill_s
 from qmodel.laws.step import StepLaw
 from qmodel.policies.rule import Order, ThresholdRule
@@ -31,6 +32,14 @@ CountUntil = Literal["finished", "last_batch_starts"]
 
 #: Work, tokens, requests or load that an instance shows while it is down.
 UNAVAILABLE = 1e15
+
+# What the words of a policy may be.
+_KNOWN: dict[str, tuple[str, ...]] = {
+    "order": get_args(Order),
+    "wait": ("steps", "exact", "short"),
+    "decode_choice": get_args(DecodeChoice),
+    "count_until": get_args(CountUntil),
+}
 
 #: Candidate chunk sizes [tokens] that public descriptions of Kairos give.
 CHUNKS = (2048, 1024, 512, 256, 128)
@@ -250,6 +259,15 @@ class KernelSpec:
     rule: ThresholdRule | None = None
     decide: Any = None
     parameters: FloatArray | None = None
+
+    def __post_init__(self) -> None:
+        for name, known in _KNOWN.items():
+            if getattr(self, name) not in known:
+                raise InputError(f"{name} of a policy", repr(getattr(self, name)), f"one of {', '.join(known)}")
+        if not self.chunks or any(isinstance(c, float) or not 1 <= c < 2**31 for c in self.chunks):
+            raise InputError("chunks of a policy", self.chunks, "one or more whole numbers >= 1 [tokens]")
+        if not (np.isfinite(self.ageing_per_s) and self.ageing_per_s >= 0):
+            raise InputError("ageing_per_s of a policy", self.ageing_per_s, "finite and >= 0")
 
 
 class Policy(Protocol):

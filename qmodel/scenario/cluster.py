@@ -17,6 +17,8 @@ from qmodel.units import GB
 __all__ = ["Cluster", "InstanceGroup"]
 
 MAX_INSTANCES = 1024
+#: Largest token budget and batch of a step; beyond all engines, and small enough for tables.
+MAX_STEP = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -89,6 +91,10 @@ class Cluster:
 
     def __post_init__(self) -> None:
         for name in ("prefill", "decode"):
+            pool = getattr(self, name)
+            groups = isinstance(pool, tuple) and all(isinstance(group, InstanceGroup) for group in pool)
+            if not (groups or isinstance(pool, (int, np.integer))):
+                raise InputError(f"{name} instances", repr(pool), "a whole number or groups", "write e.g. 2P2D")
             if _count(getattr(self, name)) < 1:
                 raise InputError(f"{name} instances", _count(getattr(self, name)), ">= 1", "write e.g. 2P2D")
         total = self.prefill_count + self.decode_count
@@ -96,12 +102,16 @@ class Cluster:
             raise InputError("instances", total, f"<= {MAX_INSTANCES}", "model a smaller cluster")
         for name in ("max_num_batched_tokens", "max_num_seqs"):
             value = getattr(self, name)
-            if not (isinstance(value, (int, np.integer)) and value >= 1):
-                raise InputError(name, value, "a whole number >= 1", "vLLM's defaults are 2048 and 256")
+            if not (isinstance(value, (int, np.integer)) and 1 <= value <= MAX_STEP):
+                raise InputError(name, value, f"a whole number in 1..{MAX_STEP:,}", "vLLM's defaults are 2048 and 256")
         for name, low in (("bandwidth_gb_s", True), ("efficiency", True), ("transfer_fixed_s", False)):
             value = getattr(self, name)
-            if not (np.isfinite(value) and (value > 0 if low else value >= 0)):
+            number = isinstance(value, (int, float, np.number)) and np.isfinite(value)
+            if not (number and (value > 0 if low else value >= 0)):
                 raise InputError(name, value, "finite and > 0" if low else "finite and >= 0")
+        for name, known in (("link_sharing", ("fcfs", "fair", "none")), ("first_token", ("decode", "prefill"))):
+            if getattr(self, name) not in known:
+                raise InputError(name, repr(getattr(self, name)), f"one of {', '.join(known)}")
         if self.efficiency > 1:
             raise InputError("efficiency", self.efficiency, "in (0, 1]", "0.75 fits published A100 tables")
 

@@ -14,6 +14,9 @@ __all__ = ["Requests"]
 IntArray = npt.NDArray[np.int64]
 
 
+_MOST_TOKENS = 2.0**62
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Requests:
     """Requests in order of arrival; all arrays have shape (n,).
@@ -85,10 +88,17 @@ class Requests:
         InputError
             When times are unsorted or tokens out of range.
         """
-        t = np.array(arrival_s, dtype=np.float64).reshape(-1)
+        try:
+            t = np.array(arrival_s, dtype=np.float64).reshape(-1)
+        except (TypeError, ValueError) as error:
+            raise InputError("arrival_s", "not numbers", "times [s]") from error
 
         def column(values: npt.ArrayLike) -> IntArray:
             array = np.asarray(values)
+            if array.dtype.kind not in "biuf" or array.ndim > 1:
+                raise InputError("tokens", f"{array.ndim}-d {array.dtype}", "whole numbers, one per request")
+            if array.dtype.kind == "f" and not np.all((np.abs(array) < _MOST_TOKENS) & (array == np.floor(array))):
+                raise InputError("tokens", "fractions, infinite or not numbers", "whole", "round them first")
             return np.array(np.broadcast_to(array, t.shape) if array.ndim == 0 else array, dtype=np.int64)
 
         return cls(

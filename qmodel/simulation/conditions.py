@@ -15,6 +15,8 @@ from qmodel.scenario import Cluster
 __all__ = ["Fault", "Signals"]
 
 _STOP, _START, _SPEED, _LINK = range(4)
+# Each observation is an event: shorter intervals would be all that is simulated.
+_LEAST_INTERVAL_S = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +56,10 @@ class Fault:
     def __post_init__(self) -> None:
         if self.kind not in ("down", "slow", "link"):
             raise InputError("fault kind", repr(self.kind), "down, slow or link")
+        if self.pool not in ("prefill", "decode"):
+            raise InputError("fault pool", repr(self.pool), "prefill or decode")
+        if not isinstance(self.instance, (int, np.integer)):
+            raise InputError("fault instance", repr(self.instance), "a whole number")
         if not (np.isfinite(self.from_s) and np.isfinite(self.until_s) and 0 <= self.from_s < self.until_s):
             raise InputError("fault times", f"{self.from_s} to {self.until_s}", "finite, >= 0 and in order [s]")
         if not (np.isfinite(self.factor) and self.factor > 0):
@@ -88,6 +94,8 @@ class Signals:
             value = getattr(self, name)
             if not (np.isfinite(value) and value >= 0):
                 raise InputError(name, value, "finite and >= 0")
+        if 0 < self.observation_interval_s < _LEAST_INTERVAL_S:
+            raise InputError("observation_interval_s", self.observation_interval_s, f"0 or >= {_LEAST_INTERVAL_S}")
 
     def noise(self, n: int) -> npt.NDArray[np.float64]:
         """Return the factors of n requests, shape (n, 2): prefill side, decode side; shape (1, 2) without noise."""

@@ -193,8 +193,12 @@ def check(scene: Scene, requests: Requests, slos: Sequence[SLO]) -> None:
     Raises
     ------
     InputError
-        When a request cannot fit an instance's KV cache, or its SLO class does not exist.
+        When instances hold different models, a request cannot fit an instance's KV cache, or its SLO class is
+        missing.
     """
+    models = sorted({c.model for c in scene.prefill + scene.decode})
+    if len(models) > 1:
+        raise InputError("models of a cluster", ", ".join(models), "one", "caches of another model cannot be read")
     room = min(c.kv_capacity_tokens for c in scene.decode)
     total = requests.prompt_tokens + requests.output_tokens
     if int(total.max()) > room:

@@ -67,6 +67,8 @@ def simulate(
     InputError
         When the scenario cannot be simulated, e.g. a prompt over the KV capacity.
     """
+    if not isinstance(workload, (Requests, Workload)):
+        raise InputError("workload", type(workload).__name__, "a Workload or Requests", "e.g. Workload.builtin")
     if isinstance(workload, Requests):
         drawn = workload if requests is None else _first(workload, requests)
     else:
@@ -121,7 +123,13 @@ def simulate_requests(
     """
     if not 0 <= warmup < 1:
         raise InputError("warmup", warmup, "in [0, 1)", "give e.g. 0.1")
-    slos = (slo,) if isinstance(slo, SLO) else tuple(slo)
+    if not isinstance(cluster, Cluster):
+        raise InputError("cluster", type(cluster).__name__, "a Cluster", "e.g. Cluster.parse")
+    slos = (slo,) if isinstance(slo, SLO) else tuple(slo) if isinstance(slo, Sequence) else ()
+    if not slos or not all(isinstance(each, SLO) for each in slos):
+        raise InputError("slo", repr(slo), "an SLO, or one for each class")
+    if not all(isinstance(fault, Fault) for fault in faults):
+        raise InputError("faults", repr(faults), "a sequence of Fault")
     chosen = as_policy(policy)
     spec = chosen.kernel_spec() if hasattr(chosen, "kernel_spec") else KernelSpec(kind="external")
     scene = encode.scene_of(cluster, spec)

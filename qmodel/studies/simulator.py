@@ -189,14 +189,18 @@ def _parts_section(parts: DataFrame) -> list[str]:
     inside = full.prefill.between(low, high).sum()
     swept = parts[parts.cell.str.startswith("HH") & parts.prefill.between(low, high)].p95_ttft_s
     seen = f"between {swept.min():.1f} and {swept.max():.1f} s" if len(swept) else "nowhere"
-    return [*lines, ""] + _paragraph(
-        f"At prefill loads of {_SATURATED:g} and more the queue dominates as in the paper, and execution is",
-        f"{100 * full.prefill.min():.1f}-{100 * full.prefill.max():.1f} %:",
-        f"{inside} of {len(full)} cells lie within the paper's range, the others below it.",
-        "The share says how far beyond saturation a cell is: execution stays at 0.1-0.2 s while the queue grows.",
-        f"In panel HH it lies in the paper's range where P95 TTFT is {seen};",
-        "the panels with code traces are burstier and queue longer at every load.",
-    )
+    lines += [
+        "",
+        *_paragraph(
+            f"At prefill loads of {_SATURATED:g} and more the queue dominates as in the paper, and execution is",
+            f"{100 * full.prefill.min():.1f}-{100 * full.prefill.max():.1f} %:",
+            f"{inside} of {len(full)} cells lie within the paper's range, the others below it.",
+            "The share says how far beyond saturation a cell is: execution stays at 0.1-0.2 s while the queue grows.",
+            f"In panel HH it lies in the paper's range where P95 TTFT is {seen};",
+            "the panels with code traces are burstier and queue longer at every load.",
+        ),
+    ]
+    return lines
 
 
 def _faults_section(faults: DataFrame) -> list[str]:
@@ -205,7 +209,8 @@ def _faults_section(faults: DataFrame) -> list[str]:
     lines += _paragraph(
         f"DeepSeek-V2-Lite, 2P2D, built-in azure-conv at load {_LOAD:g}, {int(faults.requests.iloc[0]):,} requests,",
         "one seed, TTFT SLO 1 s, TBT SLO 60 ms. P95 TTFT [s] / SLO attainment.",
-        "Plans know nothing of what goes wrong; with wrong laws they were made for these, and routers estimate with them.",
+        "Plans know nothing of what goes wrong; with wrong laws they were made for these,",
+        "and routers estimate with them.",
         "Late binding decides at the instances and sees no stale signals.",
     )
     lines += [f"| condition | {' | '.join(order)} |", f"|---|{'---|' * len(order)}"]
@@ -213,7 +218,11 @@ def _faults_section(faults: DataFrame) -> list[str]:
         cells = [f"{p95:.2f} / {share:.2f}" for p95, share in zip(group.p95_ttft_s, group.slo_attainment, strict=True)]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     total, lost = int(faults.requests.sum()), int((faults.requests - faults.finished).sum())
-    return [*lines, ""] + _paragraph(
-        f"Of {total:,} requests in these runs {lost} did not finish; {int(faults.restarts.sum()):,} started again,",
-        f"at most {int(faults.restarts.max()):,} in one run.",
-    )
+    lines += [
+        "",
+        *_paragraph(
+            f"Of {total:,} requests in these runs {lost} did not finish; {int(faults.restarts.sum()):,} started again,",
+            f"at most {int(faults.restarts.max()):,} in one run.",
+        ),
+    ]
+    return lines
