@@ -3,7 +3,15 @@
 Nothing here knows about language models, except `decode_batch`: it is a queueing library of its own.
 """
 
-from qmodel.distributions import ServiceTime
+from qmodel.distributions import (
+    MmppArrivals,
+    PoissonArrivals,
+    RenewalArrivals,
+    ServiceTime,
+    WindowedArrivals,
+    fit_arrivals,
+    fit_mmpp,
+)
 from qmodel.queueing.approximations import (
     MethodRow,
     approximate,
@@ -15,7 +23,9 @@ from qmodel.queueing.balking import BalkingMetrics, mgk_balking
 from qmodel.queueing.bursty import map_k, mmpp_k
 from qmodel.queueing.decay import lundberg_rate
 from qmodel.queueing.decode import DecodeBatch, decode_batch
+from qmodel.queueing.descriptors import BusyPeriod, DepartureScv, busy_period, departure_scv, queue_length_tail
 from qmodel.queueing.erlang import FiniteQueue, erlang_b, erlang_c, mmk, mmkn
+from qmodel.queueing.general import ggk, ggk_bounds_s
 from qmodel.queueing.links import FcfsLink, SharedLink, fcfs_link, shared_link
 from qmodel.queueing.metrics import QueueMetrics
 from qmodel.queueing.mgk import mgk
@@ -26,22 +36,34 @@ from qmodel.queueing.two_pools import TwoPools, priced_thresholds, two_pools
 
 __all__ = [
     "BalkingMetrics",
+    "BusyPeriod",
     "DecodeBatch",
+    "DepartureScv",
     "FcfsLink",
     "FiniteQueue",
     "MethodRow",
+    "MmppArrivals",
+    "PoissonArrivals",
     "PoolChain",
     "QueueMetrics",
+    "RenewalArrivals",
     "ServiceTime",
     "SharedLink",
     "TimeVaryingWaits",
     "TwoPools",
+    "WindowedArrivals",
     "approximate",
+    "busy_period",
     "compare_methods",
     "decode_batch",
+    "departure_scv",
     "erlang_b",
     "erlang_c",
     "fcfs_link",
+    "fit_arrivals",
+    "fit_mmpp",
+    "ggk",
+    "ggk_bounds_s",
     "heavy_traffic_mean_s",
     "kiefer_wolfowitz",
     "kingman_bound_s",
@@ -54,6 +76,7 @@ __all__ = [
     "mmpp_k",
     "mtgk",
     "priced_thresholds",
+    "queue_length_tail",
     "shared_link",
     "two_pools",
 ]

@@ -1,0 +1,211 @@
+"""Beside the wait: law of the queue length, busy periods, burstiness of departures."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from qmodel.distributions.service import ServiceTime
+from qmodel.errors import InputError, OutOfRangeError
+from qmodel.queueing.checks import check_load, check_positive, check_servers
+from qmodel.queueing.erlang import erlang_b
+from qmodel.queueing.metrics import QueueMetrics
+
+__all__ = ["BusyPeriod", "DepartureScv", "busy_period", "departure_scv", "queue_length_tail"]
+
+FloatArray = npt.NDArray[np.float64]
+
+#: Points of the rule for the gamma law (2e-4 of the tail).
+GAMMA_POINTS = 4096
+#: Relative error of Whitt's departure formula seen against simulation (at most .23 of it, k = 3, SCV .4 to 4).
+WHITT_ERROR = 0.25
+
+
+def queue_length_tail(metrics: QueueMetrics, waiting: npt.ArrayLike) -> FloatArray:
+    """Exact given the wait, Poisson arrivals alone: P(more than n customers wait), by the distributional Little law.
+
+    Those who wait when a customer's service starts are the arrivals during its wait, so
+    P(N > n) = E[P(W > G)], G the time of n + 1 Poisson arrivals (a gamma law).
+
+    Parameters
+    ----------
+    metrics : QueueMetrics
+        The law of the wait in a FCFS queue with Poisson arrivals.
+    waiting : array_like of int
+        Numbers n >= 0 of waiting customers.
+
+    Returns
+    -------
+    ndarray
+        Probabilities.
+
+    Raises
+    ------
+    InputError
+        When a number is negative or not whole, or the arrivals are not Poisson.
+
+    Notes
+    -----
+    Haji & Newell, J. Appl. Prob. 8 (1971); Keilson & Servi, Oper. Res. Lett. 7 (1988).
+
+    Examples
+    --------
+    >>> from qmodel.queueing import mmk
+    >>> queue_length_tail(mmk(0.5, 1, 1.0), [0, 1]).round(4).tolist()
+    [0.25, 0.125]
+    """
+    from scipy.special import gammaincinv
+
+    n = np.asarray(waiting, dtype=np.float64)
+    if not np.all(np.isfinite(n) & (n >= 0) & (n == np.floor(n))):
+        raise InputError("number of waiting customers", str(waiting), "whole numbers >= 0")
+    if "MAP" in metrics.method:
+        raise InputError("arrivals of this queue", metrics.method, "Poisson", "this form of Little's law needs them so")
+    level = (np.arange(GAMMA_POINTS) + 0.5) / GAMMA_POINTS
+    times = gammaincinv(n[..., None] + 1, level) / metrics.arrival_rate_per_s
+    return np.asarray(metrics.wait_tail(times).mean(axis=-1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BusyPeriod:
+    """Means of busy periods.
+
+    Parameters
+    ----------
+    mean_s : float
+        Mean time from the arrival at an empty system until it is empty again [s].
+    full_s : float
+        Mean time from the moment that all servers are busy until one is idle [s].
+    second_moment_s2 : float or None
+        Second moment of the busy period [s^2]; None where it is not known in closed form.
+    """
+
+    mean_s: float
+    full_s: float
+    second_moment_s2: float | None
+
+
+def busy_period(arrival_rate_per_s: float, servers: int, service: ServiceTime) -> BusyPeriod:
+    """Exact: busy periods of M/G/1 and M/M/k.
+
+    One server: E[B] = m/(1 - rho), E[B^2] = E[S^2]/(1 - rho)^3. Exponential services: the full busy period lasts
+    m/(k(1 - rho)), and 1/p_0 = 1 + lam*E[B].
+
+    Parameters
+    ----------
+    arrival_rate_per_s : float
+        Poisson rate [1/s].
+    servers : int
+        Number of servers.
+    service : ServiceTime
+        Law of a service time; exponential when there are several servers.
+
+    Returns
+    -------
+    BusyPeriod
+        Means.
+
+    Raises
+    ------
+    UnstableError
+        When the load is 1 or more.
+    OutOfRangeError
+        When there are several servers and services are not exponential: no closed form is known.
+
+    Notes
+    -----
+    Kleinrock, Queueing Systems I (1975), eqs 5.141-5.142; Omahen & Marathe, JACM 25 (1978).
+
+    Examples
+    --------
+    >>> busy_period(0.5, 1, ServiceTime.deterministic(1.0)).mean_s
+    2.0
+    """
+    k, lam, mean = check_servers(servers), arrival_rate_per_s, service.mean_s
+    rho = check_load(lam, k, mean)
+    if k == 1:
+        each = mean / (1 - rho)
+        return BusyPeriod(mean_s=each, full_s=each, second_moment_s2=service.moment(2) / (1 - rho) ** 3)
+    if abs(service.scv - 1) > 1e-9 or abs(service.moment(3) / mean**3 - 6) > 1e-6:
+        raise OutOfRangeError("scv of services", service.scv, "1 (exponential) with several servers", "simulate it")
+    # 1/p_0 over the mass of k busy servers: sum_(j<k) a^j/j! = a^k/k! (1/B - 1).
+    log_full = k * math.log(rho * k) - math.lgamma(k + 1)
+    lost = erlang_b(k, rho * k)
+    log_total = log_full + math.log((1 / lost - 1) + 1 / (1 - rho))
+    return BusyPeriod(mean_s=math.expm1(log_total) / lam, full_s=mean / (k * (1 - rho)), second_moment_s2=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DepartureScv:
+    """Squared coefficient of variation of the time between departures.
+
+    Parameters
+    ----------
+    value : float
+        The SCV.
+    exact : bool
+        Whether exact.
+    method : str
+        Formula.
+    error : float
+        Absolute error seen against simulation; 0 when exact.
+    """
+
+    value: float
+    exact: bool
+    method: str
+    error: float
+
+
+def departure_scv(
+    arrival_rate_per_s: float, servers: int, service: ServiceTime, arrival_scv: float = 1.0
+) -> DepartureScv:
+    """Exact for M/M/k and M/G/1, approximation otherwise: burstiness of what leaves a FCFS queue.
+
+    M/M/k: 1 (Burke). M/G/1: 1 + rho^2 (c2 - 1) (Marshall). Otherwise Whitt's
+    1 + (1 - rho^2)(ca2 - 1) + rho^2 (max(c2, 0.2) - 1)/sqrt(k), for independent gaps of SCV ca2.
+
+    Parameters
+    ----------
+    arrival_rate_per_s : float
+        Arrival rate [1/s].
+    servers : int
+        Number of servers.
+    service : ServiceTime
+        Law of a service time.
+    arrival_scv : float, optional
+        SCV of the gaps between arrivals; 1 is taken for Poisson arrivals.
+
+    Returns
+    -------
+    DepartureScv
+        The SCV, and whether it is exact.
+
+    Raises
+    ------
+    UnstableError
+        When the load is 1 or more.
+
+    Notes
+    -----
+    Burke, Oper. Res. 4 (1956); Marshall, Oper. Res. 16 (1968); Whitt, The Queueing Network Analyzer, BSTJ 62 (1983),
+    eq. 39.
+
+    Examples
+    --------
+    >>> departure_scv(0.5, 1, ServiceTime.deterministic(1.0)).value
+    0.75
+    """
+    k = check_servers(servers)
+    rho = check_load(arrival_rate_per_s, k, service.mean_s)
+    ca2 = arrival_scv if arrival_scv == 0 else check_positive("scv of arrivals", arrival_scv)
+    exponential = abs(service.scv - 1) < 1e-12 and abs(service.moment(3) / service.mean_s**3 - 6) < 1e-9
+    if ca2 == 1 and exponential:
+        return DepartureScv(value=1.0, exact=True, method="Burke", error=0.0)
+    if ca2 == 1 and k == 1:
+        return DepartureScv(value=1 + rho**2 * (service.scv - 1), exact=True, method="Marshall", error=0.0)
+    value = 1 + (1 - rho**2) * (ca2 - 1) + rho**2 * (max(service.scv, 0.2) - 1) / math.sqrt(k)
+    return DepartureScv(value=value, exact=False, method="Whitt (QNA)", error=WHITT_ERROR * max(value, 1.0))

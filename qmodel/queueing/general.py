@@ -1,0 +1,105 @@
+"""Queues with any arrival law: the method follows from the law."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from qmodel.distributions.arrivals import Arrivals, MmppArrivals, PoissonArrivals, RenewalArrivals, WindowedArrivals
+from qmodel.distributions.service import ServiceTime
+from qmodel.errors import InputError
+from qmodel.queueing.approximations import heavy_traffic_mean_s, kingman_bound_s
+from qmodel.queueing.bursty import map_k
+from qmodel.queueing.metrics import QueueMetrics
+from qmodel.queueing.mgk import mgk
+from qmodel.queueing.time_varying import TimeVaryingWaits, mtgk
+
+__all__ = ["ggk", "ggk_bounds_s"]
+
+#: A window this many times the time between arrivals shows the limit of the index of dispersion.
+LIMIT_GAPS = 1e6
+#: What fitting two moments of the gaps adds to the error.
+RENEWAL_ERROR = 0.05
+
+
+def ggk(arrivals: Arrivals, servers: int, service: ServiceTime) -> QueueMetrics | TimeVaryingWaits:
+    """Return the law of the wait in a FCFS queue with any of the arrival laws and k servers.
+
+    Poisson arrivals go to `mgk`, renewal and Markov-modulated ones to `map_k`, rates by window to `mtgk`.
+
+    Parameters
+    ----------
+    arrivals : Arrivals
+        Law of arrivals.
+    servers : int
+        Number of servers.
+    service : ServiceTime
+        Law of a service time.
+
+    Returns
+    -------
+    QueueMetrics or TimeVaryingWaits
+        The latter for `WindowedArrivals`; both have `.mean_wait_s` and `.wait_quantile_s(q)`.
+
+    Raises
+    ------
+    UnstableError
+        When the load is 1 or more (rates by window may exceed it).
+    InputError
+        When the law is none of qmodel's.
+
+    Examples
+    --------
+    >>> arrivals = RenewalArrivals.hyperexponential(1.6, 4.0)
+    >>> waits = ggk(arrivals, 2, ServiceTime.exponential(1.0))
+    >>> waits.exact, bool(waits.mean_wait_s > 4)
+    (True, True)
+    """
+    if isinstance(arrivals, PoissonArrivals):
+        return mgk(arrivals.rate_per_s, servers, service)
+    if isinstance(arrivals, WindowedArrivals):
+        return mtgk(arrivals.edges_s - arrivals.edges_s[0], arrivals.rates_per_s, service, servers)
+    if not isinstance(arrivals, RenewalArrivals | MmppArrivals):
+        raise InputError("arrivals", type(arrivals).__name__, "one of the laws of qmodel.distributions")
+    quiet, arrive, exact = arrivals.as_map()
+    found = map_k(quiet, arrive, servers, service)
+    if exact:
+        return found
+    errors = {name: found.error_estimate.get(name, 0.0) + RENEWAL_ERROR for name in ("mean", "p95", "p99")}
+    return replace(found, method=f"{found.method}; gaps fitted by phases", exact=False, error_estimate=errors)
+
+
+def ggk_bounds_s(arrivals: Arrivals, servers: int, service: ServiceTime) -> tuple[float | None, float]:
+    """Return (upper bound, heavy-traffic value) of the mean wait [s].
+
+    The bound (Kingman; Brumelle for several servers) holds for independent gaps alone and is None otherwise; the
+    heavy-traffic value takes the limiting index of dispersion of the counts.
+
+    Parameters
+    ----------
+    arrivals : Arrivals
+        Law of arrivals.
+    servers : int
+        Number of servers.
+    service : ServiceTime
+        Law of a service time.
+
+    Returns
+    -------
+    tuple of float
+        Bound, or None, and heavy-traffic value [s].
+
+    Raises
+    ------
+    UnstableError
+        When the load is 1 or more.
+
+    Examples
+    --------
+    >>> bound, heavy = ggk_bounds_s(PoissonArrivals(rate_per_s=0.9), 1, ServiceTime.exponential(1.0))
+    >>> round(bound, 3), round(heavy, 3)
+    (10.056, 10.056)
+    """
+    rate, independent = arrivals.rate_per_s, isinstance(arrivals, PoissonArrivals | RenewalArrivals)
+    bound = kingman_bound_s(rate, arrivals.scv, servers, service.mean_s, service.scv) if independent else None
+    limit = arrivals.scv if independent else arrivals.idc(LIMIT_GAPS / rate)
+    return bound, heavy_traffic_mean_s(rate, limit, servers, service.mean_s, service.scv)
