@@ -6,6 +6,7 @@ import numpy.typing as npt
 from qmodel._kernels import kernel
 
 Array = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
 
 
 @kernel
@@ -54,3 +55,102 @@ def fcfs_waits(arrival: Array, work: Array, limit: Array, free: Array, waits: Ar
         waits[i] = wait
         free[0] = now + wait + work[i]
         sift_down(free)
+
+
+@kernel
+def insert_sorted(free: Array, end: float) -> None:
+    """Replace the least of the increasing `free` by `end`."""
+    size, at = free.size, 1
+    while at < size and free[at] < end:
+        free[at - 1] = free[at]
+        at += 1
+    free[at - 1] = end
+
+
+@kernel
+def place_of(rank: float, cumulative: Array, first: Integers) -> int:
+    """Return the first place whose cumulative weight exceeds `rank`, in [0, 1); the last weight must exceed it.
+
+    `first[c]` is where to start looking for ranks in cell c of equal cells of [0, 1).
+    """
+    at = first[int(rank * first.size)]
+    while cumulative[at] <= rank:
+        at += 1
+    return int(at)
+
+
+@kernel
+def pick(ranks: Array, cumulative: Array, first: Integers, values: Array, out: Array) -> None:
+    """Fill `out` with the values at the places of `ranks`."""
+    for i in range(ranks.size):
+        out[i] = values[place_of(ranks[i], cumulative, first)]
+
+
+@kernel
+def coupled_path(
+    gaps: Array, works: Array, free: Array, state: Array, cells_per_s: float, own: Array, pooled: Array, sums: Array
+) -> None:
+    """Go on with FCFS on k servers and with the same work on one server k times as fast, and count waits of both.
+
+    `free` holds the times at which servers fall free, increasing; `state` the time and the work the fast server has
+    left. `own` and `pooled` count waits: no wait, then cells of equal width, the last open; `sums` adds waits up.
+    """
+    k, now, left = free.size, state[0], state[1]
+    last = own.size - 2
+    for i in range(gaps.size):
+        now += gaps[i]
+        left = max(left - k * gaps[i], 0.0)
+        wait = free[0] - now
+        if wait > 0.0:
+            own[min(int(wait * cells_per_s), last) + 1] += 1.0
+            sums[0] += wait
+        else:
+            wait = 0.0
+            own[0] += 1.0
+        if left > 0.0:
+            pooled[min(int(left / k * cells_per_s), last) + 1] += 1.0
+            sums[1] += left / k
+        else:
+            pooled[0] += 1.0
+        insert_sorted(free, now + wait + works[i])
+        left += works[i]
+    state[0], state[1] = now, left
+
+
+@kernel
+def balking_path(
+    gaps: Array,
+    ranks: Array,
+    law: tuple[Array, Integers],
+    works: Array,
+    limits: Array,
+    free: Array,
+    now: float,
+    cells: tuple[float, float, float],
+    fine: Array,
+    coarse: Array,
+) -> tuple[float, float]:
+    """Go on with FCFS on k servers that a class joins within its limit; count the virtual waits that arrivals meet.
+
+    `ranks` choose the class by `law`, its cumulative weights and where to look. `cells` are the least wait counted in
+    `coarse` and the cells per second of both: `fine` counts no wait, then cells, `coarse` cells, the last open.
+    Returns the time at the end and the work offered.
+    """
+    split, fine_per_s, coarse_per_s = cells
+    last, offered = coarse.size - 1, 0.0
+    for i in range(gaps.size):
+        now += gaps[i]
+        wait = free[0] - now
+        if wait > 0.0:
+            if wait <= split:
+                fine[min(int(wait * fine_per_s) + 1, fine.size - 1)] += 1.0
+            else:
+                coarse[min(int((wait - split) * coarse_per_s), last)] += 1.0
+        else:
+            wait = 0.0
+            fine[0] += 1.0
+        at = place_of(ranks[i], law[0], law[1])
+        offered += works[at]
+        if wait <= limits[at]:
+            insert_sorted(free, now + wait + works[at])
+    return now, offered

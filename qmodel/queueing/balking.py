@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -12,14 +13,16 @@ import numpy.typing as npt
 from qmodel._kernels.queueing_balking import march_balking
 from qmodel.distributions.service import ServiceTime
 from qmodel.errors import ConvergenceError, InputError, UnstableError
+from qmodel.queueing.balking_path import count_virtual_wait
 from qmodel.queueing.checks import check_servers
 from qmodel.queueing.fluid import virtual_wait
 from qmodel.queueing.metrics import tabulated
 from qmodel.queueing.mgk import mgk
 
-__all__ = ["BalkingMetrics", "mgk_balking"]
+__all__ = ["BalkingMethod", "BalkingMetrics", "mgk_balking"]
 
 FloatArray = npt.NDArray[np.float64]
+BalkingMethod = Literal["auto", "path", "fluid"]
 
 #: Grid of the one-server march before refinement, and the refinements whose differences Romberg's rule removes.
 CELLS = 1024
@@ -28,6 +31,8 @@ REFINEMENTS = 3
 MAX_CELLS = 1 << 14
 #: Servers up to which the fluid is solved.
 MAX_SERVERS = 32
+#: Errors of the fluid seen against simulation: prompt lengths and uniform services, k = 2..8, loads .7 to 1.2.
+FLUID_ERRORS = {"mean": 0.09, "p95": 0.09, "accept": 0.02}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -139,14 +144,19 @@ class BalkingMetrics:
 
 
 def mgk_balking(
-    rates_per_s: npt.ArrayLike, services_s: npt.ArrayLike, thetas_s: npt.ArrayLike, servers: int
+    rates_per_s: npt.ArrayLike,
+    services_s: npt.ArrayLike,
+    thetas_s: npt.ArrayLike,
+    servers: int,
+    method: BalkingMethod = "auto",
 ) -> BalkingMetrics:
     """Exact for one server, approximation for more: Poisson classes that join iff the virtual wait is <= theta.
 
     One server: F' = sum_i lam_i [F(min(x, theta_i)) - F(x - s_i)]^+, F the law of the virtual wait V including its mass
-    at 0. More servers: classes are grouped into two exponential types with the mean and second moment of the services,
-    and V with the types in the other servers is a modulated fluid, solved by its Riccati equation, then corrected
-    for the true services (docs/decisions/0021).
+    at 0. More servers: waits counted along a path of the queue, always the same one, until their standard errors are
+    small (docs/decisions/0023). ``fluid`` is smooth in its arguments, and rougher: classes are grouped into two
+    exponential types with the mean and second moment of the services, and V with the types in the other servers is a
+    modulated fluid, solved by its Riccati equation, then corrected for the true services (docs/decisions/0021).
 
     Parameters
     ----------
@@ -158,6 +168,8 @@ def mgk_balking(
         Longest wait with which each class still joins [s]; infinity: always; negative: never.
     servers : int
         Number of servers.
+    method : {"auto", "path", "fluid"}
+        How several servers are solved: ``auto`` is the path. One server is always solved exactly.
 
     Returns
     -------
@@ -169,7 +181,7 @@ def mgk_balking(
     UnstableError
         When the classes that always join fill the servers.
     InputError
-        When rates or services are not finite and positive.
+        When rates or services are not finite and positive, or the fluid is asked for more than 32 servers.
 
     Notes
     -----
@@ -194,11 +206,13 @@ def mgk_balking(
     load = float(rates[always] @ services[always]) / k
     if load >= 1:
         raise UnstableError("load of the classes that always join", load, "below 1", "give them a threshold")
-    if k > MAX_SERVERS:
-        raise InputError("servers with thresholds", k, f"at most {MAX_SERVERS}", "split the pool")
+    if method not in get_args(BalkingMethod):
+        raise InputError("method", repr(method), "one of " + ", ".join(get_args(BalkingMethod)))
+    if k > MAX_SERVERS and method == "fluid":
+        raise InputError("servers of the fluid method", k, f"at most {MAX_SERVERS}", "use method='auto'")
     keep = (rates > 0) & (services > 0) & (thetas >= 0)
     if not keep.any():
-        return _metrics(rates, services, thetas, k, np.array([0.0, 1.0]), np.ones(2), math.inf, "empty", exact=True)
+        return _metrics(rates, services, thetas, k, np.array([0.0, 1.0]), np.ones(2), math.inf, "empty")
     finite = thetas.copy()
     finite[always] = _reach(rates, services, thetas, k)
     if k == 1:
@@ -207,10 +221,16 @@ def mgk_balking(
         plain = mgk(float(rates[keep].sum()), k, ServiceTime.from_samples(services[keep], rates[keep]))
         table = tabulated(plain)
         cdf = -np.expm1(table.log_tail)
-        return _metrics(rates, services, thetas, k, table.grid, cdf, table.decay, plain.method, exact=False)
-    grid, cdf, decay = virtual_wait(rates[keep], services[keep], finite[keep], k)
-    method = f"two-type modulated fluid, {k} servers"
-    return _metrics(rates, services, thetas, k, grid, cdf, decay, method, exact=False)
+        return _metrics(
+            rates, services, thetas, k, table.grid, cdf, table.decay, plain.method, errors=plain.error_estimate
+        )
+    if method == "fluid":
+        grid, cdf, decay = virtual_wait(rates[keep], services[keep], finite[keep], k)
+        name = f"two-type modulated fluid, {k} servers"
+        return _metrics(rates, services, thetas, k, grid, cdf, decay, name, errors=FLUID_ERRORS)
+    found = count_virtual_wait(rates[keep], services[keep], thetas[keep], k)
+    name = f"path of {found.arrivals} arrivals at {k} servers"
+    return _metrics(rates, services, thetas, k, found.grid_s, found.cdf, math.inf, name, errors=found.error_estimate)
 
 
 def _reach(rates: FloatArray, services: FloatArray, thetas: FloatArray, k: int) -> float:
@@ -240,7 +260,7 @@ def _one_server(
         table.append((f[:: 1 << level] / f[-1], area[:: 1 << level] / f[-1]))
     cdf, area = (_romberg([entry[i] for entry in table]) for i in (0, 1))
     grid = np.linspace(0.0, top, cells + 1)
-    metrics = _metrics(rates, services, thetas, 1, grid, np.clip(cdf, 0.0, 1.0), math.inf, "", exact=True)
+    metrics = _metrics(rates, services, thetas, 1, grid, np.clip(cdf, 0.0, 1.0), math.inf, "")
     # The integral of the CDF gives means to the order of the march, better than the table of the CDF would.
     below = np.interp(np.minimum(finite, top), grid, area)
     accept = np.where(thetas >= 0, metrics.accept, 0.0)
@@ -301,7 +321,7 @@ def _metrics(
     decay: float,
     method: str,
     *,
-    exact: bool,
+    errors: dict[str, float] | None = None,
 ) -> BalkingMetrics:
     """Return the metrics that follow from a table of the virtual wait's CDF."""
     area = np.concatenate([[0.0], np.cumsum(0.5 * np.diff(grid) * (cdf[1:] + cdf[:-1]))])
@@ -320,6 +340,6 @@ def _metrics(
         virtual_cdf=cdf,
         decay_per_s=decay,
         method=method,
-        exact=exact,
-        error_estimate={} if exact else {"mean": 0.04, "p95": 0.04, "accept": 0.04},
+        exact=errors is None,
+        error_estimate=errors or {},
     )

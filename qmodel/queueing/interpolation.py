@@ -8,18 +8,20 @@ solved exactly; where there is none, exact solutions are interpolated. See docs/
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from qmodel.distributions.parts import Atoms
 from qmodel.distributions.phase_type import PhaseType2, fit_h2_transform, fit_phase_type, h2_of_shape
 from qmodel.distributions.service import ServiceTime
 from qmodel.errors import QModelError
 from qmodel.queueing.deterministic import solve_mdk
-from qmodel.queueing.matrix import solve_mphk
+from qmodel.queueing.erlang import mmk
+from qmodel.queueing.matrix import mean_wait_mphk, solve_mphk
 from qmodel.queueing.metrics import QueueMetrics, TabulatedTail
-from qmodel.queueing.renewal import renewal_tail
+from qmodel.queueing.renewal import least_residual, renewal_tail
 
 __all__ = ["matching_frequency", "solve_mgk"]
 
@@ -37,10 +39,39 @@ PROBE_SECOND_MOMENT = 2.5
 PROBE_SHAPES = (1.02, 1.6)
 #: Probability of waiting that is rounding, not queueing.
 NOBODY_WAITS = 1e-13
+#: Relative error of the probability of waiting at which a percentile may still turn out to be 0.
+NEAR_NOBODY = 0.05
 #: Largest cell of the renewal grid, in services over k.
 COARSE = 1.0
 #: Largest extrapolation along the probes.
 LARGEST_EXPONENT = 2.0
+#: What the match leaves: log of the mean wait by the difference in mean least residual services (logs), and in the
+#: residual transform at twice the frequency, with and without an H2 fit (linear regressions on paths, decision 0023).
+LEAST_RESIDUAL_EFFECT = {True: 0.185, False: 0.32}
+TRANSFORM_EFFECT = {True: -1.08, False: 0.35}
+#: Extrapolation along the probes beyond which the regression was not made.
+FAR = 0.5
+#: Error of mean, P95 and P99 by: 1, the least-residual difference times P(W = 0)^2, that of the residual transform at
+#: half and at twice the frequency, the extrapolation and its square times P(W = 0), the largest atom times P(W = 0);
+#: with an H2 fit, near the neighbours, far. Quantile regressions (9 in 10 are within) on paths of 625 random laws,
+#: k = 2..20, loads .35 to .97 (decision 0023).
+ERRORS = {
+    "fitted": {
+        "mean": (0.003, 0.01, 2.6, 0.0, 0.0, 0.0, 0.0),
+        "p95": (0.004, 0.06, 0.1, 2.7, 0.0, 0.0, 0.0),
+        "p99": (0.004, 0.25, 9.0, 0.0, 0.0, 0.0, 0.0),
+    },
+    "near": {
+        "mean": (0.004, 0.03, 0.9, 0.0, 0.0, 0.02, 0.008),
+        "p95": (0.007, 0.20, 0.5, 0.0, 0.0, 0.25, 0.04),
+        "p99": (0.009, 0.06, 1.4, 0.0, 0.0, 0.20, 0.05),
+    },
+    "far": {
+        "mean": (0.003, 0.13, 3.0, 0.0, 0.0, 0.0, 0.0),
+        "p95": (0.003, 0.70, 4.0, 0.0, 0.0, 0.0, 0.0),
+        "p99": (0.004, 0.05, 5.3, 0.0, 0.01, 0.01, 0.0),
+    },
+}
 #: Servers from which the tail of a fitted H2 queue is better than its renewal correction, and up to which it is worse.
 CORRECTED_UP_TO, UNCORRECTED_FROM = 2, 10
 #: The table of the tail: points of the renewal equation, points kept, length in conditional means.
@@ -57,6 +88,7 @@ class _Base:
     mean_wait: float
     exponent: float
     fitted: bool
+    doubts: tuple[float, ...] = ()
 
     @property
     def wait_probability(self) -> float:
@@ -98,8 +130,7 @@ def solve_mgk(arrival_rate_per_s: float, servers: int, service: ServiceTime) -> 
     """
     mean = service.mean_s
     lam, unit = arrival_rate_per_s * mean, service.scaled(1 / mean)
-    base = _base(lam, servers, unit)
-    shift = abs(base.exponent)
+    base = _nudged(lam, servers, unit, _base(lam, servers, unit))
     table = _tail(lam, servers, unit, base)
     return QueueMetrics(
         arrival_rate_per_s=arrival_rate_per_s,
@@ -110,7 +141,7 @@ def solve_mgk(arrival_rate_per_s: float, servers: int, service: ServiceTime) -> 
         wait_law=TabulatedTail(grid=table.grid * mean, log_tail=table.log_tail, decay=table.decay / mean),
         method=f"from exact {base.names}, same mean, SCV and transform",
         exact=False,
-        error_estimate={"mean": 0.01 + 0.03 * shift, "p95": 0.02 + 0.03 * shift, "p99": 0.02 + 0.03 * shift},
+        error_estimate=_estimates(base),
     )
 
 
@@ -151,8 +182,8 @@ def _base(lam: float, k: int, unit: ServiceTime) -> _Base:
     if exponents == (0.0, 0.0):
         factor = 1.0
     else:
-        probes = [solve_mphk(lam, k, probe).mean_wait_s for probe in _probes()]
-        centre = solve_mphk(lam, k, fit_phase_type(ServiceTime.exponential(1.0))).mean_wait_s
+        probes = [mean_wait_mphk(lam, k, probe) for probe in _probes()]
+        centre = mmk(lam, k, 1.0).mean_wait_s
         usable = min(*probes, centre) > 0
         factor = math.prod((wait / centre) ** e for wait, e in zip(probes, exponents, strict=True)) if usable else 1.0
     return _Base(
@@ -163,6 +194,38 @@ def _base(lam: float, k: int, unit: ServiceTime) -> _Base:
         exponent=min(abs(exponents[0]), abs(exponents[1])),
         fitted=False,
     )
+
+
+def _nudged(lam: float, k: int, unit: ServiceTime, base: _Base) -> _Base:
+    """Return `base` with its mean wait moved by what the law's residuals differ from the neighbours', and how far."""
+    at = matching_frequency(k, lam / k, unit.scv) * np.array([0.5, 2.0])
+    free = 1 - min(base.wait_probability, 1.0)
+    theirs = math.fsum(w * least_residual(law, k) for w, law in zip(base.weights, base.laws, strict=True))
+    residual = math.log(least_residual(unit, k) / theirs)
+    values = np.sum([w * law.laplace(at).real for w, law in zip(base.weights, base.laws, strict=True)], axis=0)
+    low, high = ((values - unit.laplace(at).real) / at).tolist()
+    log_factor = LEAST_RESIDUAL_EFFECT[base.fitted] * residual * free**4
+    log_factor += TRANSFORM_EFFECT[base.fitted] * high * free**2
+    factor = math.exp(log_factor) if base.exponent <= FAR else 1.0
+    further = (base.exponent, base.exponent**2 * free, _largest_atom(unit) * free)
+    doubts = (1.0, abs(residual) * free**2, abs(low), abs(high), *further)
+    return replace(base, mean_wait=base.mean_wait * factor, doubts=doubts)
+
+
+def _largest_atom(law: ServiceTime) -> float:
+    """Return the largest probability of a single service time."""
+    pieces = zip(law.parts, law.weights, strict=True)
+    return max((w * float(part.weights.max()) for part, w in pieces if isinstance(part, Atoms)), default=0.0)
+
+
+def _estimates(base: _Base) -> dict[str, float]:
+    """Return relative errors of mean, P95 and P99; none of a percentile at which nobody waits."""
+    kind = "fitted" if base.fitted else "near" if base.exponent <= FAR else "far"
+    estimates = {name: float(np.dot(row, base.doubts)) for name, row in ERRORS[kind].items()}
+    for name, beyond in (("p95", 0.05), ("p99", 0.01)):
+        if base.wait_probability < (1 - NEAR_NOBODY) * beyond:
+            estimates[name] = 0.0
+    return estimates
 
 
 def _neighbours(
@@ -211,11 +274,10 @@ def _tail(lam: float, k: int, unit: ServiceTime, base: _Base) -> TabulatedTail:
     plain = np.maximum(_mixed(base, grid), 1e-300)
     share = 1.0 if not base.fitted else (UNCORRECTED_FROM - k) / (UNCORRECTED_FROM - CORRECTED_UP_TO)
     share = min(max(share, 0.0), 1.0)
-    log_tail = np.log(plain)
+    log_tail = np.interp(grid, grid * (base.mean_wait / base.own_mean), np.log(plain))
     if REACH * scale / POINTS > COARSE / k:
         # In heavy traffic the grid cannot resolve services, and the neighbours' tail needs no correction.
         share = 0.0
-        log_tail = np.interp(grid, grid * (base.mean_wait / base.own_mean), log_tail)
     if share > 0:
         own = renewal_tail(lam, k, unit, REACH * scale, POINTS).tail(grid)
         theirs = sum(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -11,7 +13,7 @@ from qmodel.errors import ConvergenceError, InputError
 from qmodel.queueing.checks import check_load
 from qmodel.queueing.metrics import ExponentialSum, FunctionTail, QueueMetrics
 
-__all__ = ["solve_mphk"]
+__all__ = ["mean_wait_mphk", "solve_mphk"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -78,6 +80,19 @@ def solve_mphk(arrival_rate_per_s: float, servers: int, phases: PhaseType2) -> Q
         wait_law=law,
         method=f"exact M/{phases.name}/{k} (logarithmic reduction)",
     )
+
+
+def mean_wait_mphk(arrival_rate_per_s: float, servers: int, phases: PhaseType2) -> float:
+    """Exact: mean wait [s] of M/PH/k alone, several times as fast as `solve_mphk`; NaN when it does not converge."""
+    lam, k, mean = arrival_rate_per_s, servers, _mean(phases)
+    shape = (phases.start1, phases.rate1_per_s * mean, phases.rate2_per_s * mean, phases.go_on)
+    load = lam * mean
+    pi, r, _, missing = solve_map_ph2(np.array([[-load]]), np.array([[load]]), k, *shape)
+    if not missing < REDUCTION_TOLERANCE:
+        return math.nan
+    left = (np.eye(k + 1) - r).T
+    queue = np.linalg.solve(left, r.T @ np.linalg.solve(left, pi[-(k + 1) :]))
+    return float(queue.sum()) / lam
 
 
 def _mean(phases: PhaseType2) -> float:

@@ -16,6 +16,9 @@ FloatArray = npt.NDArray[np.float64]
 TILT = 12.0
 #: Tail below which the table is noise.
 FLOOR = 1e-12
+#: Mean services up to which residual services are integrated, on a grid that is fine near 0.
+LONGEST = 200.0
+_CUBES = np.linspace(0.0, 1.0, 257) ** 3
 
 
 def renewal_tail(
@@ -84,9 +87,8 @@ def delayed_mean(arrival_rate_per_s: float, servers: int, service: ServiceTime) 
 def least_residual(service: ServiceTime, servers: int) -> float:
     """Return the mean of the least of `servers` independent residual services [s]."""
     mean = service.mean_s
-    reach = min(service.upper_s, 2000 * mean)
-    fine = np.linspace(0.0, min(4 * mean, reach), 513)
-    coarse = np.geomspace(fine[-1], reach, 257)[1:] if reach > fine[-1] else np.empty(0)
-    grid = np.concatenate([fine, coarse])
+    if servers == 1:
+        return service.moment(2) / (2 * mean)
+    grid = min(service.upper_s, LONGEST * mean) * _CUBES
     power = (service.tail_integral(grid) / mean) ** servers
     return float(((power[1:] + power[:-1]) / 2 * np.diff(grid)).sum())

@@ -12,8 +12,10 @@ from qmodel.queueing import ServiceTime, erlang_b, mgk, mgk_balking
 from . import reference
 
 EXACT = 1e-8
-#: Asked for with several servers, and what is reached for mean and P95 when thresholds fall with length (decision 0021).
-TARGET, REACHED = 0.04, 0.09
+#: Asked for with several servers: 4 %. Reached: 1 %, and the simulations compared with are good to as much.
+REACHED = 0.02
+#: The fluid approximation, in overload with thresholds that fall with length (decision 0021).
+FLUID = 0.09
 
 
 @pytest.mark.data
@@ -42,9 +44,9 @@ def test_simulated_cases_of_several_servers(shared_data):
         queue = mgk_balking(rates, service, case["theta"], case["k"])
         assert 1 - queue.rejected == pytest.approx(1 - case["reject_prob"], rel=0.01)
         assert 1 - queue.rejected_work == pytest.approx(1 - case["deflected_token_fraction"], rel=0.01)
-        assert queue.mean_wait_all_s == pytest.approx(case["mean_wait_admitted"], rel=0.04)
-        assert queue.wait_probability == pytest.approx(case["p_virtual_wait_positive"], rel=0.02)
-        assert queue.virtual_wait_quantile_s(0.95) == pytest.approx(case["virtual_wait_p95"], rel=0.04)
+        assert queue.mean_wait_all_s == pytest.approx(case["mean_wait_admitted"], rel=0.01)
+        assert queue.wait_probability == pytest.approx(case["p_virtual_wait_positive"], rel=0.01)
+        assert queue.virtual_wait_quantile_s(0.95) == pytest.approx(case["virtual_wait_p95"], rel=0.01)
 
 
 def simulate(rates, services, thetas, servers, count=1_500_000):
@@ -67,24 +69,60 @@ def test_one_server_off_the_lattice_agrees_with_simulation():
         assert queue.mean_wait_s[i] == pytest.approx(mine[mine >= 0].mean(), rel=0.01)
 
 
-@pytest.mark.parametrize("servers", [2, 4, 8])
-@pytest.mark.parametrize("load", [0.7, 1.2])
-@pytest.mark.parametrize("common", [True, False], ids=["common", "by length"])
-def test_several_servers_agree_with_simulation(servers, load, common):
+def prompt_like():
     services = np.geomspace(0.1, 9.0, 24)
     weight = np.exp(-0.5 * (np.log(services / 0.45) / 0.9) ** 2)
     weight /= weight.sum()
-    services = services / (weight @ services)
-    rates = weight * load * servers
-    thetas = np.full(24, 2.5 / math.sqrt(servers)) if common else 4.0 / math.sqrt(servers) / (1 + services)
+    return services / (weight @ services), weight
+
+
+LAWS = {"prompts": prompt_like(), "uniform": (np.linspace(0.05, 1.95, 20), np.full(20, 0.05))}
+
+
+def thresholds(kind, services, servers):
+    """Return limits: one for all, falling with length, or falling with a third of the classes always joining."""
+    if kind == "common":
+        return np.full(len(services), 2.5 / math.sqrt(servers))
+    falling = 4.0 / math.sqrt(servers) / (1 + services)
+    return falling if kind == "by length" else np.where(np.arange(len(services)) < 8, np.inf, falling)
+
+
+@pytest.mark.parametrize("servers", [2, 4, 8])
+@pytest.mark.parametrize(
+    ("load", "kind", "law"),
+    [
+        (0.8, "common", "prompts"), (1.2, "by length", "prompts"), (0.9, "some always", "prompts"),
+        (0.8, "by length", "uniform"), (1.2, "common", "uniform"),
+    ],
+)  # fmt: skip
+def test_several_servers_agree_with_simulation(servers, load, kind, law):
+    services, weight = LAWS[law]
+    rates, thetas = weight * load * servers, thresholds(kind, services, servers)
     queue = mgk_balking(rates, services, thetas, servers)
     waits, _ = simulate(rates, services, thetas, servers)
     joined = waits >= 0
-    assert 1 - queue.rejected == pytest.approx(joined.mean(), rel=TARGET)
-    assert queue.mean_wait_all_s == pytest.approx(waits[joined].mean(), rel=TARGET if common else REACHED)
-    assert queue.wait_quantile_s(0.95) == pytest.approx(
-        np.quantile(waits[joined], 0.95), rel=TARGET if common else REACHED
-    )
+    assert 1 - queue.rejected == pytest.approx(joined.mean(), rel=REACHED)
+    assert queue.mean_wait_all_s == pytest.approx(waits[joined].mean(), rel=REACHED)
+    assert queue.wait_quantile_s(0.95) == pytest.approx(np.quantile(waits[joined], 0.95), rel=REACHED)
+    assert max(queue.error_estimate.values()) < 0.02
+
+
+@pytest.mark.parametrize("servers", [2, 8])
+@pytest.mark.parametrize("kind", ["common", "by length"])
+def test_fluid_is_near_the_path(servers, kind):
+    services, weight = LAWS["prompts"]
+    rates, thetas = weight * 1.2 * servers, thresholds(kind, services, servers)
+    fluid, path = (mgk_balking(rates, services, thetas, servers, method) for method in ("fluid", "path"))
+    assert fluid.rejected == pytest.approx(path.rejected, abs=0.02)
+    assert fluid.mean_wait_all_s == pytest.approx(path.mean_wait_all_s, rel=FLUID)
+    assert fluid.error_estimate["mean"] > path.error_estimate["mean"]
+
+
+def test_more_servers_than_the_fluid_takes():
+    queue = mgk_balking([20.0, 12.0], [1.0, 2.0], [0.5, 0.2], 40)
+    assert 0 < queue.rejected < 0.2
+    with pytest.raises(InputError, match="fluid"):
+        mgk_balking([20.0, 12.0], [1.0, 2.0], [0.5, 0.2], 40, "fluid")
 
 
 def test_no_threshold_is_the_plain_queue():
@@ -101,7 +139,7 @@ def test_no_threshold_is_the_plain_queue():
 def test_zero_threshold_is_a_loss_system(servers):
     queue = mgk_balking([0.5 * servers, 0.3 * servers], [1.0, 2.0], 0.0, servers)
     # Insensitive: Erlang B whatever the services.
-    assert queue.accept == pytest.approx(np.full(2, 1 - erlang_b(servers, 1.1 * servers)), rel=0.02)
+    assert queue.accept == pytest.approx(np.full(2, 1 - erlang_b(servers, 1.1 * servers)), rel=0.005)
     assert queue.mean_wait_s == pytest.approx([0.0, 0.0], abs=1e-9)
 
 
