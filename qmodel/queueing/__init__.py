@@ -33,6 +33,7 @@ from qmodel.queueing.paths import kiefer_wolfowitz
 from qmodel.queueing.pool_chain import PoolChain
 from qmodel.queueing.time_varying import TimeVaryingWaits, mtgk
 from qmodel.queueing.two_pools import TwoPools, priced_thresholds, two_pools
+from qmodel.queueing.two_pools_time import TwoPoolsOverTime, two_pools_over_time
 
 __all__ = [
     "BalkingMetrics",
@@ -51,6 +52,7 @@ __all__ = [
     "SharedLink",
     "TimeVaryingWaits",
     "TwoPools",
+    "TwoPoolsOverTime",
     "WindowedArrivals",
     "approximate",
     "busy_period",
@@ -79,4 +81,5 @@ __all__ = [
     "queue_length_tail",
     "shared_link",
     "two_pools",
+    "two_pools_over_time",
 ]

@@ -14,7 +14,16 @@ from qmodel.queueing.checks import check_servers
 from qmodel.queueing.pool_axis import PoolAxis, ResidualLaw
 from qmodel.queueing.pool_chain import DIRECT_STATES, PoolChain
 
-__all__ = ["PoolInputs", "Refined", "checked_inputs", "solve_refined"]
+__all__ = [
+    "PoolInputs",
+    "Refined",
+    "border_mass",
+    "chain_on",
+    "checked_inputs",
+    "keep_share",
+    "solve_refined",
+    "trimmed_reach",
+]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -67,8 +76,10 @@ def checked_inputs(
     decode_servers: int,
     cells: int | None,
     reach_s: tuple[float, float] | None,
+    *,
+    stable: bool = True,
 ) -> PoolInputs:
-    """Return the arguments of `two_pools` when they make sense, else raise InputError or UnstableError."""
+    """Return the arguments of `two_pools` when they make sense (and can be `stable`), else raise a QModelError."""
     rates = np.atleast_1d(np.asarray(rates_per_s, dtype=np.float64))
     if rates.ndim != 1 or not np.all(np.isfinite(rates) & (rates >= 0)) or not rates.sum() > 0:
         raise InputError("rates of classes", "negative, not finite or all zero", "finite, >= 0, one per class")
@@ -95,7 +106,8 @@ def checked_inputs(
         prefill_servers=check_servers(prefill_servers),
         decode_servers=check_servers(decode_servers),
     )
-    _check_stability(inputs)
+    if stable:
+        _check_stability(inputs)
     return inputs
 
 
@@ -172,7 +184,7 @@ def keep_share(inputs: PoolInputs, chain: PoolChain, *, seen: bool = False) -> F
     return np.asarray(share)
 
 
-def _chain(inputs: PoolInputs, step: float, cells: tuple[int, int], admitted: FloatArray) -> PoolChain:
+def chain_on(inputs: PoolInputs, step: float, cells: tuple[int, int], admitted: FloatArray) -> PoolChain:
     """Return the chain on a lattice when the share `admitted` of each class is kept."""
     rates = inputs.rates_per_s
     axes = []
@@ -201,11 +213,11 @@ def _chain(inputs: PoolInputs, step: float, cells: tuple[int, int], admitted: Fl
 def _solved(
     inputs: PoolInputs, step: float, cells: tuple[int, int], admitted: FloatArray, start: FloatArray | None
 ) -> Refined:
-    chain = _chain(inputs, step, cells, admitted)
+    chain = chain_on(inputs, step, cells, admitted)
     coarse, ratio = None, 1
     while chain.states > DIRECT_STATES and (coarse is None or coarse.states > DIRECT_STATES):
         ratio += 1
-        coarse = _chain(inputs, step * ratio, (math.ceil(cells[0] / ratio), math.ceil(cells[1] / ratio)), admitted)
+        coarse = chain_on(inputs, step * ratio, (math.ceil(cells[0] / ratio), math.ceil(cells[1] / ratio)), admitted)
     beside = None if coarse is None else (coarse, keep_share(inputs, coarse))
     return Refined(inputs=inputs, chain=chain, law=chain.stationary(keep_share(inputs, chain), start, beside))
 
@@ -233,7 +245,7 @@ def solve_refined(
     reach, scout, admitted = _scouted(inputs)
     for _ in range(DOUBLINGS):
         fine, coarse = _two_levels(inputs, cells, reach, scout, admitted)
-        border = _border(fine.lattice_law())
+        border = border_mass(fine.lattice_law())
         if max(border) <= BORDER_MASS:
             return fine, coarse
         # The scout's coarse cells saw too little: reach further where mass is left.
@@ -258,7 +270,7 @@ def _two_levels(
     return fine, coarse
 
 
-def _border(law: FloatArray) -> tuple[float, float]:
+def border_mass(law: FloatArray) -> tuple[float, float]:
     """Return the mass in the last eighth of either axis."""
     one, two = (max(size // 8, 1) for size in law.shape)
     return float(law[-one:].sum()), float(law[:, -two:].sum())
@@ -286,16 +298,16 @@ def _scouted(inputs: PoolInputs) -> tuple[tuple[float, float], Refined, FloatArr
         sizes = (math.ceil(reach[0] / step), math.ceil(reach[1] / step))
         found, admitted = _fixed_mix(inputs, step, sizes, admitted, start)
         law = found.lattice_law()
-        border = _border(law)
+        border = border_mass(law)
         if max(border) <= BORDER_MASS:
-            return (_trim(law.sum(axis=1), reach[0]), _trim(law.sum(axis=0), reach[1])), found, admitted
+            return (trimmed_reach(law.sum(axis=1), reach[0]), trimmed_reach(law.sum(axis=0), reach[1])), found, admitted
         if found.chain.arrivals_per_step > GROWN_ARRIVALS:
             break
         reach = (reach[0] * (1 + (border[0] > BORDER_MASS)), reach[1] * (1 + (border[1] > BORDER_MASS)))
     raise _unbounded(reach, max(border))
 
 
-def _trim(mass: FloatArray, reach: float) -> float:
+def trimmed_reach(mass: FloatArray, reach: float) -> float:
     """Return the part of a reach that matters, with a margin of two cells."""
     beyond = np.cumsum(mass[::-1])[::-1]
     cell = reach / (mass.size - 1)

@@ -285,10 +285,10 @@ def two_pools(
         rates_per_s, work_s, host_s, thetas_s, transfer_s, prefill_servers, decode_servers, cells, reach_s
     )
     fine, coarse = solve_refined(inputs, cells, reach_s)
-    return _extrapolated(_described(inputs, fine), _described(inputs, coarse))
+    return extrapolated(described(inputs, fine), described(inputs, coarse))
 
 
-def _described(inputs: PoolInputs, solved: Refined) -> TwoPools:
+def described(inputs: PoolInputs, solved: Refined) -> TwoPools:
     """Return the result of one lattice, without its error."""
     kept, moved = solved.by_class()
     k, d = inputs.prefill_servers, inputs.decode_servers
@@ -312,7 +312,7 @@ def _described(inputs: PoolInputs, solved: Refined) -> TwoPools:
     )
 
 
-def _extrapolated(fine: TwoPools, coarse: TwoPools) -> TwoPools:
+def extrapolated(fine: TwoPools, coarse: TwoPools) -> TwoPools:
     """Return `fine` with what is read from it extrapolated, and by how much that changed it."""
     result = replace(fine, coarse=coarse)
 

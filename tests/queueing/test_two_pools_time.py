@@ -1,0 +1,76 @@
+"""Two pools over time: the long run is the stationary law, a burst is what simulation of it gives."""
+
+import numpy as np
+import pytest
+
+from qmodel.errors import InputError
+from qmodel.queueing import two_pools, two_pools_over_time
+
+WORK, HOST, LIMITS = [0.2, 0.8], [0.3, 1.5], [0.5, 1.5]
+EDGES, RATES = [0.0, 20.0, 35.0, 60.0], np.array([[1.5, 0.3], [6.0, 1.2], [0.5, 0.1]])
+
+
+def test_constant_rates_settle_at_the_stationary_law():
+    rates = [2.0, 0.4]
+    still = two_pools(rates, WORK, HOST, LIMITS, cells=48, reach_s=(4.0, 6.0))
+    moving = two_pools_over_time([0.0, 200.0, 260.0], [rates, rates], WORK, HOST, LIMITS, cells=48, reach_s=(4.0, 6.0))
+    last = moving.windows[1]
+    assert last.mean_wait_s == pytest.approx(still.mean_wait_s, rel=1e-3)
+    np.testing.assert_allclose(last.law, still.law, atol=1e-4)
+
+
+def one_run(rng):
+    """Return (window, wait, deflected) of each arrival of a run from empty backlogs."""
+    rows, near, far, now = [], 0.0, 0.0, 0.0
+    for w, rate in enumerate(RATES):
+        count = rng.poisson(rate.sum() * (EDGES[w + 1] - EDGES[w]))
+        for at in np.sort(rng.uniform(EDGES[w], EDGES[w + 1], count)):
+            near, far, now = max(near - (at - now), 0.0), max(far - (at - now), 0.0), at
+            b = int(rng.random() < rate[1] / rate.sum())
+            kept = near <= LIMITS[b]
+            rows.append((w, near if kept else far, float(not kept)))
+            near, far = (near + WORK[b], far) if kept else (near, far + HOST[b])
+    return np.array(rows)
+
+
+def ratio(totals, counts):
+    """Return a ratio of sums over runs, and its standard error."""
+    mean = totals.sum() / counts.sum()
+    return mean, np.std(totals - mean * counts) * np.sqrt(totals.size) / counts.sum()
+
+
+def test_a_burst_agrees_with_simulation():
+    found = two_pools_over_time(EDGES, RATES, WORK, HOST, LIMITS)
+    rng = np.random.default_rng(0)
+    runs = [one_run(rng) for _ in range(1500)]
+    for w in range(3):
+        mine = [run[run[:, 0] == w] for run in runs]
+        counts = np.array([len(run) for run in mine])
+        for column, value in ((1, found.window_mean_wait_s[w]), (2, found.window_deflected[w])):
+            mean, error = ratio(np.array([run[:, column].sum() for run in mine]), counts)
+            assert value == pytest.approx(mean, abs=4 * error + 0.01 * mean)
+    everyone = np.concatenate(runs)[:, 1]
+    assert found.overall.mean_wait_s == pytest.approx(everyone.mean(), rel=0.05)
+    assert found.overall.wait_quantile_s(0.95) == pytest.approx(np.quantile(everyone, 0.95), rel=0.05)
+
+
+def test_windows_without_arrivals():
+    found = two_pools_over_time([0.0, 5.0, 10.0], [[2.0, 0.1], [0.0, 0.0]], WORK, HOST, LIMITS, cells=32)
+    assert found.windows[1] is None
+    assert found.window_deflected[1] == 0
+    assert found.overall.mean_wait_s > 0
+
+
+@pytest.mark.parametrize(
+    ("edges", "rates"),
+    [
+        ([0.0, 0.0], [[1.0, 1.0]]),
+        ([0.0, 1.0], [[1.0, -1.0]]),
+        ([0.0, 1.0], [1.0, 1.0]),
+        ([0.0, 1.0], [[0.0, 0.0]]),
+        ([0.0, 1.0, 2.0], [[1.0, 1.0]]),
+    ],
+)
+def test_bad_input_is_refused(edges, rates):
+    with pytest.raises(InputError, match="must be"):
+        two_pools_over_time(edges, rates, WORK, HOST, LIMITS)
