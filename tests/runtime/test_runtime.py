@@ -17,7 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qmodel import runtime
+from qmodel.errors import InputError
 from qmodel.io.calibrations import load_calibration
+from qmodel.io.plan_file import load_plan as read_plan
 from qmodel.io.plan_file import save_plan
 from qmodel.optimization import derive_plan, thresholds_s
 from qmodel.runtime import DecodeState, PlanError, RuntimePlan, Waiting, WatchedPlan, load_plan
@@ -215,6 +217,38 @@ def test_fuzzed_signals_never_raise(loaded, tokens, cached, backlog, states, wai
         assert not decision.deflect
 
 
+bad_number = st.sampled_from([math.nan, math.inf, -math.inf, -1.0, -1e300, 1e300, None, "7", [], {}])
+good_number = st.floats(0, 100)
+
+
+@st.composite
+def impossible_states(draw):
+    """Return a decode state with at least one impossible field."""
+    fields = [draw(good_number) for _ in range(5)]
+    for place in draw(st.sets(st.integers(0, 3), min_size=1)):
+        fields[place] = draw(bad_number)
+    return tuple(fields[: draw(st.integers(max(4, 1), 5))])
+
+
+@settings(max_examples=300, deadline=None)
+@given(states=st.lists(impossible_states(), max_size=4), tokens=st.integers(1, 20_000), backlog=st.floats(0, 1e6))
+def test_impossible_states_are_never_deflected_to(loaded, states, tokens, backlog):
+    assert not loaded.decide(tokens, 0, backlog, states).deflect
+    good = DecodeState(50, 60_000)
+    decision = loaded.decide(tokens, 0, backlog, [*states, good])
+    assert decision.instance in (-1, len(states))
+    for state in states:
+        assert loaded.pull([Waiting(tokens)] * 3, state, backlog) == -1
+
+
+@settings(max_examples=200, deadline=None)
+@given(tokens=bad_number, cached=good_number, backlog=good_number)
+def test_impossible_requests_are_never_deflected(loaded, tokens, cached, backlog):
+    assert not loaded.decide(tokens, cached, backlog, [DecodeState(1, 1)]).deflect
+    assert not loaded.decide(500, cached, -1.0 - backlog, [DecodeState(1, 1)]).deflect
+    assert not loaded.decide(500, 501 + cached, backlog, [DecodeState(1, 1)]).deflect
+
+
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_fuzzed_plans_raise_only_plan_errors(path, data):
@@ -240,6 +274,32 @@ def test_broken_files_are_refused(tmp_path, text):
     file.write_text(text)
     with pytest.raises(PlanError):
         load_plan(file)
+
+
+def test_a_plan_of_a_newer_schema_is_refused_in_a_line(path, tmp_path):
+    data = json.loads(path.read_text())
+    newer = tmp_path / "newer.json"
+    newer.write_text(json.dumps(data | {"schema_version": data["schema_version"] + 1, "unknown": 1}))
+    for read, error in ((load_plan, PlanError), (read_plan, InputError)):
+        with pytest.raises(error, match="schema version") as refused:
+            read(newer)
+        assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_plan_from_before_some_fields_is_read(path, loaded, tmp_path):
+    data = json.loads(path.read_text())
+    for rule in ("dispatch_rule", "late_rule"):
+        data[rule].pop("max_batch", None)
+    for name in ("weight", "tbt_quantile"):
+        data["inputs"]["slo"].pop(name, None)
+    data["inputs"].pop("options", None)
+    older = tmp_path / "older.json"
+    older.write_text(json.dumps(data))
+    assert read_plan(older).slo == read_plan(path).slo
+    states = [DecodeState(60, 80_000, 0.1), DecodeState(70, 90_000)]
+    for tokens in (100, 1000, 5000):
+        for backlog in (0.0, 0.2, 1.0):
+            assert load_plan(older).decide(tokens, 0, backlog, states) == loaded.decide(tokens, 0, backlog, states)
 
 
 def test_missing_file_is_refused(tmp_path):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -72,6 +75,40 @@ def test_dynamo_is_one_object_without_comments(plan, fitted):
         "policy", "eff_isl_threshold", "eff_isl_ratio_threshold", "prefill_busy_threshold", "decode_busy_threshold"
     }  # fmt: skip
     assert values["policy"] != "isl_bounding"  # it never deflects a prompt without cached tokens
+
+
+# As Dynamo's frontend reads its command line: types, then ranges, then the router's own configuration.
+DYNAMO_CHECK = """
+import argparse, sys
+from dynamo.common.configuration.groups.kv_router_args import _parse_conditional_disagg_config
+from dynamo.frontend.frontend_args import FrontendArgGroup, FrontendConfig
+from dynamo.llm import KvRouterConfig
+text = sys.stdin.read()
+_parse_conditional_disagg_config(text)
+parser = argparse.ArgumentParser()
+FrontendArgGroup().add_arguments(parser)
+words = ["--router-mode", "kv", "--router-conditional-disagg", "--router-conditional-disagg-config", text]
+config = FrontendConfig.from_cli_args(parser.parse_args(words))
+config.validate()
+KvRouterConfig(**config.kv_router_kwargs())
+print(config.conditional_disagg_policy, config.conditional_disagg_prefill_busy_threshold)
+"""
+
+
+def test_dynamo_reads_it(plan, fitted):
+    """Dynamo's own parser, where `ai-dynamo` is installed; QMODEL_DYNAMO_PYTHON names another interpreter that has it."""
+    python = os.environ.get("QMODEL_DYNAMO_PYTHON", sys.executable)
+    probe = [python, "-c", "import dynamo.frontend.frontend_args, dynamo.llm"]
+    if subprocess.run(probe, capture_output=True, check=False).returncode:
+        pytest.skip("ai-dynamo is not installed: set QMODEL_DYNAMO_PYTHON to an interpreter that has it")
+    text = emit(plan, fitted["dynamo"])
+    check = [python, "-c", DYNAMO_CHECK]
+    run = subprocess.run(check, input=text, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    values = json.loads(text)
+    assert run.stdout.split() == [values["policy"], str(values["prefill_busy_threshold"])]
+    wrong = json.dumps(values | {"eff_isl_ratio_threshold": 1.5})
+    assert subprocess.run(check, input=wrong, capture_output=True, text=True, check=False).returncode != 0
 
 
 def test_length_is_the_best_of_its_family(cluster, workload, plan, fitted):
