@@ -147,7 +147,7 @@ def chunk_schedule(
     B, K = np.broadcast_arrays(np.asarray(batch, dtype=float), np.asarray(context_tokens, dtype=float))
     shared = np.maximum(lengths - chunks[0], 0.0)
     path_done, path_time = _long_path(calibration, B, K, float(shared.max(initial=0.0)), chunks, limit_s)
-    at = np.array([[_first_at_least(path_done[:, j], x) for j in range(len(B))] for x in shared])
+    at = np.stack([_first_at_least(path_done[:, j], shared) for j in range(len(B))], axis=1)
     column = np.arange(len(B))[None, :]
     done, host, steps = path_done[at, column], path_time[at, column], at.astype(float)
     B2, K2 = (np.broadcast_to(x, done.shape).ravel() for x in (B, K))
@@ -166,6 +166,6 @@ def chunk_schedule(
     return Schedule(np.where(stuck, NO_SCHEDULE_S, host).reshape(shape), harm.reshape(shape), steps.reshape(shape))
 
 
-def _first_at_least(done: FloatArray, target: float) -> int:
-    """Return the first step after which `done` reaches `target`, or the last step of a path that got stuck."""
-    return min(int(np.searchsorted(done, target, side="left")), len(done) - 1)
+def _first_at_least(done: FloatArray, targets: FloatArray) -> npt.NDArray[np.int64]:
+    """Return the first steps after which `done` reaches the targets, or the last step of a path that got stuck."""
+    return np.minimum(np.searchsorted(done, targets, side="left"), len(done) - 1)

@@ -13,12 +13,23 @@ import numpy as np
 from qmodel.errors import InputError
 from qmodel.laws import Calibration
 from qmodel.optimization.bins import WorkloadLike
+from qmodel.optimization.choice import (
+    JUDGED_REQUESTS,
+    ORDERS,
+    Effort,
+    Scenario,
+    best_rule,
+    busiest,
+    deadline_rules,
+    late_rules,
+    price_rules,
+)
 from qmodel.optimization.chunks import safe_chunks
 from qmodel.optimization.shadow import shadow_prices
 from qmodel.optimization.split import StaticSplit, static_split
-from qmodel.optimization.thresholds import HARM_WEIGHT, threshold_rule, thresholds_s
+from qmodel.optimization.thresholds import DEADLINE_SHARE, HARM_WEIGHT, threshold_rule, thresholds_s
 from qmodel.policies.rule import Binding, Order, ThresholdRule
-from qmodel.scenario import SLO, Cluster
+from qmodel.scenario import SLO, Cluster, Workload
 from qmodel.scenario.plan import Plan
 from qmodel.scenario.slo import strictest
 
@@ -38,6 +49,7 @@ def derive_plan(
     objective: Objective = "p95",
     binding: Binding | Literal["auto"] = "auto",
     order: Order | Literal["auto"] = "auto",
+    effort: Effort = "normal",
 ) -> Plan:
     """Return the plan for a cluster, a workload and an SLO, without simulation.
 
@@ -55,6 +67,8 @@ def derive_plan(
         When requests are bound to an instance.
     order : {"auto", "fcfs", "spf", "aged", "due"}
         Order of the prefill queue.
+    effort : {"normal", "high"}
+        How many candidates stage 3 judges where form and order are left to it.
 
     Returns
     -------
@@ -73,14 +87,14 @@ def derive_plan(
     _check_choice("order", order, ("auto", "fcfs", "spf", "aged", "due"))
     split = static_split(cluster, workload, slo)
     limits = strictest(slo)
-    chosen_binding, chosen_order = _choose(binding, order)
-    dispatch_order: Order = "fcfs" if order == "auto" else order
     valued = True if objective in ("slo", "goodput") else None
+    dispatch_order: Order = "fcfs" if order == "auto" else order
     at_dispatch = threshold_rule(cluster, workload, limits, split, "dispatch", dispatch_order, value_deadlines=valued)
-    late = None
-    if chosen_binding == "late":
-        late = replace(at_dispatch, binding="late", order=chosen_order, harm_weight=HARM_WEIGHT["late"])
-    return _assemble(cluster, workload, limits, objective, split, at_dispatch, late)
+    if not isinstance(workload, Workload):  # nothing to judge candidates on
+        late = None if binding == "dispatch" else _late(at_dispatch, "spf" if order == "auto" else order)
+        return _assemble(cluster, workload, limits, objective, split, at_dispatch, late, {})
+    scenarios = [Scenario("nominal", cluster, busiest(workload, JUDGED_REQUESTS))]
+    return _chosen(cluster, workload, limits, objective, binding, order, effort, split, at_dispatch, scenarios)
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -88,12 +102,38 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise InputError(name, repr(value), f"one of {', '.join(choices)}", f"e.g. {name}={choices[0]!r}")
 
 
-def _choose(binding: str, order: str) -> tuple[Binding, Order]:
-    """Return binding and order where "auto" leaves them open: late, shortest prefill first."""
-    chosen: Binding = "dispatch" if binding == "dispatch" else "late"
-    if order != "auto":
-        return chosen, order  # type: ignore[return-value]  # checked by the caller
-    return chosen, "spf" if chosen == "late" else "fcfs"
+def _late(rule: ThresholdRule, order: Order) -> ThresholdRule:
+    return replace(rule, binding="late", order=order, harm_weight=HARM_WEIGHT["late"])
+
+
+def _chosen(
+    cluster: Cluster,
+    workload: Workload,
+    slo: SLO,
+    objective: Objective,
+    binding: Binding | Literal["auto"],
+    order: Order | Literal["auto"],
+    effort: Effort,
+    split: StaticSplit,
+    at_dispatch: ThresholdRule,
+    scenarios: list[Scenario],
+) -> Plan:
+    """Return the plan with the rules that stage 3 chooses within what the caller has fixed."""
+    judged: dict[str, Any] = {}
+    deadline_s = DEADLINE_SHARE * slo.ttft_s
+    if at_dispatch.order != "due":  # the model has that order for the shared queue only
+        rules = price_rules(at_dispatch, deadline_s) if effort == "high" else deadline_rules(at_dispatch, deadline_s)
+        choice = best_rule(rules, scenarios, slo, objective)
+        at_dispatch = choice.rule
+        judged |= choice.outcomes
+    late = None
+    if binding != "dispatch":
+        orders = ORDERS if order == "auto" else (order,)
+        candidates = late_rules(_late(at_dispatch, "spf"), orders, effort)
+        choice = best_rule(candidates, scenarios, slo, objective, judged.get("kairos"))
+        late = choice.rule
+        judged |= choice.outcomes
+    return _assemble(cluster, workload, slo, objective, split, at_dispatch, late, judged)
 
 
 def _assemble(
@@ -104,6 +144,7 @@ def _assemble(
     split: StaticSplit,
     at_dispatch: ThresholdRule,
     late: ThresholdRule | None,
+    judged: dict[str, Any],
 ) -> Plan:
     from qmodel import __version__
 
@@ -120,7 +161,7 @@ def _assemble(
         late_rule=late,
         thresholds=_threshold_table(at_dispatch, split),
         chunk_table=_chunk_table(cluster.decode_calibrations[0], at_dispatch),
-        predicted=_static_prediction(split),
+        predicted=_static_prediction(split) | {"candidates": _judged(judged)},
         warnings=split.notes,
     )
 
@@ -252,6 +293,15 @@ def _chunk_table(calibration: Calibration, rule: ThresholdRule) -> dict[str, Any
         "done": done.tolist(),
         "chunk_tokens": chunk.tolist(),
     }
+
+
+def _judged(outcomes: dict[str, Any]) -> dict[str, Any]:
+    """Return the predicted metrics of each candidate of stage 3, those of its worst scenario."""
+    table = {}
+    for name, found in outcomes.items():
+        worst = max(found, key=lambda one: one.p95_ttft_s)
+        table[name] = worst._asdict()
+    return table
 
 
 def _static_prediction(split: StaticSplit) -> dict[str, Any]:

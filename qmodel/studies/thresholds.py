@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["CheckedPlan", "Objective", "check_plan", "derive_thresholds"]
 
 Objective = Literal["p95", "slo", "mean", "goodput"]
+Effort = Literal["normal", "high"]
 BASELINES = ("disaggregated", "kairos", "earliest completion")
 PLAN = "thresholds"
 DISPATCH = "thresholds at dispatch"
@@ -55,6 +56,7 @@ def derive_thresholds(
     seeds: Iterable[int] = range(5),
     requests: int | None = None,
     draws: int = 0,
+    effort: Effort = "normal",
 ) -> Plan:
     """Return the deflection plan for a cluster, a workload and an SLO.
 
@@ -78,6 +80,8 @@ def derive_thresholds(
         Runs of the check, as in `compare`.
     draws : int
         Calibrations to draw from the uncertainty of their fit, for the plan's `calibration_interval`; 0 for none.
+    effort : {"normal", "high"}
+        How many candidates stage 3 judges with the numerical model.
 
     Returns
     -------
@@ -95,7 +99,7 @@ def derive_thresholds(
     from qmodel.scenario.limits import check_kv_capacity
 
     check_kv_capacity(cluster, workload)
-    plan = derive_plan(cluster, workload, slo, objective=objective, binding=binding, order=order)
+    plan = derive_plan(cluster, workload, slo, objective=objective, binding=binding, order=order, effort=effort)
     if draws:
         from qmodel.studies.uncertainty import with_calibration_interval
 

@@ -90,9 +90,9 @@ def brute_host(calibration, prompt, B, K, limit_s, chunks):
 
 
 def test_schedules_equal_brute_force(calibration):
-    lengths = [1, 100, 128, 129, 600, 900, 1500, 2048, 2049, 5000, 12_345, 40_000]
-    states = [(0, 0), (1, 500), (40, 60_000), (150, 200_000), (240, 400_000)]
-    for limit_s in (0.03, 0.06, 0.1):
+    lengths = [1, 129, 600, 2049, 5000, 12_345]
+    states = [(0, 0), (40, 60_000), (240, 400_000)]
+    for limit_s in (0.03, 0.06):
         B, K = np.array(states, dtype=float).T
         host = chunk_schedule(calibration, lengths, B, K, limit_s).host_s
         for i, prompt in enumerate(lengths):
