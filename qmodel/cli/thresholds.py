@@ -40,6 +40,14 @@ class Binding(StrEnum):
     late = "late"
 
 
+class Effort(StrEnum):
+    """How many candidates are judged with the numerical model."""
+
+    none = "none"
+    normal = "normal"
+    high = "high"
+
+
 class Order(StrEnum):
     """Order of the prefill queue."""
 
@@ -58,6 +66,9 @@ def thresholds(
     objective: Annotated[Objective, typer.Option(help="What to optimise.")] = Objective.p95,
     binding: Annotated[Binding, typer.Option(help="Decide at dispatch or late.")] = Binding.auto,
     order: Annotated[Order, typer.Option(help="Order of the prefill queue.")] = Order.auto,
+    effort: Annotated[Effort, typer.Option(help="How many rules to judge with the numerical model.")] = Effort.normal,
+    robust: Annotated[bool, typer.Option(help="Judge by the worst of rate +-30 % and laws +-20 %.")] = False,
+    frontier: Annotated[Path | None, typer.Option(help="Draw P95 TTFT against attainment and P99.")] = None,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Simulated runs per policy.")] = 5,
     requests: Annotated[int | None, typer.Option(min=1, help="Requests per run.")] = None,
     report: ReportOption = None,
@@ -77,8 +88,9 @@ def thresholds(
         from qmodel.io.atomic import check_target
 
         check_target(output)
-    if plot is not None:
-        check_plot(plot)
+    for picture in (plot, frontier):
+        if picture is not None:
+            check_plot(picture)
     check_report(report)
     inputs = resolve(scenario)
     show.notices(inputs.notices)
@@ -91,8 +103,9 @@ def thresholds(
         screen.print(inputs.workload.describe(inputs.cluster))
     with show.progress() as told:
         plan = derive_thresholds(
-            inputs.cluster, inputs.workload, inputs.slo, objective.value, binding.value, order.value, draws=draws
-        )
+            inputs.cluster, inputs.workload, inputs.slo, objective.value, binding.value, order.value, draws=draws,
+            effort=effort.value, robust=robust,
+        )  # fmt: skip
         plan = plan.with_options(inputs.options)
         checked = (
             check_plan(plan, inputs.cluster, inputs.workload, inputs.slo, range(seeds), requests, told)
@@ -100,7 +113,18 @@ def thresholds(
             else None
         )
         page = _page(inputs, plan if checked is None else checked.plan, checked, told) if report else ""
+    if frontier is not None:
+        _draw_frontier(inputs, plan, frontier)
     _finish(inputs, plan if checked is None else checked.plan, checked, (output, plot, report), page, json)
+
+
+def _draw_frontier(inputs: Scenario, plan: Any, path: Path) -> None:
+    from qmodel.plotting.frontier import draw_frontier
+    from qmodel.studies.frontier import frontier
+
+    table = frontier(plan, inputs.cluster, inputs.workload, inputs.slo)
+    draw_frontier(table.to_dict("records"), path, plan.title)
+    show.notices([f"wrote {path}"])
 
 
 def _page(inputs: Scenario, plan: Any, checked: CheckedPlan | None, told: Progress) -> str:

@@ -26,11 +26,12 @@ __all__ = [
 ]
 
 FloatArray = npt.NDArray[np.float64]
-Effort = Literal["normal", "high"]
+Effort = Literal["none", "normal", "high"]
 
 # Requests that candidates are judged on, and those of the screening that precedes it when there are many.
 JUDGED_REQUESTS = 5000
 SCREENED_REQUESTS = 1500
+ROBUST_REQUESTS = 3000  # per scenario of a robust plan
 SCREENED_CANDIDATES = 6
 # Plans whose P95 TTFT is this close to the lowest count as equal there, and the one that meets more SLOs wins; and an
 # attainment this little below Kairos' counts as kept. Both are what the numerical model can tell apart (0061).
@@ -166,7 +167,7 @@ def late_rules(
         "high" also varies the price of residents' delay, the room for deflected prompts and the weight of relief.
     """
     found = {f"late {order}": replace(rule, binding="late", order=order) for order in orders}
-    if effort == "normal":
+    if effort != "high":
         return found
     changes: dict[str, dict[str, float]] = {
         "": {},

@@ -16,6 +16,7 @@ from qmodel.optimization.bins import WorkloadLike
 from qmodel.optimization.choice import (
     JUDGED_REQUESTS,
     ORDERS,
+    ROBUST_REQUESTS,
     Effort,
     Scenario,
     best_rule,
@@ -25,6 +26,7 @@ from qmodel.optimization.choice import (
     price_rules,
 )
 from qmodel.optimization.chunks import safe_chunks
+from qmodel.optimization.robust import robust_prices, scenario_set
 from qmodel.optimization.shadow import shadow_prices
 from qmodel.optimization.split import StaticSplit, static_split
 from qmodel.optimization.thresholds import DEADLINE_SHARE, HARM_WEIGHT, threshold_rule, thresholds_s
@@ -50,6 +52,7 @@ def derive_plan(
     binding: Binding | Literal["auto"] = "auto",
     order: Order | Literal["auto"] = "auto",
     effort: Effort = "normal",
+    robust: bool | Sequence[Workload] = False,
 ) -> Plan:
     """Return the plan for a cluster, a workload and an SLO, without simulation.
 
@@ -67,8 +70,10 @@ def derive_plan(
         When requests are bound to an instance.
     order : {"auto", "fcfs", "spf", "aged", "due"}
         Order of the prefill queue.
-    effort : {"normal", "high"}
-        How many candidates stage 3 judges where form and order are left to it.
+    effort : {"none", "normal", "high"}
+        How many candidates stage 3 judges where form and order are left to it; "none": bound late, shortest first.
+    robust : bool or sequence of Workload
+        Judge candidates by the worst of a scenario set: rate +-30 %, laws +-20 %, and these workloads if given.
 
     Returns
     -------
@@ -85,15 +90,19 @@ def derive_plan(
     _check_choice("objective", objective, ("p95", "slo", "mean", "goodput"))
     _check_choice("binding", binding, ("auto", "dispatch", "late"))
     _check_choice("order", order, ("auto", "fcfs", "spf", "aged", "due"))
+    _check_choice("effort", effort, ("none", "normal", "high"))
     split = static_split(cluster, workload, slo)
     limits = strictest(slo)
     valued = True if objective in ("slo", "goodput") else None
     dispatch_order: Order = "fcfs" if order == "auto" else order
     at_dispatch = threshold_rule(cluster, workload, limits, split, "dispatch", dispatch_order, value_deadlines=valued)
-    if not isinstance(workload, Workload):  # nothing to judge candidates on
+    if effort == "none" or not isinstance(workload, Workload):  # nothing to judge candidates on
         late = None if binding == "dispatch" else _late(at_dispatch, "spf" if order == "auto" else order)
         return _assemble(cluster, workload, limits, objective, split, at_dispatch, late, {})
-    scenarios = [Scenario("nominal", cluster, busiest(workload, JUDGED_REQUESTS))]
+    scenarios = [Scenario("as planned", cluster, busiest(workload, JUDGED_REQUESTS))]
+    if robust:
+        others = () if isinstance(robust, bool) else robust
+        scenarios = scenario_set(cluster, workload, ROBUST_REQUESTS, others)
     return _chosen(cluster, workload, limits, objective, binding, order, effort, split, at_dispatch, scenarios)
 
 
@@ -123,6 +132,9 @@ def _chosen(
     deadline_s = DEADLINE_SHARE * slo.ttft_s
     if at_dispatch.order != "due":  # the model has that order for the shared queue only
         rules = price_rules(at_dispatch, deadline_s) if effort == "high" else deadline_rules(at_dispatch, deadline_s)
+        if len(scenarios) > 1:
+            prices = robust_prices(cluster, workload, slo, split, at_dispatch)
+            rules |= {f"robust {name}": rule for name, rule in deadline_rules(prices, deadline_s).items()}
         choice = best_rule(rules, scenarios, slo, objective)
         at_dispatch = choice.rule
         judged |= choice.outcomes

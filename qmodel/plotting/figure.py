@@ -54,6 +54,7 @@ POLICY_STYLE: dict[str, tuple[str, Any, str]] = {
     "thresholds": (COLORS[4], LINES[4], MARKERS[4]),
     "kairos, spf order": (COLORS[6], LINES[5], MARKERS[5]),
     "kairos, aged order": (COLORS[6], LINES[5], MARKERS[5]),
+    "kairos, due order": (COLORS[6], LINES[5], MARKERS[5]),
 }
 _PANELS = {
     "LL": "LL: light prefill, light decode",

@@ -100,7 +100,9 @@ class Search:
         if key not in self._policies:
             from qmodel.optimization.plan import derive_plan
 
-            self._policies[key] = derive_plan(candidate.cluster(), self.mix.at_rate(rate_per_s).peak, self.slo)
+            peak = self.mix.at_rate(rate_per_s).peak
+            # The order that meets the most SLOs, without judging others at every size and rate.
+            self._policies[key] = derive_plan(candidate.cluster(), peak, self.slo, order="due", effort="none")
         return self._policies[key]
 
     def predicted(self, candidate: Candidate, rate_per_s: float) -> dict[str, float] | None:

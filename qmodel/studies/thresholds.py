@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["CheckedPlan", "Objective", "check_plan", "derive_thresholds"]
 
 Objective = Literal["p95", "slo", "mean", "goodput"]
-Effort = Literal["normal", "high"]
+Effort = Literal["none", "normal", "high"]
 BASELINES = ("disaggregated", "kairos", "earliest completion")
 PLAN = "thresholds"
 DISPATCH = "thresholds at dispatch"
@@ -57,6 +57,7 @@ def derive_thresholds(
     requests: int | None = None,
     draws: int = 0,
     effort: Effort = "normal",
+    robust: bool | Sequence[Workload] = False,
 ) -> Plan:
     """Return the deflection plan for a cluster, a workload and an SLO.
 
@@ -80,8 +81,10 @@ def derive_thresholds(
         Runs of the check, as in `compare`.
     draws : int
         Calibrations to draw from the uncertainty of their fit, for the plan's `calibration_interval`; 0 for none.
-    effort : {"normal", "high"}
-        How many candidates stage 3 judges with the numerical model.
+    effort : {"none", "normal", "high"}
+        How many candidates stage 3 judges with the numerical model; with "none" queues go shortest first.
+    robust : bool or sequence of Workload
+        Judge candidates by the worst of a scenario set: rate +-30 %, laws +-20 %, and these workloads if given.
 
     Returns
     -------
@@ -99,7 +102,9 @@ def derive_thresholds(
     from qmodel.scenario.limits import check_kv_capacity
 
     check_kv_capacity(cluster, workload)
-    plan = derive_plan(cluster, workload, slo, objective=objective, binding=binding, order=order, effort=effort)
+    plan = derive_plan(
+        cluster, workload, slo, objective=objective, binding=binding, order=order, effort=effort, robust=robust
+    )
     if draws:
         from qmodel.studies.uncertainty import with_calibration_interval
 
