@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Derived", "backlog_price", "threshold"]
+__all__ = ["Derived", "backlog_price", "pollaczek_khinchine", "product_form", "step_span", "threshold"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,3 +73,73 @@ def threshold() -> Derived:
     (solution,) = sp.solve(sp.expand(kept - moved), theta)
     symbols = dict(zip(names.split()[1:], (s, x, h, v, g_P, g_D, harm), strict=True))
     return Derived(expression=sp.simplify(solution), symbols=symbols)
+
+
+def pollaczek_khinchine() -> Derived:
+    """Return the mean wait in M/G/1 from the law of large numbers for backlog; *exact*.
+
+    The square of the backlog V is in balance: it falls at 2*V while the server works, an arrival of work S raises it by
+    2*V*S + S^2. With V independent of S (arrivals see time averages), 2*E[V] = lam*(2*E[V]*m1 + m2).
+
+    Returns
+    -------
+    Derived
+        E[W] = E[V] in lam, m1 and m2.
+    """
+    import sympy as sp
+
+    lam, m1, m2, wait = sp.symbols("lam m1 m2 W", positive=True)
+    (solution,) = sp.solve(sp.Eq(2 * wait, lam * (2 * wait * m1 + m2)), wait)
+    return Derived(expression=sp.factor(solution), symbols={"lam": lam, "m1": m1, "m2": m2})
+
+
+def product_form(most: int = 5) -> Derived:
+    """Return P(n residents)/P(none) of a decode batch from its global balance equations; *exact*.
+
+    Arrivals come at rate lam; n residents of E[O] = tokens steps each leave at rate n/(tokens*T(n)); at most `most`.
+
+    Parameters
+    ----------
+    most : int, optional
+        Most residents.
+
+    Returns
+    -------
+    Derived
+        Tuple over n = 0 .. most, in lam, tokens and T1 .. Tmost.
+    """
+    import sympy as sp
+
+    lam, tokens = sp.symbols("lam tokens", positive=True)
+    steps, shares = sp.symbols(f"T1:{most + 1}", positive=True), sp.symbols(f"p1:{most + 1}", positive=True)
+    law = (sp.Integer(1), *shares)
+
+    def leave(n: int) -> Any:
+        return n / (tokens * steps[n - 1]) if n else sp.Integer(0)
+
+    balance = []
+    for n in range(most):
+        out = law[n] * (lam + leave(n))
+        into = (lam * law[n - 1] if n else 0) + law[n + 1] * leave(n + 1)
+        balance.append(sp.Eq(out, into))
+    solution = sp.solve(balance, shares, dict=True)[0]
+    expression = sp.Tuple(sp.Integer(1), *(sp.factor(solution[share]) for share in shares))
+    symbols = {"lam": lam, "tokens": tokens} | {f"T{n}": step for n, step in enumerate(steps, start=1)}
+    return Derived(expression=expression, symbols=symbols)
+
+
+def step_span() -> Derived:
+    """Return the time of m decode steps between joins and leaves, the first c on one line, then another; *exact*.
+
+    Each step adds a token to every resident, so step i takes x + s*i while one term of the law rules, then y + z*i.
+
+    Returns
+    -------
+    Derived
+        Sum in x, s, y, z, c and m.
+    """
+    import sympy as sp
+
+    x, s, y, z, c, m, i = sp.symbols("x s y z c m i", nonnegative=True)
+    whole = sp.summation(x + s * i, (i, 0, c - 1)) + sp.summation(y + z * i, (i, c, m - 1))
+    return Derived(expression=sp.expand(whole), symbols={"x": x, "s": s, "y": y, "z": z, "c": c, "m": m})
