@@ -30,6 +30,8 @@ __all__ = ["FIGURES", "QueueFigure", "make_queueing_figures"]
 
 FloatArray = npt.NDArray[np.float64]
 Row = tuple[str, float, float, float]
+#: Waits that a point of a simulated tail must rest on.
+SEEN = 50
 LAW = ServiceTime.hyperexponential([0.8, 0.2], [0.5, 3.0])
 
 
@@ -71,7 +73,7 @@ class QueueFigure:
 def _tails(series: str, metrics: Any, waits: FloatArray, reach: float) -> Iterable[Row]:
     for t in np.linspace(0.0, reach, 21):
         seen = float((waits > t).mean())
-        if seen * waits.size > 50:
+        if seen * waits.size > SEEN:
             yield series, float(t), float(metrics.wait_tail(t)), seen
 
 
@@ -139,7 +141,7 @@ def _thresholds(count: int) -> Iterable[Row]:
 
 
 def _time_varying(count: int) -> Iterable[Row]:
-    edges = np.arange(21) * 60.0
+    edges = np.arange(21, dtype=np.float64) * 60.0
     rates = 1.6 + 0.7 * np.sin(np.arange(20) / 3)
     waits = mtgk(edges, rates, LAW, 2)
     arrivals, rng = WindowedArrivals(edges_s=edges, rates_per_s=rates), np.random.default_rng(7)
@@ -170,7 +172,9 @@ def _two_pools(count: int) -> Iterable[Row]:
             else:
                 waits[n], far = far, far + host[b]
         for t in np.linspace(0.0, 8.0, 21):
-            yield f"load {load:g}", float(t), 1 - float(pools.wait_cdf(t)), float((waits[count // 20 :] > t).mean())
+            seen = float((waits[count // 20 :] > t).mean())
+            if seen * count > SEEN:
+                yield f"load {load:g}", float(t), 1 - float(pools.wait_cdf(t)), seen
 
 
 def _decode(count: int) -> Iterable[Row]:
