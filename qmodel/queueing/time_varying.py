@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ from qmodel.errors import InputError
 from qmodel.queueing.checks import check_servers
 from qmodel.queueing.metrics import TabulatedTail, tabulated
 from qmodel.queueing.mgk import mgk
+from qmodel.queueing.time_varying_path import count_waits_by_window
 
 __all__ = ["TimeVaryingWaits", "mtgk"]
 
@@ -55,6 +56,8 @@ class TimeVaryingWaits:
         P(W <= wait) of those who join.
     method : str
         How it was computed.
+    error_estimate : dict of str to float
+        With classes: relative half-widths of the share that joins and of the mean wait.
     """
 
     edges_s: FloatArray
@@ -65,6 +68,7 @@ class TimeVaryingWaits:
     joined_cdfs: FloatArray
     joined: FloatArray
     method: str
+    error_estimate: dict[str, float] = field(default_factory=dict)
 
     @property
     def window_mean_s(self) -> FloatArray:
@@ -143,7 +147,8 @@ def mtgk(
         Number of servers.
     classes : tuple of array_like, optional
         (shares, services [s], thresholds [s]) of classes: an arrival is of class i with probability shares[i], needs
-        services[i] (times the window's mean over the overall mean) and joins iff the wait is within thresholds[i].
+        services[i] (times the window's mean over the classes' mean) and joins iff the wait is within thresholds[i].
+        The profile is then replayed along sample paths, always the same (docs/decisions/0025).
 
     Returns
     -------
@@ -182,7 +187,9 @@ def mtgk(
     loads = rates * means / k
     # Jumps of the wait are services over k; D is half the variance of their sum per second.
     diffusion = np.maximum(rates, 1e-3 * rates.max()) * seconds / (2 * k * k)
-    grid = _cells(loads, widths, diffusion, theta)
+    if theta is not None:
+        return _along_paths(edges, rates, means, theta, k)
+    grid = _cells(loads, widths, diffusion)
     stretch = (seconds / means) / (typical.moment(2) / typical.mean_s)
     tables = [tabulated(mgk(load * k / typical.mean_s, k, typical)) for load in LOADS]
     law = np.zeros(len(grid))
@@ -190,14 +197,39 @@ def mtgk(
     averages = np.empty((rates.size, len(grid)))
     for w in range(rates.size):
         levels = _log_measure(tables, grid, float(stretch[w]))
-        local = np.full(len(grid), loads[w]) if theta is None else loads[w] * _share_that_joins(theta, grid, means, w)
-        share = local / max(float(loads[w]), 1e-12)
-        up, down = _rates(levels, grid, local, diffusion[w] * np.maximum(share, 0.05))
+        spread = np.full(len(grid), diffusion[w])
+        up, down = _rates(levels, grid, np.full(len(grid), loads[w]), spread)
         march_window(law, up, down, float(widths[w]), STEPS, averages[w])
     cdfs = np.cumsum(averages, axis=1)
     cdfs /= cdfs[:, -1:]
+    return TimeVaryingWaits(
+        edges_s=edges,
+        arrivals=arrivals,
+        waits_s=grid,
+        cdfs=cdfs,
+        accept=np.ones(rates.size),
+        joined_cdfs=cdfs,
+        joined=arrivals,
+        method=f"M_t/G_t/{k}: diffusion of the backlog with the exact stationary law, {rates.size} windows",
+    )
+
+
+def _along_paths(
+    edges: FloatArray, rates: FloatArray, means: FloatArray, theta: tuple[FloatArray, ...], k: int
+) -> TimeVaryingWaits:
+    """Return the waits when classes join within thresholds, counted along replays of the profile."""
+    share, services, limits = theta
+    scales = means / float(share @ services)
+    # Past the last threshold only those who always join do, and the longest service is the most that others can add.
+    always = np.isinf(limits)
+    top = float(limits[~always].max(initial=0.0)) + float(services.max() * scales.max())
+    if always.any():
+        work, square = float(share[always] @ services[always]), float(share[always] @ services[always] ** 2)
+        spread = np.maximum(rates, 1e-3 * rates.max()) * square * scales**2 / (2 * k * k)
+        top += float(_cells(rates * work * scales / k, np.diff(edges), spread)[-1])
+    grid, cdfs, errors = count_waits_by_window(edges, rates, scales, (share, services, limits), k, top)
     accept, joined_cdfs = _joined(cdfs, grid, theta)
-    overall = accept if accept.ndim == 1 else accept @ theta[0]  # type: ignore[index]
+    arrivals = rates * np.diff(edges)
     return TimeVaryingWaits(
         edges_s=edges,
         arrivals=arrivals,
@@ -205,8 +237,9 @@ def mtgk(
         cdfs=cdfs,
         accept=accept,
         joined_cdfs=joined_cdfs,
-        joined=arrivals * overall,
-        method=f"M_t/G_t/{k}: diffusion of the backlog with the exact stationary law, {rates.size} windows",
+        joined=arrivals * (accept @ share),
+        method=f"M_t/G_t/{k} with thresholds: replays of the profile, {rates.size} windows",
+        error_estimate=errors,
     )
 
 
@@ -228,24 +261,13 @@ def _checked_classes(classes: tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike]
     return share / share.sum(), service, theta
 
 
-def _share_that_joins(theta: tuple[FloatArray, ...], grid: FloatArray, means: FloatArray, window: int) -> FloatArray:
-    """Return the share of the work that joins at each backlog."""
-    share, service, limit = theta
-    work = share * service
-    return np.asarray((limit[None, :] >= grid[:, None]) @ work / work.sum())
-
-
-def _cells(
-    loads: FloatArray, widths: FloatArray, diffusion: FloatArray, theta: tuple[FloatArray, ...] | None
-) -> FloatArray:
+def _cells(loads: FloatArray, widths: FloatArray, diffusion: FloatArray) -> FloatArray:
     """Return the upper edges of the backlog cells, the first at 0: fine near it, uniform far away."""
     backlog = highest = 0.0
     for load, width in zip(loads, widths, strict=True):
         backlog = max(backlog + (load - 1) * width, 0.0)
         highest = max(highest, backlog)
     scale = float(diffusion.max())
-    if theta is not None and np.all(np.isfinite(theta[2])):
-        highest = min(highest, float(theta[2].max()))
     span = float(widths.sum())
     peak = min(float(loads.max()), 0.97)
     # A diffusion spreads by sqrt(2 D t), but no further than its stationary law at the highest load.
@@ -312,13 +334,11 @@ def _rates(
     return up, down
 
 
-def _joined(cdfs: FloatArray, grid: FloatArray, theta: tuple[FloatArray, ...] | None) -> tuple[FloatArray, FloatArray]:
-    """Return acceptance by window (and class) and the CDF of the wait of those who join."""
-    if theta is None:
-        return np.ones(len(cdfs)), cdfs
+def _joined(cdfs: FloatArray, grid: FloatArray, theta: tuple[FloatArray, ...]) -> tuple[FloatArray, FloatArray]:
+    """Return acceptance by window and class and the CDF of the wait of those who join."""
     share, _, limit = theta
     accept = np.array([np.interp(np.clip(limit, 0, None), grid, row) * (limit >= 0) for row in cdfs])
     joined = np.zeros_like(cdfs)
     for p, bound, column in zip(share, limit, accept.T, strict=True):
         joined += p * np.minimum(cdfs, column[:, None]) if bound >= 0 else 0.0
-    return accept, joined / joined[:, -1:]
+    return accept, joined / np.maximum(joined[:, -1:], 1e-300)
