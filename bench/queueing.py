@@ -1,26 +1,44 @@
-"""Speed of the queueing library, beside the same questions put to event simulation; ratios within one run.
+"""Speed of the queueing library, beside the same questions put to simpy, ciw and most-queue; ratios within one run.
 
-Run: python bench/queueing.py
+Run ``python bench/queueing.py``. The other packages come with the extra ``peers``; what is not installed is left out.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import os
 import time
 from collections.abc import Callable
 
+# One thread for everybody: the question is how much work an answer takes. Must come before numpy.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import numpy as np
 
-from qmodel.queueing import ServiceTime, kiefer_wolfowitz, mgk, mgk_balking, mmpp_k, mtgk
+from qmodel.queueing import (
+    ServiceTime,
+    kiefer_wolfowitz,
+    mgk,
+    mgk_balking,
+    mmpp_k,
+    mtgk,
+    priced_thresholds,
+    two_pools,
+)
+
+#: Arrivals given to event simulations: too few for 10 % of the mean, so their time is a lower bound.
+SIMULATED = 20_000
+LOAD = 0.85
 
 
 def best_s(job: Callable[[], object], repeats: int = 7) -> float:
-    """Return the least time of a few runs [s]."""
+    """Return the least processor time of a few runs, after one that warms up [s]."""
     job()
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         job()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return min(times)
 
 
@@ -38,62 +56,125 @@ def ask(load: float, servers: int, law: ServiceTime) -> list[float]:
     return [metrics.mean_wait_s, *(metrics.wait_quantile_s(q) for q in (0.9, 0.95, 0.99))]
 
 
-def simpy_arrivals_per_s(law: ServiceTime, servers: int, count: int = 20_000) -> float | None:
-    """Return how many arrivals a second simpy simulates, None when it is not installed."""
-    try:
-        import simpy
-    except ImportError:
-        return None
+def by_simpy(gaps: np.ndarray, works: np.ndarray, servers: int) -> float:
+    """Return the mean wait of given arrivals in simpy."""
+    import simpy
+
+    env, waits = simpy.Environment(), []
+    pool = simpy.Resource(env, servers)
+
+    def customer(work: float):
+        begin = env.now
+        with pool.request() as turn:
+            yield turn
+            waits.append(env.now - begin)
+            yield env.timeout(work)
+
+    def source():
+        for gap, work in zip(gaps, works, strict=True):
+            yield env.timeout(gap)
+            env.process(customer(work))
+
+    env.process(source())
+    env.run()
+    return float(np.mean(waits))
+
+
+def by_ciw(gaps: np.ndarray, works: np.ndarray, servers: int) -> float:
+    """Return the mean wait of given arrivals in ciw."""
+    import ciw
+
+    network = ciw.create_network(
+        arrival_distributions=[ciw.dists.Sequential([*gaps.tolist(), float("inf")])],
+        service_distributions=[ciw.dists.Sequential(works.tolist())],
+        number_of_servers=[servers],
+    )
+    simulation = ciw.Simulation(network)
+    simulation.simulate_until_max_time(float(gaps.sum() + works.sum()))
+    return float(np.mean([record.waiting_time for record in simulation.get_all_records()]))
+
+
+def by_most_queue(law: ServiceTime, servers: int) -> float:
+    """Return the mean wait by most-queue's numerical M/G/n (two phases with the same three moments)."""
+    from most_queue.theory.fifo.mgn_takahasi import MGnCalc
+
+    queue = MGnCalc(n=servers)
+    queue.set_sources(LOAD * servers)
+    queue.set_servers([law.moment(order) for order in (1, 2, 3)])
+    return float(queue.run().w[0])
+
+
+def beside_others(law: ServiceTime) -> None:
+    """Print M/G/k by qmodel and, where installed, by others."""
+    print(f"mean, P90, P95 and P99 of M/G/k at load {LOAD}, 200 atoms, SCV {law.scv:.2f}; others: the mean alone")
     rng = np.random.default_rng(0)
-    gaps, works = rng.exponential(1 / (0.8 * servers), count), law.sample(count, rng)
+    for servers in (1, 2, 4, 8, 16, 256):
+        ours, found = best_s(lambda k=servers: ask(LOAD, k, law)), ask(LOAD, servers, law)[0]
+        print(f"  k = {servers:3d}: {ours * 1e3:8.2f} ms, mean {found:.4f}")
+        if servers not in (2, 8):
+            continue
+        gaps, works = rng.exponential(1 / (LOAD * servers), SIMULATED), law.sample(SIMULATED, rng)
+        path = kiefer_wolfowitz(np.cumsum(gaps), works, servers).mean()
+        others: dict[str, tuple[str, Callable[[], float], str]] = {
+            "most-queue": ("most_queue", lambda k=servers: by_most_queue(law, k), "numerical"),
+            "simpy": ("simpy", lambda k=servers, g=gaps, w=works: by_simpy(g, w, k), f"{SIMULATED:,} arrivals"),
+            "ciw": ("ciw", lambda k=servers, g=gaps, w=works: by_ciw(g, w, k), f"{SIMULATED:,} arrivals"),
+        }
+        for name, (module, job, how) in others.items():
+            if importlib.util.find_spec(module) is None:
+                print(f"      {name}: not installed (extra: peers)")
+                continue
+            took, value = best_s(job, 1), job()
+            check = f", the same arrivals in qmodel {path:.4f}" if "arrivals" in how else ""
+            print(f"      {name}, {how}: {took * 1e3:8.1f} ms, {took / ours:,.0f} times; mean {value:.4f}{check}")
 
-    def run() -> None:
-        env = simpy.Environment()
-        pool = simpy.Resource(env, servers)
 
-        def customer(work: float):
-            with pool.request() as turn:
-                yield turn
-                yield env.timeout(work)
+def other_models(law: ServiceTime) -> None:
+    """Print the time of models that no other package has."""
+    h2 = ServiceTime.hyperexponential([0.9, 0.1], [0.5, 5.5])
+    took = best_s(lambda: mmpp_k([4.0, 12.0], [0.1, 0.3], 8, h2).wait_quantile_s(0.95))
+    print(f"MMPP(2)/H2/8: {took * 1e3:.2f} ms")
+    values, weights = law.atoms()
+    for servers in (1, 2, 8):
+        rates, limits = weights * servers, 4 / (1 + values)
+        took = best_s(lambda r=rates, t=limits, k=servers: mgk_balking(r, values, t, k), 3)
+        print(f"200 classes with thresholds, k = {servers}: {took * 1e3:.1f} ms")
+    edges = np.arange(61) * 60.0
+    rates = (0.75 + 0.35 * np.sin(np.arange(60) / 5)) * 2 / 0.06
+    took = best_s(lambda: mtgk(edges, rates, law.scaled(0.06), 2), 3)
+    print(f"one hour in 60 s windows, k = 2: {took * 1e3:.1f} ms for {rates.sum() * 60:,.0f} expected arrivals")
+    prompts = np.geomspace(16, 16_384, 12)
+    shares = np.exp(-0.5 * (np.log(prompts / 700) / 1.2) ** 2)
+    work, host = 0.015 + 5e-5 * prompts, 0.03 + 1e-4 * prompts
+    rates = 0.8 * shares / (shares @ work)
+    rule = priced_thresholds(work, host, 0.0 * work, 10.0, 8.0)
+    for pools in (1, 2):
+        took = best_s(lambda n=pools: two_pools(rates * n, work, host, rule, prefill_servers=n, decode_servers=n), 3)
+        states = two_pools(rates * pools, work, host, rule, prefill_servers=pools, decode_servers=pools).chain.states
+        print(f"two pools of {pools}, 12 classes, {states:,} states: {took * 1e3:.0f} ms")
 
-        def source():
-            for gap, work in zip(gaps, works, strict=True):
-                yield env.timeout(gap)
-                env.process(customer(work))
 
-        env.process(source())
-        env.run()
-
-    return count / best_s(run, 1)
+def sample_paths(law: ServiceTime) -> None:
+    """Print the speed of the recursion over given arrivals, beside simpy."""
+    rng = np.random.default_rng(0)
+    for servers in (2, 16):
+        gaps, works = rng.exponential(1 / (0.8 * servers), 1_000_000), law.sample(1_000_000, rng)
+        arrival = np.cumsum(gaps)
+        ours = best_s(lambda a=arrival, w=works, k=servers: kiefer_wolfowitz(a, w, k), 3) / arrival.size
+        line = f"sample path, k = {servers}: {ours * 1e6:.3f} us per arrival"
+        if importlib.util.find_spec("simpy") is not None:
+            few = slice(0, SIMULATED)
+            theirs = best_s(lambda g=gaps[few], w=works[few], k=servers: by_simpy(g, w, k), 1) / SIMULATED
+            line += f"; simpy takes {theirs / ours:,.0f} times as long"
+        print(line)
 
 
 def main() -> None:
     """Print one line per question."""
     law = law_of_200_atoms()
-    print(f"mean, P90, P95, P99 of M/G/k, {len(law.atoms()[0])} atoms, SCV {law.scv:.2f}")
-    for servers in (1, 2, 4, 8, 16, 256):
-        print(f"  k = {servers:3d}: {best_s(lambda k=servers: ask(0.85, k, law)) * 1e3:7.2f} ms")
-    h2 = ServiceTime.hyperexponential([0.9, 0.1], [0.5, 5.5])
-    print(
-        f"  MMPP(2)/H2/8: {best_s(lambda: mmpp_k([4.0, 12.0], [0.1, 0.3], 8, h2).wait_quantile_s(0.95)) * 1e3:.2f} ms"
-    )
-    values, weights = law.atoms()
-    for servers in (1, 2, 8):
-        rates, limits = weights * servers, 4 / (1 + values)
-        took = best_s(lambda r=rates, t=limits, k=servers: mgk_balking(r, values, t, k), 3)
-        print(f"  200 classes with thresholds, k = {servers}: {took * 1e3:.1f} ms")
-    edges = np.arange(61) * 60.0
-    rates = (0.75 + 0.35 * np.sin(np.arange(60) / 5)) * 2 / 0.06
-    took = best_s(lambda: mtgk(edges, rates, law.scaled(0.06), 2), 3)
-    print(f"  one hour in 60 s windows, k = 2: {took * 1e3:.1f} ms for {rates.sum() * 60:,.0f} expected arrivals")
-    rng = np.random.default_rng(0)
-    for servers in (2, 16):
-        arrival = np.cumsum(rng.exponential(1 / (0.8 * servers), 1_000_000))
-        work = law.sample(arrival.size, rng)
-        ours = arrival.size / best_s(lambda a=arrival, w=work, k=servers: kiefer_wolfowitz(a, w, k), 3)
-        theirs = simpy_arrivals_per_s(law, servers)
-        beside = f"; {ours / theirs:,.0f} times simpy" if theirs else "; simpy is not installed"
-        print(f"  sample path, k = {servers}: {1e6 / ours:.3f} us per arrival{beside}")
+    beside_others(law)
+    other_models(law)
+    sample_paths(law)
 
 
 if __name__ == "__main__":
