@@ -77,9 +77,9 @@ PERCENTILE_ERROR = 2.0
 
 
 @pytest.mark.data
-def test_simulated_cases_of_bounded_laws(shared_data):
+def test_simulated_cases(shared_data):
     data = reference.load(shared_data)
-    cases = [case for case in data["cases"] if case["model"] == "M/G/k (simulated)" and "LLM" in case["service_law"]]
+    cases = [case for case in data["cases"] if case["model"] == "M/G/k (simulated)"]
     assert cases
     for case in cases:
         metrics = mgk(case["lam"], case["k"], reference.service_of(case, data["laws"]))
