@@ -13,8 +13,9 @@ import numpy as np
 from qmodel.errors import InputError, MissingExtraError
 from qmodel.fitting.curves import Curve, Surface, merge_duplicates, outliers
 from qmodel.fitting.gpus import gpu_named
-from qmodel.fitting.models import BYTES, ModelShape
+from qmodel.fitting.models import ModelShape
 from qmodel.fitting.sources import CleaningReport
+from qmodel.fitting.table_checks import checked_rows, rows_with
 from qmodel.units import MS
 
 __all__ = ["AiconfiguratorTables"]
@@ -24,12 +25,6 @@ MOE_LAUNCH_S = 0.018 * MS  # routing and sorting, which do not grow with the exp
 ELEMENTWISE_LAUNCH_S = 3e-6
 ELEMENTWISE_EFFICIENCY = 0.8
 NO_SPLIT_RATIO = 4.0  # a kernel that splits the KV cache keeps one request within this factor of the full rate
-_FASTEST, _SLOWEST = 0.3, 100.0  # time of a one-token product over the time to read its weights
-_COLUMNS = {
-    "gemm_perf": ("gemm_dtype", "m", "n", "k", "latency"),
-    "context_attention_perf": ("batch_size", "isl", "num_heads", "num_key_value_heads", "head_dim", "latency"),
-    "generation_attention_perf": ("batch_size", "isl", "step", "num_heads", "num_key_value_heads", "latency"),
-}
 _FULL_BATCH = 128  # batch from which the A100's latent-attention kernel fills the GPU
 _DISTRIBUTION = "power_law_1.2"  # how unevenly tokens load the experts; both recorded laws differ by 2 %
 
@@ -88,8 +83,7 @@ class AiconfiguratorTables:
         if model.is_mla:
             return self._latent_context(model, tp)
         heads, kv = _local_heads(model, tp)
-        frame = _dense_rows(self._table("attention", "context_attention_perf"), model.head_dim)
-        frame = frame[frame["batch_size"] == 1]
+        frame = self._grouped_rows("context_attention_perf", model.head_dim, batch_size=1)
         dim, group = int(frame["head_dim"].iloc[0]), heads / kv
 
         def distance(h: int, g: int) -> float:
@@ -110,7 +104,7 @@ class AiconfiguratorTables:
         if model.is_mla:
             return self._latent_generation(model, tp)
         heads, kv = _local_heads(model, tp)
-        frame = _dense_rows(self._table("attention", "generation_attention_perf"), model.head_dim)
+        frame = self._grouped_rows("generation_attention_perf", model.head_dim)
         dim, group = int(frame["head_dim"].iloc[0]), heads / kv
 
         def distance(h: int, g: int) -> float:
@@ -129,7 +123,7 @@ class AiconfiguratorTables:
     def latent_projection(self, model: ModelShape, tp: int) -> Curve:
         """Return the absorbed projections of latent attention in decode on one GPU and layer, against the batch."""
         frame = self._table("mla_bmm", "mla_bmm_perf", engines=("trtllm", "sglang", "vllm"))
-        frame = frame[frame["bmm_dtype"] == "bfloat16"]
+        frame = rows_with(frame, "mla_bmm_perf", bmm_dtype="bfloat16")
         heads = max(1, model.heads // tp)
         ref = _nearest(frame["num_heads"], heads)
         frame = frame[frame["num_heads"] == ref]
@@ -145,9 +139,8 @@ class AiconfiguratorTables:
         n tokens load its experts like n*(k/E)/(k'/E') tokens load those of the reference, and the work is
         H*I*E / (H'*I'*E') of its own, launch time apart (DESIGN section 2).
         """
-        frame = self._table("moe", "moe_perf")
-        frame = frame[(frame["moe_dtype"] == "bfloat16") & (frame["moe_ep_size"] == 1)]
-        frame = frame[frame["distribution"] == _DISTRIBUTION]
+        wanted = {"moe_dtype": "bfloat16", "moe_ep_size": 1, "distribution": _DISTRIBUTION}
+        frame = rows_with(self._table("moe", "moe_perf"), "moe_perf", **wanted)
         hidden, inter = model.hidden, model.expert_inter / tp
         experts, top = model.experts, model.experts_per_token
         keys = ["hidden_size", "inter_size", "moe_tp_size", "num_experts", "topk"]
@@ -173,13 +166,10 @@ class AiconfiguratorTables:
 
     def all_reduce(self, gpus: int) -> Curve:
         """Return the all-reduce over `gpus` GPUs of one node, against message bytes (graph-captured kernels)."""
-        frame = self._table("comm", "custom_allreduce_perf")
-        frame = frame[frame["num_gpus"] == gpus]
+        frame = rows_with(self._table("comm", "custom_allreduce_perf"), "custom_allreduce_perf", num_gpus=gpus)
         if "backend" in frame:
             graph = frame["backend"].str.contains("graph")
             frame = frame[graph] if graph.any() else frame
-        if not len(frame):
-            raise InputError("GPUs of an all-reduce", gpus, "a size in the comm tables (2, 4, 8)")
         return self._curve(frame["message_size"], frame["latency"] * MS, f"all-reduce {gpus}", tail_slope=1.0)
 
     def elementwise(self, role: str, kernels: int, bytes_per_token: float) -> Curve:
@@ -233,7 +223,14 @@ class AiconfiguratorTables:
 
     def _latent_rows(self, name: str) -> Any:
         frame = self._table("mla", name, engines=("trtllm", "sglang", "vllm"))
-        return frame[(frame["mla_dtype"] == "bfloat16") & (frame["kv_cache_dtype"] == "bfloat16")]
+        return rows_with(frame, name, mla_dtype="bfloat16", kv_cache_dtype="bfloat16")
+
+    def _grouped_rows(self, name: str, head_dim: int, **wanted: Any) -> Any:
+        """Return the rows of grouped-query attention over whole contexts in bfloat16, at the nearest head size."""
+        frame = self._table("attention", name)
+        full = {"kv_cache_dtype": "bfloat16", "attn_dtype": "bfloat16", "window_size": 0}
+        frame = rows_with(frame, name, **{column: value for column, value in full.items() if column in frame})
+        return rows_with(frame, name, head_dim=_nearest(frame["head_dim"], head_dim), **wanted)
 
     def _table(self, kind: str, name: str, engines: tuple[str, ...] = ()) -> Any:
         """Return one table as a pandas frame: the preferred engine's, else the next that has it."""
@@ -249,35 +246,14 @@ class AiconfiguratorTables:
         raise InputError(f"kernel table {name}", f"absent for GPU {self.gpu.name!r}", "in the package")
 
     def _checked(self, frame: Any, name: str) -> Any:
-        missing = [column for column in _COLUMNS.get(name, ("latency",)) if column not in frame]
-        if missing:
-            raise InputError(
-                f"columns of kernel table {name}", f"without {', '.join(missing)}", "as the package has it"
-            )
-        if frame["latency"].dtype.kind not in "fiu":
-            raise InputError(f"latency in kernel table {name}", "text", "numbers, in ms")
-        good = np.isfinite(frame["latency"]) & (frame["latency"] > 0)
-        if not good.all():
-            self.report.rejected[name] = int((~good).sum())
-        if good.sum() < 2:
-            raise InputError(f"usable rows of kernel table {name}", int(good.sum()), ">= 2, with latency > 0")
-        if name == "gemm_perf":
-            self._check_unit(frame[good])
-        return frame[good]
-
-    def _check_unit(self, frame: Any) -> None:
-        """Raise when reading the largest weights takes a time that only another unit explains."""
-        rows = frame[frame["m"] == frame["m"].min()]
-        largest = rows.loc[(rows["n"] * rows["k"]).idxmax()]
-        ratio = float(largest["latency"] * MS * self.gpu.bytes_per_s / (largest["n"] * largest["k"] * BYTES))
-        if not _FASTEST <= ratio <= _SLOWEST:
-            limit = f"between {_FASTEST} and {_SLOWEST:g}"
-            raise InputError("latency in gemm_perf over the time to read its weights", ratio, limit, "is it in ms?")
+        rows, rejected = checked_rows(frame, name, self.gpu)
+        if rejected:
+            self.report.rejected[name] = rejected
+        return rows
 
     def _gemm_cube(self) -> tuple[Any, ...]:
         if self._gemm is None:
-            frame = self._table("gemm", "gemm_perf")
-            frame = frame[frame["gemm_dtype"] == "bfloat16"]
+            frame = rows_with(self._table("gemm", "gemm_perf"), "gemm_perf", gemm_dtype="bfloat16")
             ns, ks, ms = (np.unique(frame[c].to_numpy()) for c in "nkm")
             cube = np.full((len(ns), len(ks), len(ms)), np.nan)
             where = tuple(np.searchsorted(v, frame[c].to_numpy()) for v, c in ((ns, "n"), (ks, "k"), (ms, "m")))
@@ -377,12 +353,3 @@ def _pairs(frame: Any) -> list[tuple[int, int]]:
 
 def _nearest(values: Any, wanted: int) -> int:
     return min(sorted({int(v) for v in values}), key=lambda v: abs(math.log(v / wanted)))
-
-
-def _dense_rows(frame: Any, head_dim: int) -> Any:
-    frame = frame[frame["kv_cache_dtype"] == "bfloat16"]
-    if "attn_dtype" in frame:
-        frame = frame[frame["attn_dtype"] == "bfloat16"]
-    if "window_size" in frame:
-        frame = frame[frame["window_size"] == 0]
-    return frame[frame["head_dim"] == _nearest(frame["head_dim"], head_dim)]

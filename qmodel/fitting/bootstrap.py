@@ -1,46 +1,81 @@
-"""Standard errors of law coefficients: kernels' table noise and the choice of steps, both drawn anew."""
+"""Standard errors of law coefficients: the choice of steps, and kernels' table noise, drawn anew."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from itertools import combinations
+from typing import Literal
 
 import numpy as np
 
-from qmodel.fitting.composition import StepComposition
+from qmodel.fitting.choice import reload_of_s
 from qmodel.fitting.steplaw import Form, fit_step_law
 from qmodel.laws import LinearLaw, PNormLaw, StepSamples
 
-__all__ = ["bootstrap"]
+__all__ = ["Fitted", "bootstrap"]
 
 Law = PNormLaw | LinearLaw
+Part = Literal["step", "prefill"]
 
 DRAWS = 32  # standard errors to 13 %, enough for one digit
 _SEED = 90210
 _ENGINE = ("floor_s", "floor_per_request_s", "gain")
+_STEP_ONLY = ("reload_s", "context_s")  # a prefill law has them from the step law
 _SMALLEST_CORRELATION = 0.1  # 32 draws do not tell smaller ones from none
 
 
-def bootstrap(
-    composition: StepComposition,
-    steps: Callable[[StepComposition], StepSamples],
-    laws: dict[str, tuple[Law, Form, Callable[[StepSamples], np.ndarray]]],
-    prompts: Callable[[StepComposition], StepSamples],
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Return standard errors and correlations of the coefficients of a step and a prefill law.
-
-    Every draw resamples the noise of each kernel's table (measured against smoothed), composes the steps again,
-    draws steps with replacement and refits from the fitted coefficients (Efron and Tibshirani, An Introduction to
-    the Bootstrap, 1993, chapter 9).
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted:
+    """A law with how it was fitted.
 
     Parameters
     ----------
-    composition : StepComposition
-        Kernels of a step.
-    steps, prompts : callable
-        From a composition to the samples of the step law and of the prefill law.
-    laws : dict
-        ``step`` and ``prefill``: fitted law, its form, and the weights of samples.
+    law : PNormLaw or LinearLaw
+        Law.
+    form : Form
+        What it was made of.
+    weigh : callable, optional
+        Weights of samples; all alike without it.
+    """
+
+    law: Law
+    form: Form
+    weigh: Callable[[StepSamples], np.ndarray] | None = None
+
+    def again(self, samples: StepSamples, rng: np.random.Generator, reload_s: float | None) -> Law:
+        """Return the law of rows drawn with replacement.
+
+        Parameters
+        ----------
+        samples : StepSamples
+            Rows to draw from.
+        rng : numpy.random.Generator
+            Source of randomness.
+        reload_s : float or None
+            cx to hold fixed [s per token].
+        """
+        rows = samples.take(np.sort(rng.integers(0, len(samples), len(samples))))
+        start = self.law if isinstance(self.law, PNormLaw) else None
+        weights = self.weigh(rows) if self.weigh else None
+        return fit_step_law(rows, self.form, weights=weights, start=start, reload_s=reload_s)
+
+
+def bootstrap(
+    draw: Callable[[np.random.Generator], Mapping[Part, StepSamples]], laws: Mapping[Part, Fitted]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return standard errors and correlations of the coefficients of a step and a prefill law.
+
+    Every draw takes the data anew, draws rows of them with replacement and refits from the fitted coefficients
+    (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 9). Deterministic.
+
+    Parameters
+    ----------
+    draw : callable
+        From a generator to the samples of each law; composed steps draw their kernels' table noise, measured ones
+        are what they are.
+    laws : mapping
+        ``step`` and ``prefill``: what was fitted. Without the latter prompts take the step law.
 
     Returns
     -------
@@ -48,19 +83,17 @@ def bootstrap(
         Standard errors by ``step.w_s`` and the like, and correlations by pairs ``a|b``.
     """
     rng = np.random.default_rng(_SEED)
-    names = [f"{part}.{c}" for part in ("step", "prefill") for c in _coefficients(laws[part][0], part)]
+    step_law = laws["step"].law
+    prefill_law = laws["prefill"].law if "prefill" in laws else step_law
+    names = [f"step.{c}" for c in _coefficients(step_law)]
+    names += [f"prefill.{c}" for c in _coefficients(prefill_law) if c not in _STEP_ONLY]
     rows = []
     for _ in range(DRAWS):
-        drawn = composition.resampled(rng)
-        fitted: dict[str, Law] = {}
-        for part, samples in (("step", steps(drawn)), ("prefill", prompts(drawn))):
-            law, form, weigh = laws[part]
-            index = np.sort(rng.integers(0, len(samples), len(samples)))
-            again = samples.take(index)
-            start = law if isinstance(law, PNormLaw) else None
-            reload_s = getattr(fitted["step"], "reload_s", 0.0) if part == "prefill" else None
-            fitted[part] = fit_step_law(again, form, weights=weigh(again), start=start, reload_s=reload_s)
-        rows.append([getattr(fitted[name.split(".")[0]], name.split(".")[1]) for name in names])
+        samples = draw(rng)
+        step = laws["step"].again(samples["step"], rng, None)
+        prefill = laws["prefill"].again(samples["prefill"], rng, reload_of_s(step)) if "prefill" in laws else step
+        drawn = {"step": step, "prefill": prefill}
+        rows.append([getattr(drawn[name.split(".")[0]], name.split(".")[1]) for name in names])
     table = np.array(rows)
     spread = table.std(axis=0, ddof=1)
     errors = {name: float(s) for name, s in zip(names, spread, strict=True) if s > 0}
@@ -74,6 +107,5 @@ def bootstrap(
     return errors, correlations
 
 
-def _coefficients(law: Law, part: str) -> list[str]:
-    skip = (*_ENGINE, "reload_s", "context_s") if part == "prefill" else _ENGINE
-    return [name for name in law.__slots__ if name not in skip]
+def _coefficients(law: Law) -> list[str]:
+    return [name for name in law.__slots__ if name not in _ENGINE]

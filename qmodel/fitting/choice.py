@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -17,9 +18,11 @@ __all__ = [
     "MOE_LIMITS",
     "SHORT_PROMPT",
     "FittedLaws",
+    "LawData",
     "LawSamples",
     "choose_laws",
     "prompt_weights",
+    "reload_of_s",
     "step_weights",
 ]
 
@@ -68,15 +71,30 @@ class FittedLaws:
         Parameters
         ----------
         limits : dict
-            Name to largest error.
+            Name to largest error; what the data cannot tell is taken to be within.
         """
-        return all(self.errors[name] <= limit for name, limit in limits.items())
+        return all(self.errors.get(name, 0.0) <= limit for name, limit in limits.items())
 
     @property
     def penalised(self) -> float:
         """Geometric mean of both errors over what the form's further terms have to leave of it."""
         terms = (self.form.family == "experts") + bool(self.form.jump)
         return float(np.sqrt(self.step_rms * self.prefill_rms)) / FURTHER_MARGIN**terms
+
+
+class LawData(Protocol):
+    """Steps and prompts, composed or measured, that laws in several forms are fitted to and checked on."""
+
+    left_out: str  # what errors are taken on, in words
+
+    @property
+    def jump_tokens(self) -> tuple[float, ...]:
+        """Tokens between which kernels change algorithm, () where that is not known."""
+        ...
+
+    def fit(self, form: Form, prefill_form: Form | None = None, near: FittedLaws | None = None) -> FittedLaws:
+        """Return both laws in a form, with their errors on what was left out."""
+        ...
 
 
 class LawSamples:
@@ -92,21 +110,37 @@ class LawSamples:
         Longest context of a request [tokens].
     """
 
+    left_out = "off the grid"
+
     def __init__(self, composition: StepComposition, capacity: int, longest: int) -> None:
         self.composition, self.capacity, self.longest = composition, capacity, longest
         lengths = _lengths(longest)
         between = np.unique(np.round(np.sqrt(lengths[1:] * lengths[:-1])))
-        self.steps, self.prompts = self.steps_of(composition), self.prompts_of(composition)
+        self.steps, self.prompts = self._steps_of(composition), self._prompts_of(composition)
         self.held_steps = design.off_grid_steps(composition, capacity, longest)
         self.held_prompts = design.prompts(composition, between)
 
-    def steps_of(self, composition: StepComposition) -> StepSamples:
-        """Return the steps that a step law is fitted to, by the kernels of `composition`."""
+    @property
+    def jump_tokens(self) -> tuple[float, ...]:
+        """Tokens between which the all-reduce changes algorithm, () without one."""
+        return self.composition.jump_tokens
+
+    def _steps_of(self, composition: StepComposition) -> StepSamples:
         return design.fit_steps(composition, self.capacity, self.longest)
 
-    def prompts_of(self, composition: StepComposition) -> StepSamples:
-        """Return the prompts that a prefill law is fitted to, by the kernels of `composition`."""
+    def _prompts_of(self, composition: StepComposition) -> StepSamples:
         return design.prompts(composition, _lengths(self.longest))
+
+    def drawn(self, rng: np.random.Generator) -> dict[Literal["step", "prefill"], StepSamples]:
+        """Return the steps and prompts that laws are fitted to, with every kernel's table noise drawn anew.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+            Source of randomness.
+        """
+        again = self.composition.resampled(rng)
+        return {"step": self._steps_of(again), "prefill": self._prompts_of(again)}
 
     def fit(self, form: Form, prefill_form: Form | None = None, near: FittedLaws | None = None) -> FittedLaws:
         """Return both laws in a form; the prefill law takes cx from the step law.
@@ -125,7 +159,9 @@ class LawSamples:
         step = fit_step_law(self.steps, form, weights=step_weights(self.steps), start=at_step)
         weights = prompt_weights(self.prompts)
         prefill_form = prefill_form or form
-        prefill = fit_step_law(self.prompts, prefill_form, weights=weights, start=at_prefill, reload_s=_reload_s(step))
+        prefill = fit_step_law(
+            self.prompts, prefill_form, weights=weights, start=at_prefill, reload_s=reload_of_s(step)
+        )
         return FittedLaws(
             form=form,
             prefill_form=prefill_form,
@@ -160,12 +196,12 @@ class LawSamples:
         return float(np.mean(np.abs(predicted / (hosting.time_s - alone) - 1)))
 
 
-def choose_laws(samples: LawSamples, model: ModelShape) -> tuple[FittedLaws, str, dict[str, float]]:
+def choose_laws(samples: LawData, model: ModelShape) -> tuple[FittedLaws, str, dict[str, float]]:
     """Return a model's laws, why they have their form, and all errors that a calibration states.
 
     Parameters
     ----------
-    samples : LawSamples
+    samples : LawData
         What to fit and to check on.
     model : ModelShape
         Dimensions.
@@ -184,7 +220,7 @@ def choose_laws(samples: LawSamples, model: ModelShape) -> tuple[FittedLaws, str
         forms = [natural, *further]
         best = min([f for f in forms if f.meets(limits)] or forms, key=lambda f: f.penalised)
     families = ", ".join(f"{f.form} {_percent(f.step_rms)}" for f in sorted([natural, *rivals.values()], key=_order))
-    choice = f"{best.form}, by root-mean-square relative error off the grid: {families}"
+    choice = f"{best.form}, by root-mean-square relative error {samples.left_out}: {families}"
     if further:
         choice += "; with prompts: " + ", ".join(
             f"{f.form} {_percent(f.step_rms)} and {_percent(f.prefill_rms)}" for f in (natural, *further)
@@ -199,13 +235,13 @@ def _stated(errors: dict[str, float], linear: dict[str, float]) -> dict[str, flo
     return steps | baseline | errors
 
 
-def _further_forms(samples: LawSamples, natural: FittedLaws, model: ModelShape) -> list[FittedLaws]:
+def _further_forms(samples: LawData, natural: FittedLaws, model: ModelShape) -> list[FittedLaws]:
     """Return the laws with further terms: saturating experts, the jump of the all-reduce, and both."""
     plain = [natural]
     if model.is_moe:
         experts = Form("experts", model.experts_per_token / model.experts)
         plain.append(samples.fit(experts, near=natural))
-    jump = samples.composition.jump_tokens
+    jump = samples.jump_tokens
     jumping = [samples.fit(laws.form._replace(jump=jump), near=laws) for laws in plain] if jump else []
     return plain[1:] + jumping
 
@@ -218,7 +254,14 @@ def _percent(error: float) -> str:
     return f"{100 * error:.2f} %"
 
 
-def _reload_s(law: Law) -> float:
+def reload_of_s(law: Law) -> float:
+    """Return cx [s per token] of a step law, which lone prompts do not show; 0 for the linear law.
+
+    Parameters
+    ----------
+    law : PNormLaw or LinearLaw
+        Step law.
+    """
     return law.reload_s if isinstance(law, PNormLaw) else 0.0
 
 

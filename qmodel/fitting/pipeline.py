@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qmodel.errors import InputError
 from qmodel.fitting import design
-from qmodel.fitting.bootstrap import bootstrap
+from qmodel.fitting.bootstrap import Fitted, bootstrap
 from qmodel.fitting.choice import LawSamples, choose_laws, prompt_weights, step_weights
 from qmodel.fitting.composition import compose
 from qmodel.fitting.gpus import Gpu
@@ -48,13 +48,11 @@ def calibrate_model(model: ModelShape, source: KernelSource, gpu: Gpu, tp: int) 
     samples = LawSamples(composition, capacity, longest)
     laws, choice, errors = choose_laws(samples, model)
     standard_errors, correlations = bootstrap(
-        composition,
-        samples.steps_of,
+        samples.drawn,
         {
-            "step": (laws.step, laws.form, step_weights),
-            "prefill": (laws.prefill, laws.prefill_form, prompt_weights),
+            "step": Fitted(law=laws.step, form=laws.form, weigh=step_weights),
+            "prefill": Fitted(law=laws.prefill, form=laws.prefill_form, weigh=prompt_weights),
         },
-        samples.prompts_of,
     )
     cleaned = source.report.lines()
     return Calibration(

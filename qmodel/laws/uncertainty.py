@@ -49,7 +49,8 @@ def draw_calibrations(calibration: Calibration, n: int, rng: np.random.Generator
         raise InputError("draws", n, ">= 1")
     names = sorted(calibration.standard_errors)
     if not names:
-        raise InputError("standard errors of the calibration", "absent", "given", "calibrate it again")
+        remedy = "leave out draws, or run qmodel calibrate with --profiles (kernel tables or a CSV of steps)"
+        raise InputError("standard errors of the calibration", "absent", "in its file", remedy)
     centre = np.array([_value(calibration, name) for name in names])
     factor = _factor(names, calibration.standard_errors, calibration.correlations)
     draws = centre + rng.standard_normal((n, len(names))) @ factor.T

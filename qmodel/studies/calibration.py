@@ -78,11 +78,15 @@ class CalibrationResult:
         c, fit = self.calibration, self.calibration.fit
         degrees = ", ".join(str(x.tp) for x in self.calibrations)
         out = [f"{c.model} on {c.gpu}, tp {degrees}: {c.kv_capacity_tokens:,} tokens of KV cache at tp {c.tp}"]
-        if "step_mape" in fit:
-            out.append(
-                f"steps off the grid: mean error {fit['step_mape']:.1%}, P95 {fit['step_p95']:.1%}; "
-                f"chunk increment {fit['chunk_increment_mape']:.1%}; prompts {fit['prefill_mape']:.1%}"
-            )
+        names = {
+            "step_mape": "steps left out of the fit: mean error",
+            "step_p95": "P95",
+            "chunk_increment_mape": "chunk increment",
+            "prefill_mape": "prompts",
+        }
+        stated = [f"{text} {fit[name]:.1%}" for name, text in names.items() if name in fit]
+        if stated:
+            out.append("; ".join(stated))
         if self.engine is not None:
             e, k = self.engine, self.engine.correction
             out.append(

@@ -124,6 +124,73 @@ def test_broken_tables_are_one_clear_line(monkeypatch, change, message):
     assert "\n" not in str(caught.value)
 
 
+TABLES = [
+    ("context_attention_perf", "llama-3.1-8b", 1, "isl"),
+    ("generation_attention_perf", "llama-3.1-8b", 1, "step"),
+    ("custom_allreduce_perf", "llama-3.1-8b", 2, "message_size"),
+    ("moe_perf", "deepseek-v2-lite", 1, "topk"),
+    ("mla_bmm_perf", "deepseek-v2-lite", 1, "op_name"),
+    ("context_mla_perf", "deepseek-v2-lite", 1, "isl"),
+    ("generation_mla_perf", "deepseek-v2-lite", 1, "batch_size"),
+]
+
+
+def broken(monkeypatch, name, change):
+    from qmodel.fitting import aiconfigurator
+
+    read = aiconfigurator._read
+    monkeypatch.setattr(aiconfigurator, "_read", lambda path: change(read(path)) if path.stem == name else read(path))
+
+
+@needs_profiles
+@pytest.mark.parametrize(("name", "model", "tp", "key"), TABLES)
+def test_every_broken_table_is_one_clear_line(monkeypatch, name, model, tp, key):
+    kinds = [
+        (lambda f: f.drop(columns=key), f"columns of kernel table {name} is without {key}"),
+        (lambda f: f.head(1), f"usable rows of kernel table {name} is 1; it must be >= 2"),
+        (lambda f: f.assign(latency=np.nan), f"usable rows of kernel table {name} is 0"),
+        (lambda f: f.assign(latency=1000 * f["latency"]), f"latency in kernel table {name} .*is it in ms"),
+        (lambda f: f.assign(latency=f["latency"] / 1000), f"latency in kernel table {name} .*is it in ms"),
+    ]
+    if key != "op_name":
+        kinds.append((lambda f: f.assign(**{key: np.nan}), f"usable rows of kernel table {name} is 0"))
+        kinds.append((lambda f: f.assign(**{key: "many"}), f"{key} in kernel table {name} is text"))
+    for change, message in kinds:
+        with monkeypatch.context() as patch:
+            broken(patch, name, change)
+            with pytest.raises(InputError, match=message) as caught:
+                compose(load_model(model), AiconfiguratorTables("a100"), tp)
+            assert "\n" not in str(caught.value)
+
+
+@needs_profiles
+def test_rows_with_a_broken_size_are_rejected_and_counted(monkeypatch):
+    def change(frame):
+        frame = frame.astype({"isl": float})
+        frame.loc[frame.index[:3], "isl"] = [np.nan, -1.0, 0.0]
+        return frame
+
+    broken(monkeypatch, "context_attention_perf", change)
+    tables = AiconfiguratorTables("a100")
+    compose(load_model("llama-3.1-8b"), tables, 1)
+    assert tables.report.rejected["context_attention_perf"] == 3
+
+
+@needs_profiles
+@pytest.mark.parametrize(
+    ("name", "column", "message"),
+    [
+        ("gemm_perf", "gemm_dtype", "gemm_dtype in kernel table gemm_perf is never bfloat16 but fp8"),
+        ("moe_perf", "distribution", "distribution in kernel table moe_perf is never power_law_1.2 but fp8"),
+        ("generation_mla_perf", "kv_cache_dtype", "kv_cache_dtype .* is never bfloat16 but fp8"),
+    ],
+)
+def test_tables_without_the_rows_that_are_needed_say_so(monkeypatch, name, column, message):
+    broken(monkeypatch, name, lambda f: f.assign(**{column: "fp8"}))
+    with pytest.raises(InputError, match=message):
+        compose(load_model("deepseek-v2-lite"), AiconfiguratorTables("a100"), 1)
+
+
 @needs_profiles
 def test_unreadable_tables_are_one_clear_line(tmp_path):
     from qmodel.fitting.aiconfigurator import _read
