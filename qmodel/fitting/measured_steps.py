@@ -14,6 +14,7 @@ from qmodel.fitting.gpus import Gpu
 from qmodel.fitting.models import BYTES, ModelShape
 from qmodel.fitting.steplaw import Form, fit_step_law, law_times_s
 from qmodel.laws import Calibration, LinearLaw, PNormLaw, StepSamples, ValidRange
+from qmodel.laws.calibration import MEASURED_TABLES
 
 __all__ = ["MeasuredSteps", "calibrate_steps", "check_unit"]
 
@@ -179,7 +180,7 @@ def calibrate_steps(samples: StepSamples, model: ModelShape, gpu: Gpu, tp: int, 
         provenance={
             "source": source,
             "source_version": f"{len(samples)} steps",
-            "tables": "measured engine steps",
+            "tables": MEASURED_TABLES,
             "law_choice": choice,
             "prefill_law": "the step law: too few steps without decode requests"
             if measured.prompts is None

@@ -14,7 +14,9 @@ from qmodel.laws.prefill import chunked_prefill_s, lone_prefill_s, prefill_work_
 from qmodel.laws.step import FloatLike, PNormLaw, StepLaw
 from qmodel.laws.uncertainty import draw_calibrations
 
-__all__ = ["Calibration", "ValidRange"]
+__all__ = ["MEASURED_TABLES", "Calibration", "ValidRange"]
+
+MEASURED_TABLES = "measured engine steps"  # provenance["tables"] of laws fitted to an engine's own steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

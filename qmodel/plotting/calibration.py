@@ -10,11 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from qmodel.laws import Calibration, Measurements, StepSamples
+from qmodel.laws.calibration import MEASURED_TABLES
 from qmodel.laws.interpolation import at_tp
-from qmodel.plotting.figure import COLORS, LINES, new_figure, save_figure, style
+from qmodel.plotting.figure import COLORS, LINES, new_figure, plain_log, save_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
 
     from qmodel.laws import TransferLaw
 
@@ -31,6 +33,7 @@ __all__ = [
 Array = npt.NDArray[np.float64]
 
 BAND = 0.10  # the band drawn around equality
+_NARROW, _WIDE = 5.0, 50.0  # largest over smallest value of an axis
 CHUNKS = np.array([128, 256, 512, 1024, 2048])  # the candidates of the paper's Figure 1
 
 
@@ -66,11 +69,28 @@ def measured_table(
     return tables
 
 
+def _log_ms(axis: Axis) -> None:
+    """Label a logarithmic axis of times with plain numbers that do not run into one another."""
+    from matplotlib.ticker import MaxNLocator, NullLocator
+
+    low, high = axis.get_view_interval()
+    plain_log(axis, (1.0, 2.0, 5.0) if high / low < _WIDE else (1.0,))
+    if high / low < _NARROW:
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        axis.set_minor_locator(NullLocator())
+
+
+def _nothing(axes: Axes, text: str) -> None:
+    """Say in an empty panel why it is empty."""
+    axes.text(0.5, 0.5, text, ha="center", transform=axes.transAxes)
+    axes.set_axis_off()
+
+
 def _draw_equality(axes: Axes, table: tuple[Array, Array, Array], what: str) -> None:
     measured, predicted, tp = table
     if not len(measured):
-        axes.text(0.5, 0.5, "no rows", ha="center", transform=axes.transAxes)
         axes.set_title(what)
+        _nothing(axes, "no such rows in the file")
         return
     ends = np.array([min(measured.min(), predicted.min()) / 1.2, max(measured.max(), predicted.max()) * 1.2]) * 1e3
     axes.plot(ends, ends, color="black", lw=0.8)
@@ -82,6 +102,8 @@ def _draw_equality(axes: Axes, table: tuple[Array, Array, Array], what: str) -> 
             measured[at] * 1e3, predicted[at] * 1e3, "os^Dv"[number % 5], ms=4, color=COLORS[number + 1], label=label
         )
     axes.set(xscale="log", yscale="log", xlabel="measured [ms]", ylabel="predicted [ms]")
+    _log_ms(axes.xaxis)
+    _log_ms(axes.yaxis)
     error = np.mean(np.abs(predicted / measured - 1))
     axes.set_title(f"{what}: mean error {error:.1%}")
     axes.legend(loc="upper left")
@@ -124,13 +146,14 @@ def _draw_law(axes: Axes, law: tuple[Array, Array] | None, title: str) -> None:
     """Draw the distribution functions of predicted and measured times."""
     axes.set_title(title)
     if law is None:
-        axes.text(0.5, 0.5, "no start times in the file", ha="center", transform=axes.transAxes)
+        _nothing(axes, "no start times in the file")
         return
     shares = np.linspace(0.005, 0.995, 199)
     looks = (("predicted", "--", COLORS[4]), ("measured", "-", COLORS[0]))
     for times, (name, line, color) in zip(law, looks, strict=True):
         axes.plot(np.quantile(times, shares) * 1e3, 100 * shares, line, color=color, label=name)
     axes.set(xscale="log", xlabel="t [ms]", ylabel="share within t [%]")
+    _log_ms(axes.xaxis)
     axes.legend(loc="lower right")
 
 
@@ -222,6 +245,24 @@ def draw_transfers(axes: Axes, laws: Sequence[tuple[str, TransferLaw]]) -> None:
     axes.legend(loc="upper left")
 
 
+_STATED = {
+    "step_mape": "steps, mean",
+    "step_p95": "steps, P95",
+    "step_worst": "steps, worst",
+    "chunk_increment_mape": "chunk increment, mean",
+    "prefill_mape": "prompts, mean",
+    "prefill_p95": "prompts, P95",
+    "prefill_short_mape": "prompts below 256 tokens, mean",
+    "linear_step_mape": "linear law on steps, mean",
+}
+
+
+def _stated(calibration: Calibration) -> list[str]:
+    """Return a calibration's errors in words."""
+    lines = [f"{text}: {calibration.fit[name]:.1%}" for name, text in _STATED.items() if name in calibration.fit]
+    return ["Relative errors on what the fit has not seen", *lines] if lines else []
+
+
 def draw_calibration(calibrations: Sequence[Calibration], measured: Sequence[Measurements], path: str | Path) -> None:
     """Draw a calibration: steps, prompts, chunk increments, and the measurements where there are some.
 
@@ -235,7 +276,8 @@ def draw_calibration(calibrations: Sequence[Calibration], measured: Sequence[Mea
         File to write (.png, .pdf, .svg).
     """
     first = calibrations[0]
-    versions = [("kernels", first.without_engine())] + ([("engine", first)] if first.engine else [])
+    fitted_to = "engine steps" if first.provenance.get("tables") == MEASURED_TABLES else "kernels"
+    versions = [(fitted_to, first.without_engine())] + ([("engine", first)] if first.engine else [])
     with style():
         figure = new_figure(8.0, 7.0)
         (steps, prompts), (left, right) = figure.subplots(2, 2)
@@ -248,6 +290,9 @@ def draw_calibration(calibrations: Sequence[Calibration], measured: Sequence[Mea
         steps.set(xscale="log", xlabel="decode requests, 1,500 tokens each", ylabel="step [ms]", title=first.name)
         prompts.set(xscale="log", yscale="log", xlabel="prompt [tokens]", ylabel="prefill [ms]", title="lone prompts")
         steps.set_ylim(bottom=0)
+        plain_log(steps.xaxis)
+        plain_log(prompts.xaxis)
+        plain_log(prompts.yaxis)
         steps.legend()
         prompts.legend()
         tables = measured_table(calibrations, measured)
@@ -256,6 +301,7 @@ def draw_calibration(calibrations: Sequence[Calibration], measured: Sequence[Mea
             _draw_equality(right, tables["prompt"], "prompt phase")
         else:
             draw_chunk_increment(left, versions)
+            plain_log(left.yaxis)
             right.axis("off")
-            right.text(0.0, 0.95, "\n".join(f"{k}: {v:.2%}" for k, v in first.fit.items()), va="top", fontsize=8)
+            right.text(0.0, 0.95, "\n".join(_stated(first)), va="top", fontsize=8)
         save_figure(figure, path)

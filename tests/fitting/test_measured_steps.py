@@ -113,3 +113,34 @@ def test_steps_without_chunks_do_not_speak_of_them(tmp_path):
     result = calibrate("llama-3.1-8b", profiles=str(write_csv(tmp_path / "d.csv", s.take(s.chunk == 0))))
     assert "chunk_increment_mape" not in result.calibration.fit
     assert "chunk" not in " ".join(result.lines())
+
+
+def test_pictures_of_steps_name_what_the_laws_were_fitted_to(monkeypatch, tmp_path):
+    from matplotlib.figure import Figure
+
+    seen = []
+    monkeypatch.setattr("qmodel.plotting.calibration.save_figure", lambda figure, path: seen.append(figure))
+    from_csv = write_csv(tmp_path / "s.csv", measured(load_calibration("llama-3.1-8b").step))
+    calibrate("llama-3.1-8b", profiles=str(from_csv)).draw(tmp_path / "c.png")
+    (figure,) = seen
+    assert isinstance(figure, Figure)
+    labels = [text.get_text() for axes in figure.axes if axes.get_legend() for text in axes.get_legend().get_texts()]
+    assert "engine steps" in labels
+    assert "kernels" not in labels
+    assert any("chunk increment, mean" in text.get_text() for axes in figure.axes for text in axes.texts)
+
+
+@pytest.mark.parametrize(("low", "high"), [(13.0, 15.5), (10.0, 26.0), (15.0, 300.0), (15.0, 9000.0)])
+def test_labels_of_logarithmic_axes_stay_few_and_plain(low, high):
+    from matplotlib.figure import Figure
+
+    from qmodel.plotting.calibration import _log_ms
+
+    axes = Figure().subplots()
+    axes.set(xscale="log", xlim=(low, high))
+    _log_ms(axes.xaxis)
+    shown = [t for t in axes.xaxis.get_ticklocs() if low <= t <= high]
+    texts = [axes.xaxis.get_major_formatter()(t) for t in shown]
+    assert 2 <= len(shown) <= 7
+    assert not any("$" in text for text in texts)
+    assert not any(axes.xaxis.get_minor_formatter()(t) for t in axes.xaxis.get_minorticklocs())
