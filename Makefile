@@ -10,7 +10,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-full check bench figures notebooks docs calibrations lock clean
+.PHONY: help install demo test test-full check bench figures evaluation notebooks docs calibrations lock clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -68,6 +68,10 @@ OUT := out
 
 figures: $(VENV)/.base ## the paper's figures into out/figures; FULL=1 for fine grids and 20 runs a policy
 	$(BIN)/qmodel figures $(if $(FULL),--full) -o $(OUT)/figures
+
+evaluation: $(VENV)/.base ## every policy in every cell into out/evaluation, and its page into docs; a stopped run goes on
+	$(BIN)/qmodel evaluate --full --vendors -o $(OUT)/evaluation
+	cp $(OUT)/evaluation/evaluation.md docs/evaluation.md
 
 notebooks: $(VENV)/.notebooks ## run every notebook from top to bottom into out/notebooks
 	$(BIN)/python notebooks/run.py $(OUT)/notebooks $(sort $(wildcard notebooks/[0-9]*.py))
