@@ -12,6 +12,7 @@ from qmodel.io.atomic import write_text
 
 __all__ = ["Block", "Cards", "Figure", "List", "Section", "Table", "Text", "check_report", "render_page", "save_page"]
 
+_LONG = 12  # characters of a headline number that fit at full size
 # Browsers enforce what the page promises: nothing is loaded, nothing runs.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
@@ -51,7 +52,8 @@ class Cards:
     def html(self) -> str:
         """Return the cards as HTML."""
         cards = (
-            f'<div class="card"><div class="label">{escape(label)}</div><div class="value">{escape(value)}</div>'
+            f'<div class="card"><div class="label">{escape(label)}</div>'
+            f'<div class="value{" long" if len(value) > _LONG else ""}">{escape(value)}</div>'
             f'<div class="note">{escape(note)}</div></div>'
             for label, value, note in self.items
         )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["capacity_figure", "draw_capacity", "frontier_figure"]
 
 Rows = Sequence[Mapping[str, Any]]
-_COSTS_NAMED = 7
+_COSTS_NAMED, _WORTH_NAMING = 7, 1.2
 
 
 def capacity_figure(rows: Rows, chosen: str, rate_per_s: float, attainment: float, title: str = "") -> Figure:
@@ -121,7 +121,7 @@ def _draw_costs(panels: Any, sizes: Rows, rate_per_s: float, answer: Mapping[str
         best = [row for row in seen if row[chosen]]
         axes.plot([r["cost"] for r in seen], [r[metric] for r in seen], "o", color=COLORS[0], alpha=0.35)
         axes.plot([r["cost"] for r in best], [r[metric] for r in best], "o-", color=COLORS[4])
-        for row in best[:: max(1, -(-len(best) // _COSTS_NAMED))]:
+        for row in _named(best, metric):
             axes.annotate(
                 str(row[name]), (row["cost"], row[metric]), xytext=(4, offset), textcoords="offset points", fontsize=7
             )
@@ -137,7 +137,10 @@ def _draw_costs(panels: Any, sizes: Rows, rate_per_s: float, answer: Mapping[str
 def _draw_map(axes: Axes, clusters: Sequence[str], rates: Any, share: Any, answer: tuple[str, float, float]) -> None:
     chosen, rate, attainment = answer
     places = np.arange(len(clusters))
-    shades = axes.pcolormesh(rates, places, share, cmap="cividis", vmin=0.0, vmax=1.0, shading="nearest")
+    middle = (rates[1:] + rates[:-1]) / 2
+    sides = np.concatenate([[2 * rates[0] - middle[0]], middle, [2 * rates[-1] - middle[-1]]])
+    edges = np.arange(len(clusters) + 1) - 0.5
+    shades = axes.pcolormesh(sides, edges, share, cmap="cividis", vmin=0.0, vmax=1.0, shading="flat")
     axes.figure.colorbar(shades, ax=axes, label="share of requests that meet the SLO")
     for place, row in enumerate(share):
         limit = _highest_rate(rates, row, attainment)
@@ -149,6 +152,16 @@ def _draw_map(axes: Axes, clusters: Sequence[str], rates: Any, share: Any, answe
     axes.set(xlabel="rate [requests/s]")
     axes.grid(visible=False)
     axes.set_title(f"Predicted attainment; line: {100 * attainment:g} %, star: the answer")
+
+
+def _named(best: Rows, metric: str) -> list[Mapping[str, Any]]:
+    """Return the rows to name: the ends of the frontier's useful part, and steps that are worth it, not too many."""
+    named = [best[0]] if best else []
+    for row in best[1:]:
+        ratio = row[metric] / named[-1][metric]
+        if max(ratio, 1 / ratio) > _WORTH_NAMING and len(named) < _COSTS_NAMED:
+            named.append(row)
+    return named
 
 
 def _highest_rate(rates: Any, share: Any, attainment: float) -> float | None:

@@ -32,7 +32,12 @@ __all__ = ["Origin", "comparison_report", "plan_report"]
 
 NEVER_S = 86_400.0
 PLAN_SPLITS, PLAN_RATES = 5, 6  # under the plan every cell derives one of its own, in some .6 s
-_ORDERS = {"fcfs": "first come, first served", "spf": "shortest prefill first", "aged": "shortest first, with ageing"}
+_ORDERS = {
+    "fcfs": "first come, first served",
+    "spf": "shortest prefill first",
+    "aged": "shortest first, with ageing",
+    "due": "earliest due time first",
+}
 _BINDINGS = {"dispatch": "when they arrive", "late": "late, when an instance falls idle"}
 
 

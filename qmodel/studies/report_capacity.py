@@ -141,8 +141,8 @@ def _map_section(answer: CapacityPlan, rows: Sequence[Mapping[str, Any]]) -> Sec
     splits = {(row["prefill"], row["decode"]) for row in rows}
     most = max(row["prefill"] + row["decode"] for row in rows)
     text = (
-        f"{len(splits)} splits of up to {most} instances, each predicted on one replay of the traffic; the star is the "
-        f"answer, the mean of {len(answer.seeds)} simulated runs, so near the line the two may differ."
+        f"Splits of up to {most} instances ({len(splits)}), each predicted on one replay of the traffic; the star is "
+        f"the answer, the mean of {len(answer.seeds)} simulated runs, so near the line the two may differ."
     )
     return Section(
         title="Feasibility map",

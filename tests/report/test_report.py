@@ -156,3 +156,13 @@ def test_a_browser_shows_every_figure_without_a_complaint(pages):
             assert all(re.match(r"data:|file:", address) for address in addresses)
             assert page.run("return document.documentElement.scrollWidth <= window.innerWidth")  # nothing sticks out
             assert page.run("return getComputedStyle(document.querySelector('section')).borderRadius") == "12px"
+
+
+def test_every_order_and_binding_has_words():
+    from typing import get_args
+
+    from qmodel.policies.rule import Binding, Order
+    from qmodel.studies import report
+
+    assert set(report._ORDERS) == set(get_args(Order))
+    assert set(report._BINDINGS) == set(get_args(Binding))
