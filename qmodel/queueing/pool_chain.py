@@ -25,7 +25,7 @@ RESIDUAL_TOLERANCE, WORST_CHANGE = 1e-8, 1e-6
 #: Krylov vectors kept, and restarts.
 KRYLOV, RESTARTS = 60, 10
 #: States up to which the chain is solved directly; larger ones are corrected on a coarser lattice of at most as many.
-DIRECT_STATES = 700
+DIRECT_STATES = 400
 #: Expected arrivals a step up to which a cubic stands for their law; beyond, what probability of more is left out.
 FEW_ARRIVALS, MISSED_ARRIVALS = 0.75, 1e-6
 #: Most expected arrivals a step: beyond, the lattice is far too coarse to mean anything.

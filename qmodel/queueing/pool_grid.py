@@ -28,7 +28,7 @@ __all__ = [
 FloatArray = npt.NDArray[np.float64]
 
 #: Cells per axis while the reach is sought, and how often it may double.
-SCOUT_CELLS, DOUBLINGS = 24, 12
+SCOUT_CELLS, DOUBLINGS = 20, 12
 #: Arrivals a cell beyond which a reach that still has to grow is taken for a backlog without bound.
 GROWN_ARRIVALS = 60.0
 #: Mass in the last eighth of an axis with which its reach counts as enough.
@@ -311,7 +311,7 @@ def trimmed_reach(mass: FloatArray, reach: float) -> float:
     """Return the part of a reach that matters, with a margin of two cells."""
     beyond = np.cumsum(mass[::-1])[::-1]
     cell = reach / (mass.size - 1)
-    return float(min(reach, cell * (np.count_nonzero(beyond > TRIMMED_MASS) + 2)))
+    return float(min(reach, cell * (1.15 * np.count_nonzero(beyond > TRIMMED_MASS) + 2)))
 
 
 def _carried(found: Refined, step: float, cells: tuple[int, int]) -> FloatArray:
