@@ -116,7 +116,7 @@ class ServiceTime:
     @classmethod
     def erlang(cls, k: int, mean_s: float) -> ServiceTime:
         """Return the sum of `k` equal exponential phases, of mean `mean_s` [s] in all."""
-        if k != int(k) or k < 1:
+        if not math.isfinite(k) or k != int(k) or k < 1:
             raise InputError("number of Erlang phases", k, "a whole number >= 1")
         part = Gamma(shape=float(k), mean_s=_positive("mean service time", mean_s))
         return cls(parts=(part,), weights=(1.0,), name=f"Erlang-{int(k)}")
@@ -246,6 +246,8 @@ class ServiceTime:
         OutOfRangeError
             When it is infinite: theta is at or above `mgf_limit_per_s`.
         """
+        if math.isnan(theta_per_s):
+            raise InputError("exponent of the moment generating function", theta_per_s, "a number")
         if theta_per_s > 0 and theta_per_s >= self.mgf_limit_per_s:
             raise OutOfRangeError(
                 f"exponent of the moment generating function of the {self.name} law",

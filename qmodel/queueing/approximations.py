@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from qmodel.distributions.service import ServiceTime
 from qmodel.errors import InputError, QModelError
-from qmodel.queueing.checks import check_load
+from qmodel.queueing.checks import check_load, check_positive, check_scv
 from qmodel.queueing.decay import lundberg_rate
 from qmodel.queueing.deterministic import solve_mdk
 from qmodel.queueing.erlang import mmk
@@ -169,7 +169,9 @@ def kingman_bound_s(
     >>> round(kingman_bound_s(0.5, 1.0, 1, 1.0, 1.0), 6)
     2.5
     """
-    lam, m, k = arrival_rate_per_s, mean_service_s, servers
+    lam, k, m = arrival_rate_per_s, servers, check_positive("mean service time", mean_service_s)
+    check_scv("scv of arrivals", arrival_scv)
+    check_scv("scv of services", service_scv)
     rho = check_load(lam, k, m)
     va, vs = arrival_scv / lam**2, service_scv * m**2
     return lam * (va + vs / k + (1 - 1 / k) * m**2 / k) / (2 * (1 - rho))
@@ -203,7 +205,9 @@ def heavy_traffic_mean_s(
     -----
     Koellerstroem, J. Appl. Prob. 11 (1974).
     """
-    lam, m, k = arrival_rate_per_s, mean_service_s, servers
+    lam, k, m = arrival_rate_per_s, servers, check_positive("mean service time", mean_service_s)
+    check_scv("scv of arrivals", arrival_scv)
+    check_scv("scv of services", service_scv)
     rho = check_load(lam, k, m)
     return lam * (arrival_scv / lam**2 + service_scv * (m / k) ** 2) / (2 * (1 - rho))
 

@@ -6,13 +6,20 @@ import math
 
 from qmodel.errors import InputError, UnstableError
 
-__all__ = ["check_load", "check_positive", "check_servers"]
+__all__ = ["check_load", "check_positive", "check_scv", "check_servers"]
 
 
 def check_positive(what: str, value: float) -> float:
     """Return `value` as a float when it is finite and > 0, else raise InputError."""
     if not (math.isfinite(value) and value > 0):
         raise InputError(what, value, "finite and > 0")
+    return float(value)
+
+
+def check_scv(what: str, value: float) -> float:
+    """Return a squared coefficient of variation when it is finite and >= 0, else raise InputError."""
+    if not (math.isfinite(value) and value >= 0):
+        raise InputError(what, value, "finite and >= 0")
     return float(value)
 
 

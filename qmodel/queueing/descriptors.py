@@ -20,6 +20,8 @@ FloatArray = npt.NDArray[np.float64]
 
 #: Points of the rule for the gamma law (2e-4 of the tail).
 GAMMA_POINTS = 4096
+#: Logarithm of the longest busy period, in mean gaps, that a double can hold.
+LONGEST_BUSY = 700.0
 #: Relative error of Whitt's departure formula seen against simulation (at most .23 of it, k = 3, SCV .4 to 4).
 WHITT_ERROR = 0.25
 
@@ -135,6 +137,9 @@ def busy_period(arrival_rate_per_s: float, servers: int, service: ServiceTime) -
     log_full = k * math.log(rho * k) - math.lgamma(k + 1)
     lost = erlang_b(k, rho * k)
     log_total = log_full + math.log((1 / lost - 1) + 1 / (1 - rho))
+    if log_total > LONGEST_BUSY:
+        remedy = "the system is all but never empty: ask for full_s of fewer servers"
+        raise OutOfRangeError("logarithm of the mean busy period over mean gap", log_total, "below 700", remedy)
     return BusyPeriod(mean_s=math.expm1(log_total) / lam, full_s=mean / (k * (1 - rho)), second_moment_s2=None)
 
 

@@ -199,7 +199,7 @@ def mmkn(arrival_rate_per_s: float, servers: int, room: int, mean_service_s: flo
     """
     k, mean = check_servers(servers), check_positive("mean service time", mean_service_s)
     lam = check_positive("arrival rate", arrival_rate_per_s)
-    if room != int(room) or room < k:
+    if not math.isfinite(room) or room != int(room) or room < k:
         raise InputError("room", room, f"a whole number >= servers = {k}")
     n = np.arange(1, int(room) + 1)
     log_mass = np.concatenate([[0.0], np.cumsum(np.log(lam * mean / np.minimum(n, k)))])

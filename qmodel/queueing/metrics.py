@@ -31,6 +31,14 @@ class WaitLaw(Protocol):
         """Return the smallest t with P(W <= t) >= q; `scale` [s] is a typical wait to start from."""
 
 
+def checked_times(t: npt.ArrayLike) -> FloatArray:
+    """Return times as an array when none is NaN, else raise InputError."""
+    at = np.asarray(t, dtype=np.float64)
+    if np.isnan(at).any():
+        raise InputError("time", math.nan, "a number")
+    return at
+
+
 def search_quantile(law: WaitLaw, q: float, scale: float) -> float:
     """Return the smallest t >= 0 with tail(t) <= 1 - q, by bracketing and repeated eightfold subdivision."""
     want = 1.0 - q
@@ -186,7 +194,7 @@ class QueueMetrics:
 
     def wait_tail(self, t: npt.ArrayLike) -> FloatArray:
         """Return P(W > t) for t in seconds; negative times give 1."""
-        at = np.asarray(t, dtype=np.float64)
+        at = checked_times(t)
         return np.asarray(np.where(at < 0, 1.0, self.wait_law.tail(np.maximum(at, 0.0))))
 
     def wait_cdf(self, t: npt.ArrayLike) -> FloatArray:
@@ -198,7 +206,7 @@ class QueueMetrics:
 
         A sum of exponentials is differentiated, any other tail differenced over a small step.
         """
-        at = np.asarray(t, dtype=np.float64)
+        at = checked_times(t)
         law = self.wait_law
         if isinstance(law, ExponentialSum):
             terms = np.exp(-np.multiply.outer(np.maximum(at, 0.0), law.rates)) @ (law.coefficients * law.rates)

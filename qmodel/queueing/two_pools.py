@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qmodel.errors import InputError
+from qmodel.queueing.metrics import checked_times
 from qmodel.queueing.pool_chain import PoolChain
 from qmodel.queueing.pool_grid import PoolInputs, Refined, checked_inputs, solve_refined
 
@@ -109,11 +110,11 @@ class TwoPools:
 
     def wait_cdf(self, t: npt.ArrayLike) -> FloatArray:
         """Return P(wait <= t) of all arrivals, t in seconds."""
-        return self._cdf(np.asarray(t, dtype=np.float64), np.zeros(self._mix.size), np.zeros(self._mix.size))
+        return self._cdf(checked_times(t), np.zeros(self._mix.size), np.zeros(self._mix.size))
 
     def time_cdf(self, t: npt.ArrayLike) -> FloatArray:
         """Return P(time to the end of prefill, transfer included, <= t) of all arrivals, t in seconds."""
-        return self._cdf(np.asarray(t, dtype=np.float64), self.work_s + self.transfer_s, self.host_s)
+        return self._cdf(checked_times(t), self.work_s + self.transfer_s, self.host_s)
 
     def wait_quantile_s(self, q: float) -> float:
         """Return the q quantile of the wait of all arrivals [s], 0 <= q < 1."""
