@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["compare", "predict", "simulate"]
 
+
 PolicyOption = Annotated[str, typer.Option(help="none, kairos, earliest, static:TOKENS or a PLAN.json.")]
 
 
@@ -59,22 +60,28 @@ def predict(
     method: MethodOption = PredictionMethod.auto,
     fidelity: FidelityOption = Fidelity.balanced,
     draws: DrawsOption = 0,
+    sensitivity: Annotated[bool, typer.Option("--sensitivity", help="What to change first: a table by input.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="With --sensitivity: draw a tornado (.png, .pdf, .svg).")] = None,
     json: JsonOption = False,
 ) -> None:
     """Predict TTFT, TBT and SLO attainment from the queueing model, without simulating.
 
-    Example: qmodel predict --model deepseek-v2-lite --workload azure-conv --load 0.7
+    Example: qmodel predict --model deepseek-v2-lite --workload azure-conv --load 0.7 --sensitivity --plot tornado.png
     """
+    if plot is not None:
+        if not sensitivity:
+            raise InputError("--plot", f"'{plot}'", "given together with --sensitivity", "add --sensitivity")
+        check_plot(plot)
     inputs, chosen = _open(scenario, policy)
     from qmodel.studies.metrics import measure
     from qmodel.system import predict as run
 
-    prediction = run(
-        inputs.cluster, inputs.workload, inputs.slo, chosen, method.value, fidelity=fidelity.value, draws=draws
-    )
+    options: dict[str, Any] = {"method": method.value, "fidelity": fidelity.value}
+    prediction = run(inputs.cluster, inputs.workload, inputs.slo, chosen, **options, draws=draws)
     numbers = measure(prediction)
+    effects = _effects(inputs, chosen, plot) if sensitivity else None
     if json:
-        result = {
+        result: dict[str, Any] = {
             "method": prediction.method,
             "predicted": numbers,
             "error_estimate": dict(prediction.error_estimate),
@@ -83,6 +90,8 @@ def predict(
         }
         interval = prediction.calibration_interval
         result |= {} if interval is None else {"calibration_interval": interval.to_dict()}
+        if effects is not None:
+            result |= {"sensitivity": effects[0], "change_first": effects[1]}
         show.print_json(_header(inputs, policy) | result)
         return
     show.notices(prediction.warnings)
@@ -90,6 +99,24 @@ def predict(
     show.console().print(show.measures_table(title, numbers, prediction.error_estimate))
     if prediction.calibration_interval is not None:
         show.console().print(show.interval_table(prediction.calibration_interval.to_dict()))
+    if effects is not None:
+        show.console().print(show.sensitivity_table(effects[0]), effects[1])
+
+
+def _effects(inputs: Scenario, policy: Any, plot: Path | None) -> tuple[list[dict[str, Any]], str]:
+    """Return rows of sensitivity and what to change first; draw the tornado when asked."""
+    from qmodel.studies.sensitivity import first_change, sensitivity, tidy
+
+    found = sensitivity(inputs.cluster, inputs.workload, inputs.slo, policy)
+    rows = tidy(found)
+    if plot is not None:
+        from qmodel.plotting.sensitivity import draw_tornado
+
+        base = found[0]
+        title = f"P95 TTFT {base.base_p95_ttft_s:.3g} s, SLO met {100 * base.base_slo_attainment:.1f} %"
+        draw_tornado(rows, title, plot)
+        show.notices([f"wrote {plot}"])
+    return rows, first_change(found)
 
 
 @with_scenario

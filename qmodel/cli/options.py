@@ -50,6 +50,7 @@ class PredictionMethod(StrEnum):
 
     auto = "auto"
     stationary = "stationary"
+    bursty = "bursty"
     trace = "trace"
     windows = "windows"
 

@@ -131,6 +131,31 @@ def _share(mean: float, half: float = 0.0) -> str:
     return f"{100 * mean:.1f} %" if half < 5e-4 else f"{100 * mean:.1f} ±{100 * half:.1f} %"
 
 
+def sensitivity_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the table of what each input does to P95 TTFT and attainment.
+
+    Parameters
+    ----------
+    rows : sequence of mapping
+        As `qmodel.studies.sensitivity.tidy` returns them.
+    """
+    cells = []
+    for row in rows:
+        unstable = row["p95_ttft_s"] is None
+        cells.append(
+            (
+                row["what"],
+                row["change"],
+                "no steady state" if unstable else _time(row["p95_ttft_s"]),
+                "" if unstable else f"{100 * row['p95_change']:+.1f} %",
+                "" if unstable else f"{100 * row['attainment_change']:+.2f}",
+                f"{row['elasticity']:+.2f}",
+            )
+        )
+    columns = ("input", "change", "P95 TTFT", "", "SLO met, points", "elasticity of P95")
+    return _table("Sensitivity, largest effect first", columns, cells)
+
+
 def comparison_table(comparison: Comparison, predicted: Mapping[str, Mapping[str, float]]) -> Table:
     """Return the table of policies: simulated means with 95 % intervals, predictions beneath where there are any.
 

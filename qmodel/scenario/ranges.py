@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from qmodel.scenario.cluster import Cluster
+from qmodel.scenario.sources import PoissonSource
 from qmodel.scenario.workload import Workload
 
 __all__ = ["range_warnings"]
@@ -32,8 +33,7 @@ def range_warnings(cluster: Cluster, workload: Workload, *, strict: bool = False
     OutOfRangeError
         When `strict` and something lies outside.
     """
-    prompt, _, _, weights = workload.lengths()
-    longest = float(np.max(np.asarray(prompt)[np.asarray(weights) > 0], initial=0.0))
+    longest = _longest_prompt(workload)
     lines: dict[str, None] = {}
     for calibration in dict.fromkeys((*cluster.prefill_calibrations, *cluster.decode_calibrations)):
         asked = {
@@ -43,3 +43,12 @@ def range_warnings(cluster: Cluster, workload: Workload, *, strict: bool = False
         }
         lines |= dict.fromkeys(calibration.check(**asked, strict=strict))
     return tuple(lines)
+
+
+def _longest_prompt(workload: Workload) -> float:
+    source = workload.source
+    if isinstance(source, PoissonSource):  # spares the product law of prompts and outputs
+        prompt, weights = source.prompt.values, source.prompt.weights
+    else:
+        prompt, _, _, weights = workload.lengths()
+    return float(np.max(np.asarray(prompt)[np.asarray(weights) > 0], initial=0.0))

@@ -1,13 +1,16 @@
-"""How far predictions are from simulation: one row per case, and the page that shows them.
+"""How far predictions are from simulation: one row per case, kept in a journal so that runs may stop and go on.
 
-Run as ``python -m qmodel.studies.validation docs/validation.md``; it needs the shared traces.
+``python -m qmodel.studies.validation_page docs/validation.md`` writes the page; it needs the shared traces.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,196 +18,345 @@ import numpy as np
 
 from qmodel.errors import QModelError
 from qmodel.io.calibrations import load_calibration
-from qmodel.laws import Calibration
-from qmodel.policies import Disaggregated, Kairos
+from qmodel.policies import Disaggregated, EarliestCompletion, Kairos
 from qmodel.scenario import SLO, Cluster, Requests, Workload
+from qmodel.scenario.sources import PoissonSource
 from qmodel.simulation import SimulationResult, simulate
-from qmodel.studies.panels import CELLS, cell_requests, trace_requests
+from qmodel.studies.panels import CELLS, Cell, cell_requests, trace_requests
 from qmodel.studies.thresholds import derive_thresholds
 from qmodel.system import Prediction, predict
 from qmodel.system.predict import Method
 
-__all__ = ["CLUSTERS", "Case", "Row", "cases", "covered", "page", "validate"]
+__all__ = ["CLUSTERS", "SHARES", "TIMES", "Case", "Row", "cases", "covered", "validate"]
 
-CLUSTERS = ("1P1D", "2P2D", "3P1D", "1P3D", "4P4D", "8P8D")
+CLUSTERS = ("2P2D", "1P1D", "3P1D", "1P3D", "4P4D", "8P8D")
 POISSON_LOADS = (0.5, 0.7, 0.85, 0.95)
-POISSON_REQUESTS = 200_000
+POLICY_LOADS = (0.7, 0.95, 1.2)
 TIMES = ("ttft_p50", "ttft_p95", "ttft_p99", "tbt_p99")
 SHARES = ("ttft_attainment", "tbt_attainment", "slo_attainment", "deflected_share")
 LIMITS = SLO(ttft_s=1.0, tbt_s=0.060)
+MODEL, OTHER_MODEL = "deepseek-v2-lite", "llama-3.1-8b"
+# Replications and requests of each, by load: near saturation P95 takes hundreds of thousands of requests to settle.
+_REPLICATIONS = 6
+_REQUESTS = {0.5: 50_000, 0.7: 80_000, 0.85: 150_000, 0.95: 400_000}
+_POLICY_REQUESTS = 60_000
+_PREDICTING = ("_kernels", "distributions", "laws", "optimization", "policies", "queueing", "scenario", "system")
+_OTHER_TRACES = ("mooncake_conversation_a", "servegen_bursty_a", "composite_code_lengths_on_conv_arrivals_h1")
+
+Group = Literal["poisson", "poisson + policy", "panel", "trace", "built-in"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Case:
-    """One comparison.
+    """One comparison; what it needs is made only when it is run.
 
     Parameters
     ----------
-    group : {"poisson", "panel", "trace"}
+    group : str
         Part of the grid.
-    name : str
-        Traffic and load.
-    cluster : Cluster
-        Pools.
-    workload : Workload
-        Traffic.
-    policy : policy or plan
-        Who prefills where.
-    policy_name : str
-        For the table.
+    traffic : str
+        Lengths, trace or panel.
+    load : float
+        Of the prefill pool, or t of a panel.
+    model, cluster : str
+        Calibrated model on A100, and kPdD.
+    policy : str
+        none, kairos, earliest, thresholds or late.
     method : str
         Of `predict`.
-    requests : int, optional
-        Simulated requests, by default all.
+    replications, requests : int, optional
+        Simulated runs, and requests of each; by default one run of all requests.
     """
 
-    group: Literal["poisson", "panel", "trace"]
-    name: str
-    cluster: Cluster
-    workload: Workload
-    policy: Any
-    policy_name: str
+    group: Group
+    traffic: str
+    load: float
+    model: str = MODEL
+    cluster: str = "2P2D"
+    policy: str = "none"
     method: Method = "auto"
+    replications: int = 1
     requests: int | None = None
+
+    @property
+    def scene(self) -> str:
+        """What is simulated, whatever the method."""
+        runs = f"{self.replications}x{self.requests or 'all'}"
+        return " | ".join((self.group, self.traffic, f"{self.load:g}", self.model, self.cluster, self.policy, runs))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """A case's result: predicted and simulated by metric, and the stated half-widths."""
+    """A case's result.
 
-    group: str
-    name: str
-    cluster: str
-    policy: str
+    Parameters
+    ----------
+    case : Case
+        What was compared.
+    method : str
+        As the prediction names it.
+    predicted, simulated : Mapping
+        By metric; times in seconds.
+    noise : Mapping
+        Standard error of the simulated metrics over replications.
+    stated : Mapping
+        Half-widths that the prediction gives: relative for times, absolute for shares.
+    cpu_s : float
+        Processor time of the prediction [s].
+    """
+
+    case: Case
     method: str
     predicted: Mapping[str, float]
     simulated: Mapping[str, float]
+    noise: Mapping[str, float]
     stated: Mapping[str, float]
+    cpu_s: float
 
     def error(self, metric: str) -> float:
         """Return the relative error of a time, or the difference of a share."""
         p, s = self.predicted[metric], self.simulated[metric]
         return p / s - 1.0 if metric in TIMES else p - s
 
-
-def _numbers(outcome: Prediction | SimulationResult) -> dict[str, float]:
-    times = {f"ttft_p{round(100 * q)}": float(outcome.ttft_s(q)) for q in (0.5, 0.95, 0.99)}
-    shares = {name: float(getattr(outcome, name)) for name in SHARES}
-    return {**times, "tbt_p99": float(outcome.tbt_s(0.99)), **shares}
+    def truth_noise(self, metric: str) -> float:
+        """Return the standard error of the truth, relative for a time."""
+        return self.noise[metric] / (self.simulated[metric] if metric in TIMES else 1.0)
 
 
-def _policies(cluster: Cluster, workload: Workload) -> Iterator[tuple[str, Any]]:
-    yield "none", Disaggregated()
-    yield "kairos", Kairos()
-    yield "thresholds", derive_thresholds(cluster, workload, LIMITS, binding="dispatch", order="fcfs")
-    yield "late", derive_thresholds(cluster, workload, LIMITS, binding="late", order="spf")
-
-
-def _poisson(requests: Requests, cluster: Cluster, load: float) -> Workload:
-    return Workload.poisson(1.0, requests.prompt_tokens, requests.output_tokens).at_load(load, cluster)
-
-
-def cases(folder: Path | None = None, model: str = "deepseek-v2-lite") -> Iterator[Case]:
-    """Yield the grid: Poisson streams, the panels, the traces they are made of, and traces on other clusters.
+def cases(other_model: bool = True) -> Iterator[Case]:
+    """Yield the grid: Poisson streams without and with a policy, panels, shared traces and built-in workloads.
 
     Parameters
     ----------
-    folder : Path, optional
-        Folder of the shared data sets.
-    model : str
-        Calibrated model on A100.
+    other_model : bool
+        Whether panels and traces are also run for Llama-3.1-8B.
 
     Yields
     ------
     Case
         In order of group.
     """
-    calibration = load_calibration(model)
-    yield from _poisson_cases(calibration, folder)
-    yield from _panel_cases(Cluster.parse("2P2D", calibration), folder)
-    for spec, loads in (("2P2D", (0.7, 0.9, 1.1)), ("1P3D", (0.9,)), ("4P4D", (0.9,))):
-        yield from _trace_cases(Cluster.parse(spec, calibration), loads, folder)
-
-
-def _poisson_cases(calibration: Calibration, folder: Path | None) -> Iterator[Case]:
-    code, conv = trace_requests("code", folder), trace_requests("conv", folder)
-    for spec in CLUSTERS:
-        cluster = Cluster.parse(spec, calibration)
-        for load in POISSON_LOADS:
-            yield Case(
-                group="poisson", name=f"code lengths {load:g}", cluster=cluster,
-                workload=_poisson(code, cluster, load), policy=Disaggregated(), policy_name="none",
-                requests=POISSON_REQUESTS * (2 if load > 0.9 else 1),
-            )  # fmt: skip
-    pair = Cluster.parse("2P2D", calibration)
-    for load in (0.8, 1.0, 1.2):
-        workload = _poisson(conv, pair, load)
-        for policy_name, policy in _policies(pair, workload):
-            if policy_name != "none":
-                yield Case(
-                    group="poisson", name=f"conv lengths {load:g}", cluster=pair, workload=workload, policy=policy,
-                    policy_name=policy_name, requests=POISSON_REQUESTS,
-                )  # fmt: skip
-
-
-def _panel_cases(cluster: Cluster, folder: Path | None) -> Iterator[Case]:
+    yield from _poisson_cases()
     for cell in CELLS:
-        workload = Workload.from_requests(cell_requests(cell, cluster, folder), cell.name)
-        for policy_name, policy in _policies(cluster, workload):
-            methods: tuple[Method, ...] = ("auto", "windows") if policy_name in ("none", "kairos") else ("auto",)
-            for method in methods:
+        for cluster in CLUSTERS:
+            for policy in ("none", "kairos", "thresholds", "late", "earliest")[: 5 if cluster == "2P2D" else 3]:
+                yield Case(group="panel", traffic=cell.panel, load=cell.sweep, cluster=cluster, policy=policy)
+        for policy in ("none", "kairos"):
+            yield Case(group="panel", traffic=cell.panel, load=cell.sweep, policy=policy, method="windows")
+    for source in ("code", "conv", *_OTHER_TRACES):
+        for load in (0.7, 0.9, 1.1):
+            for policy in ("none", "kairos", "thresholds", "late"):
+                yield Case(group="trace", traffic=source, load=load, policy=policy)
+                if policy in ("none", "kairos"):
+                    yield Case(group="trace", traffic=source, load=load, policy=policy, method="windows")
+            for model, cluster in ((MODEL, "1P3D"), (MODEL, "4P4D"), (OTHER_MODEL, "2P2D")):
+                for policy in ("none", "kairos", "thresholds"):
+                    if other_model or model == MODEL:
+                        yield Case(
+                            group="trace", traffic=source, load=load, model=model, cluster=cluster, policy=policy
+                        )
+
+
+def _poisson_cases() -> Iterator[Case]:
+    for cluster in CLUSTERS:
+        for lengths in ("code", "conv"):
+            for load in POISSON_LOADS:
                 yield Case(
-                    group="panel", name=cell.name, cluster=cluster, workload=workload, policy=policy,
-                    policy_name=policy_name, method=method,
+                    group="poisson", traffic=lengths, load=load, cluster=cluster, replications=_REPLICATIONS,
+                    requests=_REQUESTS[load],
                 )  # fmt: skip
+            for load in POLICY_LOADS if cluster in ("2P2D", "8P8D", "3P1D", "1P3D") else (0.95,):
+                for policy in ("kairos", "thresholds"):
+                    yield Case(
+                        group="poisson + policy", traffic=lengths, load=load, cluster=cluster, policy=policy,
+                        replications=_REPLICATIONS,
+                        # what `simulate` runs where pools may be overloaded
+                        requests=20_000 if load > 1 or cluster == "3P1D" else _POLICY_REQUESTS,
+                    )  # fmt: skip
 
 
-def _trace_cases(cluster: Cluster, loads: Sequence[float], folder: Path | None) -> Iterator[Case]:
-    for source in ("code", "conv"):  # r1 alone overloads decode for good: panels LH and LT carry it
-        native = Workload.from_requests(trace_requests(source, folder), source)
-        for load in loads:
-            workload = native.at_load(load, cluster)
-            for policy_name, policy in _policies(cluster, workload):
-                yield Case(
-                    group="trace", name=f"{source} {load:g}", cluster=cluster, workload=workload, policy=policy,
-                    policy_name=policy_name,
-                )  # fmt: skip
+@lru_cache(maxsize=1)
+def _pair() -> Cluster:
+    return Cluster.parse("2P2D", load_calibration(MODEL))
 
 
-def validate(grid: Iterable[Case]) -> list[Row]:
-    """Return predicted and simulated numbers of each case; cases without a steady state are left out.
+@lru_cache(maxsize=4)
+def _requests(traffic: str, sweep: float | None, folder: Path | None) -> Requests:
+    if sweep is None:
+        return trace_requests(traffic, folder)
+    return cell_requests(_cell(traffic, sweep), _pair(), folder)
+
+
+def _cell(panel: str, sweep: float) -> Cell:
+    return next(cell for cell in CELLS if (cell.panel, cell.sweep) == (panel, sweep))
+
+
+def _scenario(case: Case, folder: Path | None) -> tuple[Cluster, Workload, Any]:
+    cluster = Cluster.parse(case.cluster, load_calibration(case.model))
+    if case.group.startswith("poisson"):
+        trace = _requests(case.traffic, None, folder)
+        workload = Workload.poisson(1.0, trace.prompt_tokens, trace.output_tokens).at_load(case.load, cluster)
+    elif case.group == "panel":
+        workload = Workload.from_requests(_requests(case.traffic, case.load, folder), f"{case.traffic} {case.load:g}")
+        if case.cluster != "2P2D":
+            workload = workload.at_load(_cell(case.traffic, case.load).load_prefill, cluster)
+    else:
+        workload = Workload.from_requests(_requests(case.traffic, None, folder), case.traffic)
+        workload = workload.at_load(case.load, cluster)
+    plain = {"none": Disaggregated, "kairos": Kairos, "earliest": EarliestCompletion}
+    if case.policy in plain:
+        return cluster, workload, plain[case.policy]()
+    if case.policy == "late":
+        return cluster, workload, derive_thresholds(cluster, workload, LIMITS, binding="late", order="spf")
+    return cluster, workload, derive_thresholds(cluster, workload, LIMITS, binding="dispatch", order="fcfs")
+
+
+def _numbers(outcome: Prediction | SimulationResult) -> dict[str, float]:
+    times = {f"ttft_p{round(100 * q)}": float(outcome.ttft_s(q)) for q in (0.5, 0.95, 0.99)}
+    shares = {name: float(getattr(outcome, name)) for name in SHARES}
+    parts = {f"{part}_s": value for part, value in outcome.breakdown().items()}
+    return {**times, "tbt_p99": float(outcome.tbt_s(0.99)), **shares, **parts}
+
+
+def _replications(case: Case, workload: Workload) -> Iterator[Workload]:
+    """Yield what to simulate: traces as they are, Poisson streams as Latin hypercubes over gaps and lengths.
+
+    Every marginal law is met exactly, which leaves the noise of the order alone: a stream of 500,000 free draws at
+    load 0.95 whose rate is 0.1 % too high has a P95 that is 2 % too high.
+    """
+    source = workload.source
+    if not isinstance(source, PoissonSource) or case.requests is None:
+        yield workload
+        return
+    n = case.requests
+    for seed in range(case.replications):
+        rng = np.random.default_rng(seed)
+        gaps, prompt, output = ((rng.permutation(n) + rng.random(n)) / n for _ in range(3))
+        arrival = np.cumsum(-np.log1p(-gaps)) / workload.rate_per_s
+        yield Workload.from_requests(
+            Requests.from_arrays(arrival, source.prompt.quantile(prompt), source.output.quantile(output))
+        )
+
+
+def _truth(case: Case, cluster: Cluster, workload: Workload, policy: Any) -> dict[str, dict[str, float]]:
+    runs = [_numbers(simulate(cluster, drawn, LIMITS, policy)) for drawn in _replications(case, workload)]
+    table = {name: np.array([run[name] for run in runs]) for name in runs[0]}
+    spread = np.sqrt(max(case.replications - 1, 1) * case.replications)
+    return {
+        "simulated": {name: float(values.mean()) for name, values in table.items()},
+        "noise": {name: float(np.linalg.norm(values - values.mean()) / spread) for name, values in table.items()},
+    }
+
+
+def validate(
+    grid: Iterable[Case],
+    journal: Path | None = None,
+    folder: Path | None = None,
+    seconds: float = float("inf"),
+    report: Callable[[str], None] = lambda line: None,
+) -> tuple[list[Row], bool]:
+    """Return predicted and simulated numbers of each case.
+
+    Simulations are read back from the journal when case and policy are the same as then, whole rows when no code that
+    predicts has changed since. Cases without a plan or a steady state are left out.
 
     Parameters
     ----------
     grid : iterable of Case
         What to compare.
+    journal : Path, optional
+        JSON lines of what is done, appended as they come.
+    folder : Path, optional
+        Folder of the shared data sets.
+    seconds : float
+        Time after which no further case is begun [s].
+    report : callable
+        Gets a line per case.
 
     Returns
     -------
-    list of Row
+    rows : list of Row
         One a case.
+    complete : bool
+        Whether no case was left for a later run.
     """
-    rows = []
+    begun = time.monotonic()
+    rows: list[Row] = []
+    known, code = _read(journal), _code()
     for case in grid:
-        try:
-            prediction = predict(case.cluster, case.workload, LIMITS, case.policy, case.method)
-        except QModelError as error:
-            print(f"left out: {case.name} on {case.cluster.name}, {case.policy_name}: {error}", file=sys.stderr)
+        whole = f"{case.scene} | {case.method} | {code}"
+        if whole not in known:
+            if time.monotonic() - begun > seconds:
+                return rows, False
+            known |= _compared(case, whole, known, folder, journal)
+        found = known[whole]
+        if "left_out" in found:
+            report(f"left out: {case.scene}: {found['left_out']}")
             continue
-        truth = simulate(case.cluster, case.workload, LIMITS, case.policy, seed=0, requests=case.requests)
-        rows.append(
-            Row(
-                group=case.group,
-                name=case.name,
-                cluster=case.cluster.name,
-                policy=case.policy_name,
-                method=prediction.method.split(":")[0],
-                predicted=_numbers(prediction),
-                simulated=_numbers(truth),
-                stated=prediction.error_estimate,
-            )
-        )
-    return rows
+        rows.append(Row(case=case, **found))
+        report(f"{case.scene} | {case.method}: P95 {rows[-1].error('ttft_p95'):+.1%}")
+    return rows, True
+
+
+_Entries = dict[str, dict[str, Any]]
+
+
+def _compared(case: Case, whole: str, known: _Entries, folder: Path | None, journal: Path | None) -> _Entries:
+    """Return the entries that a case adds to the journal: its simulation, if not yet known, and its row."""
+    try:
+        cluster, workload, policy = _scenario(case, folder)
+        start = time.process_time()
+        prediction = predict(cluster, workload, LIMITS, policy, case.method)
+        cpu_s = time.process_time() - start
+    except QModelError as error:
+        return _written({whole: {"left_out": str(error)}}, journal)
+    scene = f"{case.scene} | {_digest(policy)}"
+    added: _Entries = {}
+    if scene not in known:
+        added[scene] = _truth(case, cluster, workload, policy)
+    added[whole] = {
+        "method": prediction.method.split(":")[0],
+        "predicted": _numbers(prediction),
+        "stated": dict(prediction.error_estimate),
+        "cpu_s": cpu_s,
+        **(known | added)[scene],
+    }
+    return _written(added, journal)
+
+
+def _written(entries: _Entries, journal: Path | None) -> _Entries:
+    if journal is not None:
+        with journal.open("a") as file:
+            file.writelines(json.dumps({"key": key, **entry}) + "\n" for key, entry in entries.items())
+    return entries
+
+
+def _code() -> str:
+    """Return a hash of all code that predictions and plans rest on."""
+    root, sha = Path(__file__).parents[1], hashlib.sha256()
+    for package in _PREDICTING:
+        for path in sorted((root / package).glob("*.py")):
+            sha.update(path.read_bytes())
+    return sha.hexdigest()[:12]
+
+
+def _digest(policy: Any) -> str:
+    return hashlib.sha256(repr(policy).encode()).hexdigest()[:12] if not hasattr(policy, "rule") else _plan(policy)
+
+
+def _plan(plan: Any) -> str:
+    sha = hashlib.sha256()
+    for name in plan.rule.__dataclass_fields__:
+        value = getattr(plan.rule, name)
+        sha.update(np.asarray(value).tobytes() if isinstance(value, np.ndarray) else repr(value).encode())
+    return sha.hexdigest()[:12]
+
+
+def _read(journal: Path | None) -> _Entries:
+    if journal is None or not journal.exists():
+        return {}
+    lines = [json.loads(line) for line in journal.read_text().splitlines() if line.endswith("}")]
+    return {line.pop("key"): line for line in lines}
 
 
 def covered(rows: Sequence[Row], metric: str) -> tuple[float, float]:
@@ -220,86 +372,3 @@ def covered(rows: Sequence[Row], metric: str) -> tuple[float, float]:
     stated = np.array([row.stated[metric] for row in rows])
     error = np.array([abs(row.error(metric)) for row in rows])
     return float(np.mean(error <= stated)), float(np.median(stated))
-
-
-def _summary(rows: Sequence[Row]) -> list[str]:
-    lines = [
-        "| part | method | cases | P95 TTFT within 5 % / 15 % | worst P95 | worst P50 / P99 | worst TBT P99 "
-        "| worst SLO attainment (points) | estimate covers | median half-width |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    groups = sorted({(row.group, row.method) for row in rows})
-    for group, method in groups:
-        chosen = [row for row in rows if (row.group, row.method) == (group, method)]
-        p95 = np.abs([row.error("ttft_p95") for row in chosen])
-        worst = {m: max(abs(row.error(m)) for row in chosen) for m in (*TIMES, "slo_attainment")}
-        share, width = covered(chosen, "ttft_p95")
-        lines.append(
-            f"| {group} | {method} | {len(chosen)} | {np.mean(p95 <= 0.05):.0%} / {np.mean(p95 <= 0.15):.0%} "
-            f"| {worst['ttft_p95']:.1%} | {worst['ttft_p50']:.1%} / {worst['ttft_p99']:.1%} | {worst['tbt_p99']:.1%} "
-            f"| {100 * worst['slo_attainment']:.2f} | {share:.0%} | {width:.1%} |"
-        )
-    return lines
-
-
-def _table(rows: Sequence[Row]) -> list[str]:
-    lines = [
-        "| part | case | cluster | policy | method | P95 TTFT simulated | P50 | P95 | P99 | TBT P99 "
-        "| SLO attainment | deflected |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        errors = " | ".join(f"{100 * row.error(m):+.1f} %" for m in TIMES)
-        shares = " | ".join(f"{100 * row.error(m):+.2f}" for m in ("slo_attainment", "deflected_share"))
-        lines.append(
-            f"| {row.group} | {row.name} | {row.cluster} | {row.policy} | {row.method} "
-            f"| {row.simulated['ttft_p95']:.3g} s | {errors} | {shares} |"
-        )
-    return lines
-
-
-_HEAD = """# Predicted against simulated
-
-Written by `python -m qmodel.studies.validation`; DeepSeek-V2-Lite on A100, TTFT SLO 1 s, TBT SLO 60 ms. Errors are
-predicted over simulated, minus one, and differences in points for shares. Traces and panels replay the same requests
-in both; Poisson streams are compared with long simulations, whose own P95 at load 0.95 still moves by some 5 %. The
-windows method sees only arrivals and work per 20 s.
-"""
-
-
-def page(rows: Sequence[Row], worst: int = 8) -> str:
-    """Return the page as Markdown.
-
-    Parameters
-    ----------
-    rows : sequence of Row
-        Results of `validate`.
-    worst : int
-        How many of the largest errors of P95 TTFT are named.
-
-    Returns
-    -------
-    str
-        Summary, worst cases and all cases.
-    """
-    exact = [row for row in rows if row.method != "windows"]
-    ranked = sorted(exact, key=lambda row: -abs(row.error("ttft_p95")))[:worst]
-    parts = [
-        _HEAD,
-        "## By part of the grid\n",
-        *_summary(rows),
-        "\n## Worst cases of the steady state and the recursion\n",
-        *_table(ranked),
-        "\n## All cases\n",
-        *_table(rows),
-    ]
-    return "\n".join(parts) + "\n"
-
-
-def main(arguments: Sequence[str]) -> None:
-    """Write the page to the file named by the only argument."""
-    Path(arguments[0]).write_text(page(validate(cases())))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -2,48 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from qmodel.errors import UnstableError
 from qmodel.scenario import Cluster
+from qmodel.system.streams import Residence, at_ranks
 
-__all__ = ["DecodePool", "Residence", "decode_pool"]
+__all__ = ["DecodePool", "Joins", "decode_pool", "light_joins"]
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 _TAIL = 1e-9
 _NEGLIGIBLE = 1e-7
 _GRID = 200
+_SHORTEST = 0.5  # no first step is shorter than this share of a lone request's
 _MAX_WAITING = 20_000
 _PROBE = 1_000.0  # tokens of context over which the time per token is read off
 
 
-class Residence(NamedTuple):
-    """Means over the tokens that decode makes: of steps a request, and of a resident's context and its square."""
+class Joins(NamedTuple):
+    """Wait for the next step, own first step, and step of the batch joined, by request [s]."""
 
-    mean_steps: float
-    context: float
-    context_square: float
-
-    @classmethod
-    def of_joint(cls, prompt_tokens: npt.ArrayLike, output_tokens: npt.ArrayLike, weights: npt.ArrayLike) -> Residence:
-        """Return the means for a joint law of lengths [tokens]; weights sum to 1."""
-        L, w = np.asarray(prompt_tokens, dtype=float), np.asarray(weights, dtype=float)
-        s = np.maximum(np.asarray(output_tokens, dtype=float) - 1.0, 1.0)
-        E = float(w @ s)
-        return cls(E, float(w @ (s * (L + s / 2))) / E, float(w @ (s * (L * L + L * s + s * s / 3))) / E)
-
-    @classmethod
-    def of_product(cls, prompt: tuple[Any, FloatArray], output: tuple[Any, FloatArray]) -> Residence:
-        """Return the means for independent lengths, each (values [tokens], weights)."""
-        L, w = np.asarray(prompt[0], dtype=float), prompt[1]
-        s = np.maximum(np.asarray(output[0], dtype=float) - 1.0, 1.0)
-        E, s2, s3 = (float(output[1] @ s**i) for i in (1, 2, 3))
-        L1, L2 = float(w @ L), float(w @ (L * L))
-        return cls(E, L1 + s2 / (2 * E), L2 + L1 * s2 / E + s3 / (3 * E))
+    admission_s: FloatArray
+    first_step_s: FloatArray
+    step_s: FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -92,10 +79,13 @@ class DecodePool:
     load: float
     busy_share: float
 
-    def first_token(
-        self, prompt_tokens: FloatArray, uniform: FloatArray, phase: FloatArray
-    ) -> tuple[FloatArray, FloatArray]:
-        """Return (admission, first step) [s] of requests that find a state drawn by `uniform`; *approximation*.
+    @property
+    def mean_batch(self) -> float:
+        """Mean batch over the tokens made."""
+        return float(self.batch @ self.token_weight)
+
+    def joins(self, prompt_tokens: IntArray, uniform: FloatArray, phase: FloatArray) -> Joins:
+        """Return how requests that find a state drawn by `uniform` get their first token; *approximation*.
 
         A request joins at the next step boundary of the instance with the fewest residents (at once when idle),
         and its first step carries one more request and its own context.
@@ -105,15 +95,20 @@ class DecodePool:
         prompt_tokens : ndarray
             Prompt lengths [tokens].
         uniform, phase : ndarray
-            In [0, 1): which state is met, and how far its step in progress has come.
+            In [0, 1): which state is met, the values (i + 1/2)/n in any order, and how far its step in progress has
+            come.
         """
-        found = np.searchsorted(self.residents_cdf, uniform)
+        found = at_ranks(self.residents_cdf, uniform)
         beside = np.minimum(found // self.instances, self.cap - 1).astype(np.int64)
         waiting = np.maximum(found - self.instances * self.cap + 1, 0)
         now = np.where(beside > 0, self.step_s[np.maximum(beside - 1, 0)], 0.0)
         admission = phase * now + waiting * self.mean_steps / self.completions_per_s
+        return self._joined(prompt_tokens, admission, beside)
+
+    def _joined(self, prompt_tokens: IntArray, admission_s: FloatArray, beside: IntArray) -> Joins:
         own = self.context_s * (prompt_tokens - self.context_per_request)
-        return admission, self.step_s[beside] + own
+        step = self.step_s[beside]
+        return Joins(admission_s, np.maximum(step + own, self.step_s[0] * _SHORTEST), step)
 
     def tbt_cdf(self, time_s: FloatArray) -> FloatArray:
         """Return the share of tokens whose time since the one before is <= `time_s` [s]."""
@@ -151,6 +146,39 @@ class DecodePool:
         mean_step = float(self.step_s @ self.token_weight)
         crossings = arrival_rate_per_s * mass / max(below, 1e-12) * steps * mean_step
         return np.asarray(1.0 - below * np.exp(-crossings))
+
+
+def light_joins(
+    pool: DecodePool, prompt_tokens: IntArray, steps: IntArray, landed_s: FloatArray, first_counted: int
+) -> tuple[DecodePool, Joins]:
+    """Return the pool with the batches that a path of landings makes, and how its requests join; *approximation*.
+
+    With a few residents an instance, percentiles sit on single batches, and two things show that the product form
+    neglects: residents leave at random, so that batches are not even, and packed prefill steps hand over several
+    requests at once.
+
+    Parameters
+    ----------
+    pool : DecodePool
+        Steady state by the product form.
+    prompt_tokens, steps : ndarray of int, shape (n,)
+        Prompt lengths [tokens] and decode steps of each request.
+    landed_s : ndarray, shape (n,)
+        When each is ready for decode [s].
+    first_counted : int
+        Requests before it only warm up.
+    """
+    from qmodel._kernels.system_decode import light_batches
+
+    order = np.argsort(landed_s, kind="stable")
+    wait, met, tokens, busy = light_batches(order, landed_s, steps, pool.step_s, pool.instances, first_counted)
+    met = np.minimum(met, pool.cap) - 1
+    tokens -= np.bincount(met[first_counted:], minlength=pool.cap)  # the first step ends the TTFT and is no TBT
+    tokens = np.maximum(tokens, 0.0)
+    weight = tokens / tokens.sum() if tokens.sum() > 0 else pool.token_weight
+    busy_share = float(busy.mean() / landed_s[order[-1]])
+    seen = replace(pool, token_weight=weight, busy_share=min(busy_share, 1.0))
+    return seen, seen._joined(prompt_tokens, wait, met)
 
 
 def decode_pool(cluster: Cluster, arrival_rate_per_s: float, residence: Residence) -> DecodePool:
@@ -228,9 +256,9 @@ def _mean_step(cluster: Cluster, cap: int, context: float) -> tuple[FloatArray, 
     """Return T(b, b*context) for b = 1..cap and the time per context token, averaged over unequal instances."""
     batch = np.arange(1, cap + 1, dtype=float)
     total, slope = np.zeros(cap), 0.0
-    for cal in cluster.decode_calibrations:
+    for cal, count in Counter(cluster.decode_calibrations).items():
         step = np.asarray(cal.step.step_time_s(batch, batch * context))
-        total += step
+        total += count * step
         more = float(np.asarray(cal.step.step_time_s(float(cap), cap * context + _PROBE)))
-        slope += (more - float(step[-1])) / _PROBE
+        slope += count * (more - float(step[-1])) / _PROBE
     return total / cluster.decode_count, slope / cluster.decode_count

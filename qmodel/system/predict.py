@@ -15,9 +15,9 @@ from qmodel.system.prediction import Prediction
 
 __all__ = ["Fidelity", "Method", "predict"]
 
-Method = Literal["auto", "stationary", "trace", "windows"]
+Method = Literal["auto", "stationary", "bursty", "trace", "windows"]
 Fidelity = Literal["fast", "balanced", "exact"]
-_METHODS = ("auto", "stationary", "trace", "windows")
+_METHODS = ("auto", "stationary", "bursty", "trace", "windows")
 _FIDELITIES = ("fast", "balanced", "exact")
 
 
@@ -44,10 +44,11 @@ def predict(
         Limits that attainment refers to.
     policy : policy, plan or None
         Who prefills where; None never deflects.
-    method : {"auto", "stationary", "trace", "windows"}
-        "stationary" is the steady state under Poisson arrivals; "trace" the recursion over the workload's own
+    method : {"auto", "stationary", "bursty", "trace", "windows"}
+        "stationary" is the steady state under Poisson arrivals; "bursty" that under arrivals whose rate changes for
+        ever as it does from window to window (without deflection); "trace" the recursion over the workload's own
         requests; "windows" the same over requests redrawn from sums per window. "auto" takes the first for Poisson
-        streams and the second otherwise.
+        streams and "trace" otherwise; `Prediction.method` says which.
     fidelity : {"fast", "balanced", "exact"}
         How long the paths are that the numbers rest on.
     draws, seed : int
@@ -100,6 +101,12 @@ def _predicted(
         if spec.kind == "none" and not spec.route_by_requests:
             return predict_stationary(cluster, workload, slo, fidelity)
         return predict_stationary_with_policy(cluster, workload, slo, spec, fidelity)
+    if chosen == "bursty":
+        from qmodel.system.bursty import predict_bursty
+
+        if spec.kind != "none" or spec.route_by_requests:
+            raise InputError("policy of method bursty", spec.kind, "none, routed by work", "use method='trace'")
+        return predict_bursty(cluster, workload, slo, fidelity)
     from qmodel.system.trace import predict_trace, predict_windows
 
     if chosen == "windows":

@@ -9,33 +9,49 @@ exact law at the same rank. docs/decisions/0060 has the measurements.
 
 from __future__ import annotations
 
-from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from qmodel.distributions import ServiceTime
 from qmodel.errors import UnstableError
 from qmodel.policies.state import KernelSpec
+from qmodel.queueing import mgk
+from qmodel.queueing.metrics import QueueMetrics
 from qmodel.scenario import SLO, Cluster, Requests, Workload
-from qmodel.scenario.sources import PoissonSource
-from qmodel.system.decode import DecodePool, Residence, decode_pool
-from qmodel.system.errors import path_noise, recursion_errors, stationary_errors
+from qmodel.system.decode import DecodePool, decode_pool, light_joins
+from qmodel.system.errors import kind_of, method_errors, path_noise, with_noise
 from qmodel.system.prediction import Prediction
-from qmodel.system.prefill import IntArray, prefill_path
-from qmodel.system.recursion import run_recursion
+from qmodel.system.prefill import prefill_path
+from qmodel.system.recursion import Trajectory, run_recursion
+from qmodel.system.streams import StreamPath, lengths_of, path_of, stream
 from qmodel.system.trace import from_trajectories
 
-__all__ = ["predict_stationary", "predict_stationary_with_policy", "saturated_work_s"]
+__all__ = [
+    "COUPLED",
+    "coupled",
+    "predict_stationary",
+    "predict_stationary_with_policy",
+    "quantiles_of",
+    "saturated_work_s",
+    "service_of",
+]
 
 FloatArray = npt.NDArray[np.float64]
-_SEED = 20260702
 _WARMUP = 0.1
-_QUANTILES = 2048
-_COUPLED = {"fast": 4_096, "balanced": 9_216, "exact": 131_072}
+_RANKS = (np.arange(2048) + 0.5) / 2048
+_ATOMS = 1024
+_LIGHT_BATCH = 8.0  # below it the atoms of single batches show in percentiles
+COUPLED = {"fast": 4_096, "balanced": 9_216, "exact": 131_072}
 _STREAMED = {"fast": 20_000, "balanced": 60_000, "exact": 600_000}
+_TURNS = {"fast": 1, "balanced": 2, "exact": 30}
+_COUNTED_SHARE = 1.0 - _WARMUP
+_LEAST_GROWTH = 2e-3  # seconds of TTFT per second; a steady state at load 0.99 drifts by less over a stream
+_DEFLECTED_LOAD = 0.9  # deflection keeps the wait from growing as it would alone at a higher load
 _GRID_SPAN = (0.005, 40.0)  # in mean waits of those who wait
 _GRID_POINTS = 160
+_NEARLY_ONE = 0.9999  # closer to 1 a steady state takes weeks to form, and queue lengths lose their digits
 
 
 def saturated_work_s(cluster: Cluster, prompt_tokens: npt.ArrayLike, cached_tokens: npt.ArrayLike) -> FloatArray:
@@ -76,78 +92,26 @@ def saturated_work_s(cluster: Cluster, prompt_tokens: npt.ArrayLike, cached_toke
     return cluster.prefill_count / speed
 
 
-@lru_cache(maxsize=8)
-def _stream(count: int) -> tuple[FloatArray, ...]:
-    """Return unit gaps, ranks of prompts and of outputs, and two uniforms for decode, spread evenly and shuffled."""
-    rng = np.random.default_rng(_SEED)
-    even = (np.arange(count) + 0.5) / count
-    gaps = -np.log1p(-rng.permutation(even))
-    return (gaps / gaps.mean(), *(rng.permutation(even) for _ in range(4)))
-
-
-class _Lengths(NamedTuple):
-    """Lengths by increasing prompt, with cumulative weights; independent outputs apart where they are."""
-
-    prompt: IntArray
-    cached: IntArray
-    cumulative: FloatArray
-    output: IntArray
-    output_cumulative: FloatArray | None
-    residence: Residence
-
-    @property
-    def weights(self) -> FloatArray:
-        """Weights of the prompts."""
-        return np.diff(self.cumulative, prepend=0.0)
-
-    def draw(self, ranks: FloatArray, others: FloatArray) -> tuple[IntArray, IntArray, IntArray]:
-        """Return prompt, output and cached tokens at evenly spread ranks in [0, 1)."""
-        picks = _at_ranks(self.cumulative, ranks)
-        output = picks if self.output_cumulative is None else _at_ranks(self.output_cumulative, others)
-        return self.prompt[picks], self.output[output], self.cached[picks]
-
-
-def _at_ranks(cumulative: FloatArray, ranks: FloatArray) -> IntArray:
-    """Return the entries at evenly spread, shuffled ranks (i + 1/2)/n; sorting first keeps the search local."""
-    n = len(ranks)
-    found = np.minimum(np.searchsorted(cumulative, (np.arange(n) + 0.5) / n), len(cumulative) - 1)
-    return np.asarray(found[(ranks * n).astype(np.int64)])
-
-
-def _lengths_of(workload: Workload) -> _Lengths:
-    source = workload.source
-    if isinstance(source, PoissonSource):
-        prompt, output = source.prompt, source.output
-        order, other = np.argsort(prompt.values, kind="stable"), np.argsort(output.values, kind="stable")
-        return _Lengths(
-            prompt.values[order].astype(np.int64),
-            np.zeros(len(order), np.int64),
-            np.cumsum(prompt.weights[order]),
-            output.values[other].astype(np.int64),
-            np.cumsum(output.weights[other]),
-            Residence.of_product((prompt.values, prompt.weights), (output.values, output.weights)),
-        )
-    tokens, made, cached, weights = workload.lengths()
-    order = np.argsort(tokens, kind="stable")
-    residence = Residence.of_joint(tokens, made, weights)
-    return _Lengths(tokens[order], cached[order], np.cumsum(weights[order]), made[order], None, residence)
-
-
-def _wait_quantiles(
-    rate_per_s: float, servers: int, work_s: FloatArray, weights: FloatArray, ranks: FloatArray
-) -> FloatArray:
-    """Return quantiles of the M/G/k wait [s] at increasing `ranks`, by its tail on a grid, log-linear between."""
-    from qmodel.queueing import ServiceTime, mgk
-
-    law = mgk(rate_per_s, servers, ServiceTime.from_samples(work_s, weights), "analytic")
+def quantiles_of(law: QueueMetrics) -> FloatArray:
+    """Return quantiles of a wait [s] at 2,048 even ranks, by its tail on a grid, log-linear between."""
     waiting = max(law.wait_probability, 1e-300)
     scale = law.mean_wait_s / waiting
     grid = scale * np.concatenate([[0.0], np.geomspace(*_GRID_SPAN, _GRID_POINTS)])
     log_tail = np.log(np.maximum(law.wait_tail(grid), 1e-300))
     log_tail[0] = np.log(waiting)
     falling = np.minimum.accumulate(log_tail)
-    found = np.interp(-np.log1p(-ranks), -falling, grid)
-    return np.where(1.0 - ranks >= waiting, 0.0, found)
+    found = np.interp(-np.log1p(-_RANKS), -falling, grid)
+    return np.where(waiting <= 1.0 - _RANKS, 0.0, found)
+
+
+def service_of(work_s: FloatArray, weights: FloatArray) -> ServiceTime:
+    """Return the law of work, merged to at most 1,024 values with the same mean; `work_s` increases."""
+    if len(work_s) <= _ATOMS:
+        return ServiceTime.from_samples(work_s, weights)
+    middle = np.cumsum(weights) - weights / 2
+    bins = np.minimum(middle * _ATOMS, _ATOMS - 1).astype(np.int64)
+    mass, total = np.bincount(bins, weights), np.bincount(bins, weights * work_s)
+    return ServiceTime.from_samples(total[mass > 0] / mass[mass > 0], mass[mass > 0])
 
 
 def predict_stationary(
@@ -178,74 +142,116 @@ def predict_stationary(
     UnstableError
         When a pool is asked for more than it can do.
     """
-    rate, requests = workload.rate_per_s, _COUPLED[fidelity]
-    lengths = _lengths_of(workload)
-    weights = lengths.weights
-    work_of = saturated_work_s(cluster, lengths.prompt, lengths.cached)
-    load = rate * float(weights @ work_of) / cluster.prefill_count
-    if load >= 1:
+    rate, requests = workload.rate_per_s, COUPLED[fidelity]
+    lengths, drawn = lengths_of(workload.source), path_of(workload.source, requests)
+    work = saturated_work_s(cluster, lengths.prompt, lengths.cached)
+    load = rate * float(lengths.weights @ work) / cluster.prefill_count
+    if load >= _NEARLY_ONE:
         raise UnstableError(
             "prefill load", load, "below 1 for a steady state", "add prefill instances, lower the rate, or deflect"
         )
-    gaps, ranks, others, state, phase = _stream(requests)
-    arrival = np.cumsum(gaps) / rate
-    prompt, output, cached = lengths.draw(ranks, others)
-    path = prefill_path(cluster, arrival, prompt, cached)
-    kept = slice(int(_WARMUP * requests), None)
-    shift = _exact_minus_path(
-        rate, cluster.prefill_count, work_of, weights, arrival, saturated_work_s(cluster, prompt, cached), kept
-    )
     pool = decode_pool(cluster, rate, lengths.residence)
-    admission, first = pool.first_token(prompt.astype(float), state, phase)
-    if cluster.first_token == "prefill":
-        admission, first = np.zeros(requests), np.zeros(requests)
-    parts = np.stack(
-        [path.start_s - arrival, path.finish_s - path.start_s, path.placed_s - path.finish_s, admission, first]
-    )[:, kept]
+    waits = quantiles_of(mgk(rate, cluster.prefill_count, service_of(work, lengths.weights), "analytic"))
+    method = f"stationary: M/G/{cluster.prefill_count} in work, packed steps by a coupled path, decode product form"
+    light = pool.mean_batch < _LIGHT_BATCH
+    found = coupled(
+        cluster, slo, drawn, drawn.arrival / rate, work, waits, pool, light=light, method=method,
+        errors=method_errors("stationary"),
+    )  # fmt: skip
+    return with_noise(found, path_noise(load, _scv(work, lengths.weights), workload.source.default_count))
+
+
+def _scv(work_s: FloatArray, weights: FloatArray) -> float:
+    mean = float(weights @ work_s)
+    return float(weights @ work_s**2) / mean**2 - 1.0
+
+
+def coupled(
+    cluster: Cluster,
+    slo: SLO,
+    drawn: StreamPath,
+    arrival_s: FloatArray,
+    work_s: FloatArray,
+    waits_s: FloatArray,
+    pool: DecodePool,
+    *,
+    light: bool,
+    method: str,
+    errors: dict[str, float],
+) -> Prediction:
+    """Return the prediction that gives a path's requests the waits of a known law, and keeps what packing adds.
+
+    Parameters
+    ----------
+    cluster : Cluster
+        Pools and network.
+    slo : SLO
+        Limits for attainment.
+    drawn : StreamPath
+        Lengths of the path.
+    arrival_s : ndarray, shape (n,)
+        Its arrivals [s].
+    work_s : ndarray
+        Saturated work of each length of the law [s].
+    waits_s : ndarray
+        The wait in work at even ranks, as `quantiles_of` returns it [s].
+    pool : DecodePool
+        Decode in steady state.
+    light : bool
+        Whether decode batches follow the path rather than the product form.
+    method : str
+        For the reader.
+    errors : dict
+        Half-widths by metric.
+
+    Returns
+    -------
+    Prediction
+        Laws of TTFT and TBT.
+    """
+    n, rate = len(arrival_s), len(arrival_s) / float(arrival_s[-1])
+    path = prefill_path(cluster, arrival_s, drawn.prompt, drawn.cached)
+    kept = slice(int(_WARMUP * n), None)
+    steps = np.maximum(drawn.output - 1, 1)
+    if light:
+        pool, joins = light_joins(pool, drawn.prompt, steps, path.placed_s, kept.start)
+    else:
+        joins = pool.joins(drawn.prompt, *stream(n)[3:])
+    parts = np.zeros((5, n))
+    parts[:3] = path.start_s - arrival_s, path.finish_s - path.start_s, path.placed_s - path.finish_s
+    if cluster.first_token == "decode":
+        parts[3:] = joins.admission_s, joins.first_step_s
+    parts = parts[:, kept]
+    shift = _exact_minus_path(waits_s, cluster.prefill_count, arrival_s, work_s[drawn.pick], kept)
     parts[0] = np.maximum(parts[0] + shift, 0.0)
-    steps = np.maximum(output[kept].astype(float) - 1.0, 1.0)
-    grid = pool.tbt_grid_s()
-    missed = pool.violation_probability(steps, slo.tbt_s, rate)
+    grid, output = pool.tbt_grid_s(), drawn.output[kept]
+    missed = pool.violation_probability(steps[kept].astype(float), slo.tbt_s, rate)
     return Prediction(
-        method=f"stationary: M/G/{cluster.prefill_count} in work, packed steps by a coupled path, decode product form",
+        method=method,
         slo=slo,
         parts_s=parts,
-        prompt_tokens=prompt[kept],
+        prompt_tokens=drawn.prompt[kept],
         deflected=np.zeros(parts.shape[1], dtype=bool),
-        tbt_met=1.0 - np.where(output[kept] > 2, missed, 0.0),
+        tbt_met=1.0 - np.where(output > 2, missed, 0.0),
         tbt_grid_s=grid,
         tbt_cdf=pool.tbt_cdf(grid),
-        mean_tbt_s=_mean_tbt(pool, state, output)[kept],
+        mean_tbt_s=np.where(output > 2, joins.step_s[kept], np.nan),
         utilisation={"prefill": float(np.mean(path.busy_s)) / float(path.finish_s[-1]), "decode": pool.busy_share},
-        error_estimate=stationary_errors(requests),
+        error_estimate=errors,
         warnings=(),
     )
 
 
-def _mean_tbt(pool: DecodePool, state: FloatArray, output: IntArray) -> FloatArray:
-    """Return the step time at the batch each request meets [s]; NaN for requests without a second step."""
-    beside = np.minimum(np.searchsorted(pool.residents_cdf, state) // pool.instances, pool.cap - 1)
-    return np.where(output > 2, pool.step_s[beside], np.nan)
-
-
 def _exact_minus_path(
-    rate: float,
-    servers: int,
-    work_of: FloatArray,
-    weights: FloatArray,
-    arrival: FloatArray,
-    work: FloatArray,
-    kept: slice,
+    exact: FloatArray, servers: int, arrival: FloatArray, work: FloatArray, kept: slice
 ) -> FloatArray:
     """Return, for each request kept, the exact wait at its rank minus its wait on the path [s]."""
     from qmodel._kernels.system import fcfs_waits
 
     plain = fcfs_waits(arrival, work, servers)[kept]
-    ranks = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
-    exact = _wait_quantiles(rate, servers, work_of, weights, ranks)
     order = np.argsort(plain, kind="stable")
     shift = np.empty(len(plain))
-    shift[order] = np.interp((np.arange(len(plain)) + 0.5) / len(plain), ranks, exact) - plain[order]
+    shift[order] = np.interp((np.arange(len(plain)) + 0.5) / len(plain), _RANKS, exact) - plain[order]
     return shift
 
 
@@ -279,13 +285,38 @@ def predict_stationary_with_policy(
         Laws of TTFT and TBT.
     """
     count = _STREAMED[fidelity]
-    lengths = _lengths_of(workload)
-    gaps, ranks, others, _, _ = _stream(count)
-    requests = Requests.from_arrays(np.cumsum(gaps) / workload.rate_per_s, *lengths.draw(ranks, others))
-    run = run_recursion(cluster, requests, slo, spec)
+
+    def run(length: int, seed: int) -> Trajectory:
+        drawn = path_of(workload.source, length, seed)
+        arrival = drawn.arrival / workload.rate_per_s
+        requests = Requests.from_arrays(arrival, drawn.prompt, drawn.output, drawn.cached)
+        return run_recursion(cluster, requests, slo, spec)
+
+    lengths = lengths_of(workload.source)
     work = saturated_work_s(cluster, lengths.prompt, lengths.cached)
     mean = float(lengths.weights @ work)
-    scv = float(lengths.weights @ work**2) / mean**2 - 1.0
-    noise = path_noise(min(run.utilisation["prefill"], 0.9), scv, count)
+    span, turns = workload.source.default_count, _TURNS[fidelity]
+    overloaded = workload.rate_per_s * mean / cluster.prefill_count >= 1.0
+    tried = run(span if overloaded else count, 0)
+    slope = _growth(tried.parts_s.sum(axis=0), (span if overloaded else count) / workload.rate_per_s)
+    if slope > 0.0:
+        method = f"no steady state: recursion over {turns} x {span:,} Poisson requests, from empty pools"
+        warning = (
+            f"the pools cannot keep up: TTFT grows by some {60 * slope:.2g} s a minute; numbers are over a span of "
+            f"{span:,} requests"
+        )
+        errors = method_errors("no steady state")
+        return from_trajectories([run(span, seed) for seed in range(turns)], method, slo, errors, (warning,))
+    whole = run(count, 0) if overloaded else tried
+    scv = _scv(work, lengths.weights)
     method = f"stationary: recursion over {count:,} Poisson requests through both pools"
-    return from_trajectories([run], method, slo, recursion_errors(spec, noise))
+    found = from_trajectories([whole], method, slo, method_errors(kind_of("stationary", spec)))
+    return with_noise(found, path_noise(min(whole.utilisation["prefill"], _DEFLECTED_LOAD), scv, span))
+
+
+def _growth(ttft_s: FloatArray, span_s: float) -> float:
+    """Return the growth of TTFT per second of a stream that overloads the pools; 0.0 when it has a steady state."""
+    early, middle, late = (float(part.mean()) for part in np.array_split(ttft_s, 3))
+    lasting = late > 1.3 * middle > 1.3 * 1.3 * early
+    slope = (late - early) / (_COUNTED_SHARE * span_s * 2 / 3)
+    return slope if lasting and slope > _LEAST_GROWTH else 0.0

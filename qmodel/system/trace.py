@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -10,17 +11,19 @@ import numpy.typing as npt
 from qmodel.errors import InputError
 from qmodel.policies.state import KernelSpec
 from qmodel.scenario import SLO, Cluster, Requests, Workload
-from qmodel.system.errors import recursion_errors
+from qmodel.system.errors import kind_of, method_errors
 from qmodel.system.prediction import Prediction
 from qmodel.system.recursion import Trajectory, run_recursion
 
 __all__ = ["from_trajectories", "predict_trace", "predict_windows"]
 
 FloatArray = npt.NDArray[np.float64]
-_WINDOW_S = 20.0
+_WINDOW_S = 10.0
 _REDRAWS = {"fast": 1, "balanced": 2, "exact": 8}
-_WINDOWS_NOISE = 0.12  # standard error of P95 TTFT from sums per window, over the shared traces
 _TILT_STEPS = 60
+_TILT_BINS = 256
+_SPLITS = 4  # halvings of a window: cells of 0.6 s
+_MOST_UNEVEN = 0.24  # variance of a half's share; 0.25 is all or nothing
 _SEED = 20260703
 
 
@@ -79,7 +82,7 @@ def predict_trace(cluster: Cluster, workload: Workload, slo: SLO, spec: KernelSp
     """
     run = run_recursion(cluster, workload.requests(seed=0), slo, spec)
     method = "trace: recursion over the requests, packed prefill steps, fluid decode batches"
-    return from_trajectories([run], method, slo, recursion_errors(spec))
+    return from_trajectories([run], method, slo, method_errors(kind_of("trace", spec)))
 
 
 def predict_windows(
@@ -92,8 +95,9 @@ def predict_windows(
 ) -> Prediction:
     """Return the prediction that sees only the sums of arrivals and work per window and the law of lengths.
 
-    Inside a window arrivals are uniform, and lengths follow the law of the whole workload tilted exponentially in
-    their work, so that its mean is the window's: the least informative law with that mean.
+    Inside a window arrivals are as bursty as the differences between windows let expect, and lengths follow the law of
+    the whole workload tilted exponentially in their work, so that its mean is the window's: the least informative law
+    with that mean.
 
     Parameters
     ----------
@@ -128,7 +132,7 @@ def predict_windows(
         for _ in range(_REDRAWS[fidelity])
     ]
     method = f"windows: recursion over requests redrawn from sums per {width:.3g} s"
-    return from_trajectories(runs, method, slo, recursion_errors(spec, _WINDOWS_NOISE))
+    return from_trajectories(runs, method, slo, method_errors(kind_of("windows", spec)))
 
 
 def _redraw(
@@ -148,33 +152,71 @@ def _redraw(
     numbers = np.diff(whole, prepend=0)
     if whole[-1] < 1:
         raise InputError("arrivals in all windows", float(count.sum()), ">= 1", "give a longer trace")
-    tilt = _tilts(cost[order], weights[order], work / np.maximum(count, 1e-9))
+    laws = _tilted_laws(cost[order], weights[order], work / np.maximum(count, 1e-9))
+    inside = _cell_laws(count, rng)
     times, picks = [], []
     for i in np.flatnonzero(numbers):
-        law = _tilted(cost[order], weights[order], tilt[i : i + 1])[0]
-        even = (rng.permutation(int(numbers[i])) + rng.random(int(numbers[i]))) / numbers[i]
-        picks.append(order[np.minimum(np.searchsorted(np.cumsum(law), even), len(order) - 1)])
-        times.append(np.sort(start[i] + width * rng.random(int(numbers[i]))))
+        n = int(numbers[i])
+        even = (rng.permutation(n) + rng.random(n)) / n
+        picks.append(order[np.minimum(np.searchsorted(laws(int(i)), even), len(order) - 1)])
+        share = np.interp(rng.random(n), inside[i], np.linspace(0.0, 1.0, inside.shape[1]))
+        times.append(np.sort(start[i] + width * share))
     chosen = np.concatenate(picks)
     return Requests.from_arrays(np.concatenate(times), prompt[chosen], output[chosen], cached[chosen])
 
 
-def _tilted(cost: FloatArray, weights: FloatArray, tilt: FloatArray) -> FloatArray:
-    """Return weights * exp(tilt*cost), normalised, one row a tilt."""
-    exponent = np.multiply.outer(tilt, cost)
-    law = weights * np.exp(exponent - exponent.max(axis=1, keepdims=True))
-    return np.asarray(law / law.sum(axis=1, keepdims=True))
+def _cell_laws(count: FloatArray, rng: np.random.Generator) -> FloatArray:
+    """Return cumulative shares of each window's arrivals over its cells: halves of halves, as uneven as windows are.
+
+    How unevenly two neighbouring windows share their arrivals (beyond chance) says how bursty traffic is at their
+    scale, pairs of windows how it is at twice that scale. Below a window it falls from scale to scale as it does
+    there, or stays, each half taking a symmetric beta share (a multiplicative cascade: Riedi et al., IEEE Trans. Inf.
+    Theory 45, 1999).
+    """
+    near, far = _unevenness(count), _unevenness(count[: len(count) // 2 * 2].reshape(-1, 2).sum(axis=1))
+    trend = min(near / far, 1.0) if far > 0 else 1.0
+    shares = np.ones((len(count), 1))
+    for level in range(1, _SPLITS + 1):
+        variance = min(near * trend**level, _MOST_UNEVEN)
+        half = np.full(shares.shape, 0.5)
+        if variance > 1e-4:
+            a = (0.25 / variance - 1.0) / 2.0
+            half = rng.beta(a, a, size=shares.shape)
+        shares = np.stack([shares * half, shares * (1.0 - half)], axis=2).reshape(len(count), -1)
+    return np.concatenate([np.zeros((len(count), 1)), np.cumsum(shares, axis=1)], axis=1)
 
 
-def _tilts(cost: FloatArray, weights: FloatArray, mean: FloatArray) -> FloatArray:
-    """Return, for each wanted mean cost, the tilt that gives it, by bisection; means out of reach are held."""
-    bins = np.array_split(np.arange(len(cost)), min(len(cost), 256))
-    share = np.array([weights[b].sum() for b in bins])
-    level = np.array([np.average(cost[b], weights=np.maximum(weights[b], 1e-300)) for b in bins])
-    scale = 40.0 / max(float(level[-1] - level[0]), 1e-12) * np.ones(len(mean))
+def _unevenness(count: FloatArray) -> float:
+    """Return the variance of the share that one of two neighbours has of their arrivals, less that of chance."""
+    pairs = count[: len(count) // 2 * 2].reshape(-1, 2)
+    total = pairs.sum(axis=1)
+    if not np.any(total > 0):
+        return 0.0
+    pairs, total = pairs[total > 0], total[total > 0]
+    spread = (pairs[:, 0] / total - 0.5) ** 2 - 0.25 / np.maximum(total, 1.0)
+    return max(float(np.average(spread, weights=total)), 0.0)
+
+
+def _tilted_laws(cost: FloatArray, weights: FloatArray, mean: FloatArray) -> Callable[[int], FloatArray]:
+    """Return, by window, the cumulative law of lengths (by increasing cost) tilted to the window's mean cost.
+
+    Weights are multiplied by exp(tilt * mean cost of the bin); means out of reach are held.
+    """
+    bins = np.minimum((np.cumsum(weights) - weights / 2) * _TILT_BINS, _TILT_BINS - 1).astype(np.int64)
+    share, total = (np.asarray(np.bincount(bins, mass), dtype=float) for mass in (weights, weights * cost))
+    level = total / np.maximum(share, 1e-300)
+    scale = 40.0 / max(float(cost[-1] - cost[0]), 1e-12) * np.ones(len(mean))
     low, high = -scale, scale
     for _ in range(_TILT_STEPS):
         middle = 0.5 * (low + high)
         above = _tilted(level, share, middle) @ level > mean
         high, low = np.where(above, middle, high), np.where(above, low, middle)
-    return np.asarray(0.5 * (low + high))
+    factor = _tilted(level, share, 0.5 * (low + high)) / np.maximum(share, 1e-300)
+    return lambda i: np.asarray(np.cumsum(weights * factor[i][bins]))
+
+
+def _tilted(level: FloatArray, share: FloatArray, tilt: FloatArray) -> FloatArray:
+    """Return share * exp(tilt*level), normalised, one row a tilt."""
+    exponent = np.multiply.outer(tilt, level)
+    law = share * np.exp(exponent - exponent.max(axis=1, keepdims=True))
+    return np.asarray(law / law.sum(axis=1, keepdims=True))

@@ -6,9 +6,10 @@ import pytest
 from qmodel.errors import InputError, UnstableError
 from qmodel.scenario import SLO, Cluster, Workload
 from qmodel.system import predict
-from qmodel.system.decode import Residence, decode_pool
+from qmodel.system.decode import decode_pool
 from qmodel.system.prefill import prefill_path
 from qmodel.system.stationary import saturated_work_s
+from qmodel.system.streams import Residence
 
 QUANTILES = [0.5, 0.95, 0.99]
 

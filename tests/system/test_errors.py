@@ -1,0 +1,40 @@
+"""Error estimates: noise of finite runs, what it leaves alone, and coverage of fresh simulations."""
+
+import numpy as np
+import pytest
+
+from qmodel.policies import Kairos
+from qmodel.scenario import SLO, Cluster, Workload
+from qmodel.simulation import simulate
+from qmodel.system import predict
+from qmodel.system.errors import TABLE, path_noise
+
+
+def test_noise_is_that_of_repeated_runs(calibration, chat_lengths):
+    """The stated P95 noise of one run of 20,000 requests against the spread of forty."""
+    cluster = Cluster.parse("2P2D", calibration)
+    workload = Workload.poisson(1.0, chat_lengths, 10).at_load(0.85, cluster)
+    runs = [simulate(cluster, workload, SLO(), seed=seed).ttft_s(0.95) for seed in range(40)]
+    stated = predict(cluster, workload, SLO()).error_estimate["ttft_p95"]
+    spread = 1.645 * np.std(runs, ddof=1) / np.mean(runs)
+    assert np.hypot(spread, TABLE["stationary"]["ttft_p95"]) == pytest.approx(stated, rel=0.5)
+
+
+def test_noise_grows_with_load_and_shrinks_with_length():
+    assert path_noise(0.9, 1.0, 1_000) > path_noise(0.5, 1.0, 1_000) > path_noise(0.5, 1.0, 10_000) > 0
+
+
+def test_half_widths_cover_fresh_runs_of_another_law(calibration):
+    """Runs as `simulate` makes them, for lengths that no table was fitted to."""
+    met, total = 0, 0
+    for name, load, policy in (("1P1D", 0.6, None), ("2P2D", 0.8, None), ("4P4D", 0.9, None), ("2P2D", 0.9, Kairos())):
+        cluster = Cluster.parse(name, calibration)
+        workload = Workload.poisson(1.0, ([200, 800, 6000], [0.3, 0.6, 0.1]), ([5, 90], [0.5, 0.5]))
+        workload = workload.at_load(load, cluster)
+        predicted = predict(cluster, workload, SLO(), policy)
+        for seed in range(10):
+            simulated = simulate(cluster, workload, SLO(), policy, seed=seed)
+            for metric, q in (("ttft_p50", 0.5), ("ttft_p95", 0.95), ("ttft_p99", 0.99)):
+                total += 1
+                met += abs(predicted.ttft_s(q) / simulated.ttft_s(q) - 1) <= predicted.error_estimate[metric]
+    assert met / total >= 0.85
