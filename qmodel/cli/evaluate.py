@@ -105,9 +105,9 @@ def predict(
 
 def _effects(inputs: Scenario, policy: Any, plot: Path | None) -> tuple[list[dict[str, Any]], str]:
     """Return rows of sensitivity and what to change first; draw the tornado when asked."""
-    from qmodel.studies.sensitivity import first_change, sensitivity, tidy
+    from qmodel.studies.sensitivity import first_change, responses, tidy
 
-    found = sensitivity(inputs.cluster, inputs.workload, inputs.slo, policy)
+    found = responses(inputs.cluster, inputs.workload, inputs.slo, policy)
     rows = tidy(found)
     if plot is not None:
         from qmodel.plotting.sensitivity import draw_tornado

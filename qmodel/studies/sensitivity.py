@@ -17,7 +17,7 @@ from qmodel.scenario.sources import LengthLaw, PoissonSource, TraceSource
 from qmodel.scenario.windowed import WindowedSource
 from qmodel.system import predict
 
-__all__ = ["Effect", "first_change", "sensitivity", "tidy"]
+__all__ = ["Effect", "Response", "first_change", "responses", "sensitivity", "tidy"]
 
 # What an operator can change; the others describe the traffic.
 _ACTIONS = ("prefill instances", "decode instances", "bandwidth", "laws (step times)", "tokens per step")
@@ -26,12 +26,34 @@ _TRIFLING = 0.005  # relative changes of P95 below it are the prediction's own n
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effect:
+    """Answer of the prediction to one change.
+
+    Parameters
+    ----------
+    change : str
+        What was changed, e.g. ``rate +10 %``.
+    p95_ttft_s : float
+        P95 TTFT after it [s].
+    p95_change : float
+        Relative change of P95 TTFT.
+    attainment_change : float
+        Change of SLO attainment.
+    """
+
+    change: str
+    p95_ttft_s: float
+    p95_change: float
+    attainment_change: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
     """Answer of the prediction to one input, changed down and up; all cases share the same random numbers.
 
     Parameters
     ----------
     what : str
-        The input, e.g. ``request rate``.
+        The input, e.g. ``rate``.
     factors : tuple of float
         By what it is multiplied, down and up; 1 where it cannot be changed.
     labels : tuple of str
@@ -83,7 +105,7 @@ def _slope(factors: tuple[float, float], values: Sequence[float | None]) -> floa
     return float((last - first) / (high - low)) if high > low else 0.0
 
 
-def sensitivity(cluster: Cluster, workload: Workload, slo: SLO, policy: Any = None, step: float = 0.1) -> list[Effect]:
+def responses(cluster: Cluster, workload: Workload, slo: SLO, policy: Any = None, step: float = 0.1) -> list[Response]:
     """Return the effects of single inputs, largest effect on P95 TTFT first; the rows of a tornado plot.
 
     Parameters
@@ -101,7 +123,7 @@ def sensitivity(cluster: Cluster, workload: Workload, slo: SLO, policy: Any = No
 
     Returns
     -------
-    list of Effect
+    list of Response
         One row an input.
 
     Raises
@@ -116,7 +138,7 @@ def sensitivity(cluster: Cluster, workload: Workload, slo: SLO, policy: Any = No
     >>> from qmodel.io.calibrations import load_calibration
     >>> cluster = Cluster.parse("2P2D", load_calibration("deepseek-v2-lite"))
     >>> workload = Workload.poisson(1.0, prompt_tokens=([500, 4000], [0.8, 0.2]), output_tokens=100)
-    >>> effects = sensitivity(cluster, workload.at_load(0.85, cluster), SLO())
+    >>> effects = responses(cluster, workload.at_load(0.85, cluster), SLO())
     >>> effects[0].what, effects[0].elasticity < -2.0
     ('prefill instances', True)
     """
@@ -138,7 +160,7 @@ def sensitivity(cluster: Cluster, workload: Workload, slo: SLO, policy: Any = No
     for what, factors, labels, make in _changes(cluster, workload, slo, step):
         (low_p95, low_share), (high_p95, high_share) = (outcome(make, factor) for factor in factors)
         effects.append(
-            Effect(
+            Response(
                 what=what,
                 factors=factors,
                 labels=labels,
@@ -151,13 +173,40 @@ def sensitivity(cluster: Cluster, workload: Workload, slo: SLO, policy: Any = No
     return sorted(effects, key=lambda effect: -effect.swing)
 
 
-def first_change(effects: Sequence[Effect]) -> str:
+def sensitivity(cluster: Cluster, workload: Workload, slo: SLO, policy: Any = None, step: float = 0.1) -> list[Effect]:
+    """Return the effects of single changes, largest effect on P95 TTFT first.
+
+    Parameters
+    ----------
+    cluster, workload, slo, policy, step
+        As for `responses`.
+
+    Returns
+    -------
+    list of Effect
+        One row a change; those without a steady state are left out.
+    """
+    rows = tidy(responses(cluster, workload, slo, policy, step))
+    effects = [
+        Effect(
+            change=f"{row['what']} {row['change']}",
+            p95_ttft_s=row["p95_ttft_s"],
+            p95_change=row["p95_change"],
+            attainment_change=row["attainment_change"],
+        )
+        for row in rows
+        if row["p95_ttft_s"] is not None
+    ]
+    return sorted(effects, key=lambda effect: -abs(effect.p95_change))
+
+
+def first_change(effects: Sequence[Response]) -> str:
     """Return in a sentence which change within an operator's hands lowers P95 TTFT most.
 
     Parameters
     ----------
-    effects : sequence of Effect
-        Result of `sensitivity`.
+    effects : sequence of Response
+        Result of `responses`.
     """
     gains = [
         (change, effect, side)
@@ -176,13 +225,13 @@ def first_change(effects: Sequence[Effect]) -> str:
     )
 
 
-def tidy(effects: Sequence[Effect]) -> list[dict[str, Any]]:
+def tidy(effects: Sequence[Response]) -> list[dict[str, Any]]:
     """Return effects as plain rows, two for each input.
 
     Parameters
     ----------
-    effects : sequence of Effect
-        Result of `sensitivity`.
+    effects : sequence of Response
+        Result of `responses`.
 
     Returns
     -------
@@ -215,7 +264,7 @@ def _changes(cluster: Cluster, workload: Workload, slo: SLO, step: float) -> Ite
     share, both = f"{100 * step:g} %", (1.0 - step, 1.0 + step)
     budget = cluster.max_num_batched_tokens
     continuous: Mapping[str, Callable[[float], _Inputs | None]] = {
-        "request rate": lambda f: (cluster, workload.at_rate(workload.rate_per_s * f), slo),
+        "rate": lambda f: (cluster, workload.at_rate(workload.rate_per_s * f), slo),
         "SCV of prompt lengths": lambda f: _with_spread(cluster, workload, slo, f),
         "bandwidth": lambda f: (cluster.with_(bandwidth_gb_s=cluster.bandwidth_gb_s * f), workload, slo),
         "laws (step times)": lambda f: _with_laws(cluster, workload, slo, f),

@@ -15,7 +15,7 @@ def test_sensitivity_is_a_table_a_sentence_and_a_picture(qmodel):
     assert "elasticity" in run.out
     assert Path("tornado.png").stat().st_size > 10_000
     rows = json.loads(qmodel("predict", *WORDS, "--sensitivity", "--json").out)["sensitivity"]
-    assert {row["what"] for row in rows} >= {"request rate", "bandwidth", "SCV of prompt lengths", "TBT SLO"}
+    assert {row["what"] for row in rows} >= {"rate", "bandwidth", "SCV of prompt lengths", "TBT SLO"}
 
 
 @pytest.mark.parametrize("method", ["bursty", "trace", "windows", "stationary"])
