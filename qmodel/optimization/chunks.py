@@ -92,17 +92,29 @@ def safe_chunks(
 def _long_path(
     cal: Calibration, B: FloatArray, K: FloatArray, until: float, chunks: tuple[int, ...], limit_s: float
 ) -> tuple[FloatArray, FloatArray]:
-    """Return done and time after each step of an endless prompt, shape (steps, states); time is NaN once stuck."""
+    """Return done and time after each step of an endless prompt, shape (steps, states); time is NaN once stuck.
+
+    Steps grow with what is done, so the safe chunk only shrinks: the search goes on where the last step left it.
+    """
     done, time = [np.zeros(len(B))], [np.zeros(len(B))]
-    plenty = np.full(len(B), float(chunks[0]))
+    candidates = np.asarray(chunks, dtype=float)
+    first, _ = _choose(cal, B, K, np.full(len(B), candidates[0]), done[0], chunks, limit_s)
+    at = np.minimum(np.searchsorted(-candidates, -first), len(chunks) - 1)
     while True:
         going = np.flatnonzero((done[-1] < until) & np.isfinite(time[-1]))
         if not len(going):
             return np.array(done), np.array(time)
-        chi, t = _choose(cal, B[going], K[going], plenty[going], done[-1][going], chunks, limit_s)
         next_done, next_time = done[-1].copy(), time[-1].copy()
-        next_done[going] += chi
-        next_time[going] = np.where(chi > 0, next_time[going] + t, np.nan)
+        while len(going):
+            chi = candidates[at[going]]
+            t = _step_s(cal, B[going], K[going], chi, done[-1][going])
+            safe = t <= limit_s
+            next_done[going[safe]] += chi[safe]
+            next_time[going[safe]] += t[safe]
+            at[going[~safe]] += 1
+            stuck = going[at[going] == len(chunks)]
+            next_time[stuck] = np.nan
+            going = going[~safe & (at[going] < len(chunks))]
         done.append(next_done)
         time.append(next_time)
 
