@@ -29,6 +29,8 @@ ROW_NAMES = (
     "prefill_kv",
 )
 NO_TARGET_S = 1e4
+# Tail row: largest coefficient over its limit, so that solvers still see the limit; such bins keep a share <= 1e-4.
+_LARGEST_TAIL, _LARGEST_EXPONENT = 1e4, 60.0
 # Share of decode time that hosted chunks may add before the fixed point of the decode state stops following them.
 MOST_HOSTED = 0.8
 
@@ -55,6 +57,8 @@ class SplitProblem:
         KV capacity of one instance of each pool [tokens].
     weights : ndarray, shape (n_bins,)
         What a second of a bin's TTFT is worth; 1 unless classes differ.
+    tail_rate_per_s : float
+        r of the tail row, the rate at which P(prefill wait > t) must fall [1/s]; 0 for no such row.
     """
 
     bins: PromptBins
@@ -68,6 +72,12 @@ class SplitProblem:
     prefill_kv_tokens: float
     decode_kv_tokens: float
     weights: FloatArray
+    tail_rate_per_s: float = 0.0
+
+    @property
+    def row_names(self) -> tuple[str, ...]:
+        """Names of the program's rows."""
+        return ROW_NAMES if self.tail_rate_per_s == 0 else (*ROW_NAMES, "prefill_tail")
 
     @property
     def safe(self) -> npt.NDArray[np.bool_]:
@@ -85,7 +95,7 @@ class SplitProblem:
         Returns
         -------
         tuple
-            Program in z, rows in the order of `ROW_NAMES`, and the objective's constant.
+            Program in z, rows in the order of `row_names`, and the objective's constant.
         """
         lam, s, s2, x = self.bins.rate_per_s, self.bins.work_s, self.bins.work2_s2, self.bins.transfer_s
         h, m = np.where(self.safe, self.host_s, 0.0), np.where(self.safe, self.host_steps, 0.0)
@@ -101,6 +111,10 @@ class SplitProblem:
         held = (lam / k * (s + x) * kv, self.prefill_kv_tokens)  # waiting prompts hold no cache
         rows = [on_prefill[0], _deflected(*on_decode[0]), on_prefill[1], _deflected(*on_decode[1])]
         rows += [_deflected(*step), _deflected(*hosted), held]
+        if self.tail_rate_per_s > 0:  # sum lam*z*(exp(r*s) - 1) <= k*r, both sides over k*r
+            r = self.tail_rate_per_s
+            tail = lam / (k * r) * np.expm1(np.minimum(r * s, _LARGEST_EXPONENT))
+            rows.append((np.minimum(tail, _LARGEST_TAIL), 1.0))
         program = BoxProgram(
             cost=kept - moved,
             rows=np.array([r for r, _ in rows]),

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from qmodel.optimization.bins import WorkloadLike, prompt_bins
-from qmodel.optimization.problem import ROW_NAMES, SplitProblem, split_problem
+from qmodel.optimization.problem import SplitProblem, split_problem
 from qmodel.optimization.program import DIRECT
 from qmodel.optimization.split import StaticSplit, outer_search
 from qmodel.scenario import SLO, Cluster
@@ -54,7 +54,8 @@ def shadow_prices(
 
     def problem(changed: Cluster, limits: SLO = slo, decode: float | None = None) -> SplitProblem:
         law = prompt_bins(changed, workload, len(base.bins))
-        return split_problem(changed, law, workload, limits, chunks, base.slowdown, decode)
+        found = split_problem(changed, law, workload, limits, chunks, base.slowdown, decode)
+        return replace(found, tail_rate_per_s=base.tail_rate_per_s)
 
     now = problem(cluster)
     bandwidth, d = cluster.bandwidth_gb_s, base.decode
@@ -75,7 +76,7 @@ def shadow_prices(
 
 def _saved(split: StaticSplit, now: SplitProblem, changed: SplitProblem) -> float:
     """Return the fall of the Lagrangian between two sets of data at the split's shares, waits and duals."""
-    duals = np.array([split.duals[name] for name in ROW_NAMES])
+    duals = np.array([split.duals[name] for name in now.row_names])
     at = split.kept, duals, split.wait_prefill_s, split.wait_decode_s
     return now.lagrangian(*at) - changed.lagrangian(*at)
 

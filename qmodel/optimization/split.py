@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from qmodel.errors import InfeasibleError, InputError
 from qmodel.optimization.bins import WorkloadLike, prompt_bins
 from qmodel.optimization.chunks import CHUNKS
 from qmodel.optimization.feasibility import check_slo, no_capacity
 from qmodel.optimization.pooled import PooledSplit, class_loads, is_plain, pooled_split
-from qmodel.optimization.problem import NO_TARGET_S, ROW_NAMES, SplitProblem, split_problem
+from qmodel.optimization.problem import NO_TARGET_S, SplitProblem, split_problem
 from qmodel.optimization.program import DIRECT, LinearSolution, Status, solve_box_lp
 from qmodel.scenario import SLO, Cluster
 from qmodel.scenario.slo import slo_classes
@@ -26,6 +27,7 @@ _STATE_ROUNDS = 3
 _STATE_TOLERANCE = 0.02
 _DESCENT_ROUNDS = 6
 _FLIP_ROUNDS = 60
+SMALLEST_LATE_SHARE = 1e-3  # the tail row leaves up to 1e-4 of the longest prompts at prefill
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -47,7 +49,7 @@ class StaticSplit:
     rate_prefill_per_s, rate_decode_per_s : float
         Kept and deflected requests per second of one instance of each pool [1/s].
     duals : Mapping
-        Duals of the constraints of `ROW_NAMES`: fall of the cost per unit of the limit.
+        Duals of the constraints, by `SplitProblem.row_names`: fall of the cost per unit of the limit.
     binding : tuple of str
         Constraints that hold with equality, other than the two target waits.
     solves : int
@@ -93,6 +95,7 @@ def static_split(
     chunks: tuple[int, ...] = CHUNKS,
     bins: int = 20,
     solver: str = DIRECT,
+    late_share: float | None = None,
 ) -> StaticSplit:
     """Return the optimal static split of prompts between prefill pool and decode pool; *exact* for M/G/1 pools.
 
@@ -106,7 +109,12 @@ def static_split(
     Its value is at least the cost of the z it finds, with equality when w are the waits of that z; so the least
     value over (w_P, w_D) is the optimum of the original problem, and tightening w to the waits of z never raises
     it. Host times h_b are at the mean decode state, found by fixed point. Pessimistic for k >= 2 with least-work
-    routing.
+    routing. With `late_share` eps the wait of kept prompts also has a tail: P(wait > t) <= eps at the TTFT SLO t, by
+
+                    sum_b lam_b*z_b*(exp(r*s_b) - 1) <= k*r,   r = ln(1/eps)/(k*t)
+
+    the condition that the decay rate of the wait is at least k*r: a *bound* for one prefill instance and bins of one
+    length (Lundberg), an approximation otherwise.
 
     Parameters
     ----------
@@ -122,6 +130,8 @@ def static_split(
         Prompt bins.
     solver : str
         `program.DIRECT` or the cvxpy solver tried first.
+    late_share : float, optional
+        Largest share eps of kept prompts that may wait longer than the TTFT SLO; for equal instances and one SLO class.
 
     Returns
     -------
@@ -139,14 +149,18 @@ def static_split(
         return _as_pooled(cluster, workload, classes, chunks, bins)
     slo = classes[0]
     check_slo(cluster, workload, slo)
+    tail = _tail_rate_per_s(late_share, slo.ttft_s, cluster.prefill_count)
     law = prompt_bins(cluster, workload, bins)
     problem = split_problem(cluster, law, workload, slo, chunks)
     if not problem.feasible(solver):
         raise no_capacity(cluster, law, workload, slo, chunks)
+    problem = replace(problem, tail_rate_per_s=tail)
+    if not problem.feasible(solver):
+        raise _too_few_late(problem, late_share or 1.0, slo.ttft_s, solver)
     waits, solution, solves = outer_search(problem, solver, None)
     for _ in range(_STATE_ROUNDS):
         slowdown = problem.slowdown_at(solution.z)
-        loaded = split_problem(cluster, law, workload, slo, chunks, slowdown)
+        loaded = replace(split_problem(cluster, law, workload, slo, chunks, slowdown), tail_rate_per_s=tail)
         close = abs(loaded.state.batch - problem.state.batch) < _STATE_TOLERANCE * max(problem.state.batch, 1.0)
         if close or not loaded.feasible(solver):
             break
@@ -154,6 +168,26 @@ def static_split(
         waits, solution, used = outer_search(problem, solver, solution.z)
         solves += used
     return _as_split(problem, solution, waits, solves)
+
+
+def _tail_rate_per_s(late_share: float | None, ttft_s: float, instances: int) -> float:
+    """Return r = ln(1/eps)/(k*t) [1/s]; 0 without a tail constraint."""
+    if late_share is None:
+        return 0.0
+    if not SMALLEST_LATE_SHARE <= late_share < 1:
+        raise InputError("late_share", late_share, f"in [{SMALLEST_LATE_SHARE:g}, 1)", "give e.g. 0.05")
+    return math.log(1 / late_share) / (instances * ttft_s)
+
+
+def _too_few_late(problem: SplitProblem, late_share: float, ttft_s: float, solver: str) -> InfeasibleError:
+    """Return the error of a tail that no split has, with the smallest share that one has, rounded up."""
+    low, high = late_share, 1.0
+    for _ in range(20):
+        middle = math.sqrt(low * high)
+        tail = _tail_rate_per_s(min(middle, 1 - 1e-12), ttft_s, round(problem.prefill))
+        low, high = (low, middle) if replace(problem, tail_rate_per_s=tail).feasible(solver) else (middle, high)
+    near = math.ceil(high * 1e4) / 1e4
+    return InfeasibleError("late_share", late_share, "reached by some split", f"nearest feasible: {near:g}")
 
 
 def _as_pooled(
@@ -294,7 +328,7 @@ def _as_split(problem: SplitProblem, solution: LinearSolution, waits: tuple[floa
     program, constant = problem.program(*waits)
     slack = program.limits - program.rows @ z
     size = np.maximum(np.abs(program.rows).max(axis=1), np.abs(program.limits))
-    tight = [name for name, gap, s in zip(ROW_NAMES, slack, size, strict=True) if gap < 1e-6 * max(s, 1e-12)]
+    tight = [name for name, gap, s in zip(problem.row_names, slack, size, strict=True) if gap < 1e-6 * max(s, 1e-12)]
     notes: tuple[str, ...] = ()
     if not problem.safe.any():
         notes = ("no chunk keeps the TBT SLO at the mean decode state: the static split deflects nothing",)
@@ -325,7 +359,7 @@ def _duals(problem: SplitProblem, solution: LinearSolution) -> dict[str, float]:
     worth = lam * problem.weights
     h = np.where(problem.safe, problem.host_s, 0.0)
     load = float(z @ (lam * problem.bins.work_s)) / problem.prefill, float((1 - z) @ (lam * h)) / problem.decode
-    duals = dict(zip(ROW_NAMES, map(float, solution.duals), strict=True))
+    duals = dict(zip(problem.row_names, map(float, solution.duals), strict=True))
     duals["prefill_wait"] = float(z @ worth) / (2 * (1 - load[0]))
     duals["decode_wait"] = float((1 - z) @ worth) / (2 * (1 - load[1]))
     return duals
