@@ -215,8 +215,8 @@ def choose_laws(samples: LawData, model: ModelShape) -> tuple[FittedLaws, str, d
     rivals = {name: samples.fit(Form(name), natural.form) for name in FAMILIES if name != natural.form.family}
     best = min((natural, *rivals.values()), key=lambda f: f.step_rms / (1.0 if f is natural else CHOICE_MARGIN))
     further = _further_forms(samples, natural, model) if best is natural else []
+    limits = MOE_LIMITS if model.is_moe else DENSE_LIMITS
     if further:
-        limits = MOE_LIMITS if model.is_moe else DENSE_LIMITS
         forms = [natural, *further]
         best = min([f for f in forms if f.meets(limits)] or forms, key=lambda f: f.penalised)
     families = ", ".join(f"{f.form} {_percent(f.step_rms)}" for f in sorted([natural, *rivals.values()], key=_order))
@@ -225,6 +225,11 @@ def choose_laws(samples: LawData, model: ModelShape) -> tuple[FittedLaws, str, d
         choice += "; with prompts: " + ", ".join(
             f"{f.form} {_percent(f.step_rms)} and {_percent(f.prefill_rms)}" for f in (natural, *further)
         )
+    if not best.meets(limits) and best.form.family == "dense":
+        growing = samples.fit(best.form, Form("moe", jump=best.form.jump))
+        if growing.meets(limits):
+            choice += f"; prompts with a free, t0 = 0: {_percent(growing.prefill_rms)}"
+            best = growing
     return best, choice, _stated(best.errors, rivals["linear"].errors)
 
 

@@ -38,6 +38,7 @@ MISSES = """
 - **A100, tp >= 2.** The measured all-reduce changes algorithm between 2 and 4 MB and takes 3 to 4 times as long from
   there (0.025 to 0.090 ms on two GPUs). Laws *with a jump* follow it; others were not clearly better with one. At tp 8
   prompts near 500 tokens are still missed by up to 10 %: there the tables' matrix products change tile size.
+- **Llama-3.1-8B on H100 and Qwen3-32B at tp 8.** Their prefill laws have a > 0 as mixtures do; a = 0 missed 2 %.
 - **Short prompts.** Below 256 tokens matrix products change from one table row to the next; *short* states the error.
 - **Llama-2-7B and BLOOM (multi-head attention).** The tables hold decode attention for up to 8 KV heads; more heads
   are taken as more requests. One long request is slow because this kernel does not split its cache over the GPU.

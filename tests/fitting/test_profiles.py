@@ -218,8 +218,6 @@ def test_without_the_extra_the_message_names_it(monkeypatch):
 ABOVE = {
     "llama-2-70b_a100_tp8": 0.025,
     "llama-3.1-70b_a100_tp8": 0.025,
-    "qwen3-32b_a100_tp8": 0.022,
-    "llama-3.1-8b_h100_tp1": 0.021,
 }
 
 
@@ -249,6 +247,13 @@ def test_further_terms_are_used_where_they_help_and_the_main_files_do_without():
     for name, tp in (("deepseek-v2-lite", 1), ("llama-3.1-8b", 1), ("llama-2-70b", 4)):
         law = load_calibration(name, "a100", tp).step
         assert (law.expert_share, law.jump_s) == (0.0, 0.0)
+
+
+def test_prompts_of_dense_models_take_a_free_exponent_only_where_a_limit_asks_for_it():
+    dense = [load_calibration(*key) for key in list_calibrations() if not load_model(key[0]).is_moe]
+    growing = {cal.name: cal.prefill.a for cal in dense if cal.prefill.a > 0}
+    assert set(growing) == {"qwen3-32b_a100_tp8", "llama-3.1-8b_h100_tp1"}
+    assert all(cal.step.a == 0 for cal in dense)
 
 
 def test_the_report_page_is_that_of_the_shipped_files():
