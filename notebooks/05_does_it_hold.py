@@ -25,7 +25,8 @@ import pandas as pd
 
 import qmodel
 from qmodel.policies import Kairos
-from qmodel.studies.calibration import calibrate, validate_calibration
+from qmodel.studies.calibration import calibrate
+from qmodel.studies.calibration_validation import validate_calibration
 
 quick = bool(os.environ.get("QMODEL_QUICK"))
 calibration = qmodel.load_calibration("llama-3.1-8b", "a100")

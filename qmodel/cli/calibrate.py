@@ -62,7 +62,7 @@ def validate(
 
     if plot is not None:
         check_plot(plot)
-    from qmodel.studies.calibration import validate_calibration as run
+    from qmodel.studies.calibration_validation import validate_calibration as run
 
     result = run(calibration, measured)
     if plot is not None:

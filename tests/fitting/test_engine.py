@@ -13,7 +13,8 @@ from qmodel.fitting.engine import decode_times_s, fit_engine, prompt_times_s
 from qmodel.io.calibrations import load_calibration, load_calibrations, read_calibrations
 from qmodel.laws import DecodeTimes, EngineCorrection, PromptTimes
 from qmodel.laws.interpolation import at_tp
-from qmodel.studies.calibration import calibrate, validate_calibration
+from qmodel.studies.calibration import calibrate
+from qmodel.studies.calibration_validation import validate_calibration
 
 HEADER = (
     "model,hardware,prompt_size,batch_size,token_size,peak_power,average_power,"

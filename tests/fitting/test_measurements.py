@@ -11,7 +11,8 @@ from qmodel.fitting.vidur import VidurDirectory
 from qmodel.io.calibrations import load_calibration
 from qmodel.io.measurements import read_measurements
 from qmodel.laws import EngineCorrection
-from qmodel.studies.calibration import calibrate, validate_calibration
+from qmodel.studies.calibration import calibrate
+from qmodel.studies.calibration_validation import validate_calibration
 
 ENGINE = EngineCorrection(floor_s=0.006, floor_per_request_s=2e-5, gain=1.25, prefill_floor_s=0.012, prefill_gain=1.15)
 
