@@ -93,15 +93,8 @@ class ModelShape:
         idle = (self.layers - self.dense_layers) * (self.experts - self.experts_per_token) * expert
         return self.parameters - idle
 
-    def kv_bytes_per_token(self, tp: int = 1) -> float:
-        """Return the KV cache of one token [bytes] that moves between instances, each part counted once.
-
-        Parameters
-        ----------
-        tp : int
-            Tensor-parallel degree; it does not change what must move.
-        """
-        del tp
+    def kv_bytes_per_token(self) -> float:
+        """Return the KV cache of one token [bytes] that moves between instances, each part counted once at any tp."""
         if self.is_mla:
             return float(self.layers * (self.kv_lora + self.qk_rope) * BYTES)
         return float(2 * self.layers * self.kv_heads * self.head_dim * BYTES)

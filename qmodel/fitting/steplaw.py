@@ -137,7 +137,7 @@ def fit_step_law(
         x, _ = _nnls(np.column_stack(columns) * root[:, None], target)
         return LinearLaw(alpha_s=x[0], batch_s=x[1], context_s=x[2], prompt_s=x[3], attention_s=x[4])
     problem = _Projection(samples, root, target, form, free_reload=reload_s is None)
-    best = _search(problem.loss, problem.starts(start), problem.bounds)
+    best = _search(problem.loss, problem.starts(start))
     return problem.law(best, reload_s or 0.0)
 
 
@@ -244,7 +244,7 @@ def _nnls(matrix: Array, target: Array) -> tuple[Array, float]:
     return x, float(rest**2 + target @ target - projected @ projected)
 
 
-def _search(loss: Callable[[Array], float], starts: Sequence[Array], bounds: Sequence[tuple[float, float]]) -> Array:
+def _search(loss: Callable[[Array], float], starts: Sequence[Array]) -> Array:
     """Return the best end of simplex searches from each start; every start is deterministic."""
     from scipy.optimize import minimize
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from qmodel.errors import InputError
-from qmodel.laws.step import FloatLike, PNormLaw, StepLaw
+from qmodel.laws.step import FloatLike, PNormLaw, StepLaw, check_coefficients
 
 __all__ = ["BATCH_REFERENCE_TOKENS", "EngineCorrection"]
 
@@ -41,10 +41,7 @@ class EngineCorrection:
     batch_exponent: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in self.__slots__:
-            value = getattr(self, name)
-            if not (np.isfinite(value) and value >= 0):
-                raise InputError(f"engine correction {name}", value, "finite and >= 0", "calibrate again")
+        check_coefficients(self, "engine correction", "calibrate again")
 
     def step_law(self, kernels: StepLaw) -> PNormLaw:
         """Return the decode law of the engine from that of its kernels.

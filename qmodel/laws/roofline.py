@@ -7,12 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from qmodel.errors import InputError
-from qmodel.laws.step import KIND_ROOFLINE, FloatLike
+from qmodel.laws.step import KERNEL_WIDTH, KIND_ROOFLINE, FloatLike, check_coefficients
 
 __all__ = ["RooflineLaw"]
-
-_KERNEL_WIDTH = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +40,7 @@ class RooflineLaw:
     compute_quadratic_s: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in self.__slots__:
-            value = getattr(self, name)
-            if not (np.isfinite(value) and value >= 0):
-                raise InputError(f"law coefficient {name}", value, "finite and >= 0", "check the hardware numbers")
+        check_coefficients(self, remedy="check the hardware numbers")
 
     @classmethod
     def of_transformer(
@@ -116,7 +110,7 @@ class RooflineLaw:
 
     def kernel_params(self) -> npt.NDArray[np.float64]:
         """Return shape (16,): kind 2, then m0, mB, mK, mn, mq = 0, mr, f0, fB, fK, fn, fq, fr = 0."""
-        out = np.zeros(_KERNEL_WIDTH)
+        out = np.zeros(KERNEL_WIDTH)
         out[:13] = (
             KIND_ROOFLINE, self.memory_constant_s, self.memory_batch_s, self.memory_context_s, self.memory_prompt_s,
             0.0, self.memory_reload_s, self.compute_constant_s, self.compute_batch_s, self.compute_context_s,

@@ -20,12 +20,45 @@ import numpy.typing as npt
 
 from qmodel.errors import InputError
 
-__all__ = ["KIND_LINEAR", "KIND_PNORM", "KIND_ROOFLINE", "FloatLike", "LinearLaw", "PNormLaw", "StepLaw"]
+__all__ = [
+    "KERNEL_WIDTH",
+    "KIND_LINEAR",
+    "KIND_PNORM",
+    "KIND_ROOFLINE",
+    "FloatLike",
+    "LinearLaw",
+    "PNormLaw",
+    "StepLaw",
+    "check_coefficients",
+]
 
 FloatLike = float | npt.NDArray[np.float64]
 
 KIND_PNORM, KIND_LINEAR, KIND_ROOFLINE = 0, 1, 2
-_KERNEL_WIDTH = 16
+KERNEL_WIDTH = 16  # numbers of `kernel_params`
+
+
+def check_coefficients(law: object, what: str = "law coefficient", remedy: str = "fit the law again") -> None:
+    """Raise when a coefficient of a law is not finite and >= 0.
+
+    Parameters
+    ----------
+    law : dataclass with slots
+        Law.
+    what : str
+        What its numbers are called.
+    remedy : str
+        What to do about a bad one.
+
+    Raises
+    ------
+    InputError
+        With the coefficient's name and value.
+    """
+    for name in law.__slots__:  # type: ignore[attr-defined]  # every law is a dataclass with slots
+        value = getattr(law, name)
+        if not (np.isfinite(value) and value >= 0):
+            raise InputError(f"{what} {name}", value, "finite and >= 0", remedy)
 
 
 class StepLaw(Protocol):
@@ -112,10 +145,7 @@ class PNormLaw:
     jump_to_tokens: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in self.__slots__:
-            value = getattr(self, name)
-            if not (np.isfinite(value) and value >= 0):
-                raise InputError(f"law coefficient {name}", value, "finite and >= 0", "fit the law again")
+        check_coefficients(self)
         if self.p < 1:
             raise InputError("law coefficient p", self.p, ">= 1", "fit the law again")
         if self.expert_share >= 1:
@@ -191,10 +221,7 @@ class LinearLaw:
     attention_s: float
 
     def __post_init__(self) -> None:
-        for name in self.__slots__:
-            value = getattr(self, name)
-            if not (np.isfinite(value) and value >= 0):
-                raise InputError(f"law coefficient {name}", value, "finite and >= 0", "fit the law again")
+        check_coefficients(self)
 
     def step_time_s(
         self,
@@ -217,6 +244,6 @@ class LinearLaw:
 
     def kernel_params(self) -> npt.NDArray[np.float64]:
         """Return shape (16,): kind 1, alpha, c0, c1, cpf, cattn."""
-        out = np.zeros(_KERNEL_WIDTH)
+        out = np.zeros(KERNEL_WIDTH)
         out[:6] = (KIND_LINEAR, self.alpha_s, self.batch_s, self.context_s, self.prompt_s, self.attention_s)
         return out
