@@ -99,7 +99,7 @@ def evaluation_grid(
     policies = (*POLICIES, *VENDORS) if vendors else POLICIES
     rows = []
     for where in _full_settings(tuple(models)) if full else _quick_settings():
-        shown = policies if (where["ttft_slo"], where["tbt_slo_s"]) == BASE_SLOS else POLICIES
+        shown: tuple[str, ...] = policies if (where["ttft_slo"], where["tbt_slo_s"]) == BASE_SLOS else POLICIES
         shown = shown if where["condition"] == CONDITIONS[0].name else CONDITION_POLICIES
         rows += [
             {"source": origin, "code": source_digest()[:12], **where, "policy": policy, "seed": seed}
