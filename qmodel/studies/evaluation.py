@@ -96,7 +96,7 @@ def evaluation_grid(
 
     origin = source_of() if source is None else source
     count = seeds or (FULL_SEEDS if full else QUICK_SEEDS)
-    policies = (*POLICIES, *VENDORS) if vendors else POLICIES
+    policies: tuple[str, ...] = (*POLICIES, *VENDORS) if vendors else POLICIES
     rows = []
     for where in _full_settings(tuple(models)) if full else _quick_settings():
         shown: tuple[str, ...] = policies if (where["ttft_slo"], where["tbt_slo_s"]) == BASE_SLOS else POLICIES
