@@ -245,9 +245,8 @@ class RuntimePlan:
                     batch, context, v, age, _ = state
                 else:
                     batch, context, v, age = (*state, 0.0)[:4]
-                if not (0.0 <= batch <= MAX_TOKENS and 0.0 <= context <= MAX_CONTEXT and 0.0 <= v <= MAX_SECONDS):
-                    continue
-                if not 0.0 <= age <= max_age:
+                fine = 0.0 <= batch <= MAX_TOKENS and 0.0 <= context <= MAX_CONTEXT and 0.0 <= v <= MAX_SECONDS
+                if not (fine and 0.0 <= age <= max_age):
                     continue
                 usable = True
                 # Bilinear in batch and context, held to the grid: brackets (b, g) and (c, k).
