@@ -33,6 +33,8 @@ _CONTEXTS = 12
 # behind in whether to pull; both from the panels (docs/decisions/0051).
 MAX_WAITING_TOKENS = 2000
 RELIEF_WEIGHT = 1.0
+# No prompt is deflected on a schedule with smaller chunks [tokens]: smaller ones are for batches that grow meanwhile.
+SMALLEST_PLANNED_CHUNK = 128
 # An instance whose batch is this close to full hosts nothing: prompts would wait there for a slot (0052).
 MAX_BATCH_SHARE = 0.95
 # Dispatch: from this offered load on, decode backlog is held below this share of the TTFT SLO (docs/decisions/0051).
@@ -179,7 +181,8 @@ def host_tables(
         host_s and harm_s, shape (n_L, n_B, n_K).
     """
     B, K = (grid.ravel() for grid in np.meshgrid(batches, contexts, indexing="ij"))
-    schedule = chunk_schedule(calibration, lengths, B, K, slo.tbt_s, chunks)
+    planned = tuple(c for c in chunks if c >= SMALLEST_PLANNED_CHUNK) or chunks
+    schedule = chunk_schedule(calibration, lengths, B, K, slo.tbt_s, planned)
     shape = (len(lengths), len(batches), len(contexts))
     return schedule.host_s.reshape(shape), schedule.harm_s.reshape(shape)
 

@@ -29,6 +29,19 @@ def test_half_of_kairos_on_built_in_conversations(cluster):
         assert mine.slo_attainment >= kairos.slo_attainment
 
 
+def test_long_prompts_lose_neither_objective(cluster):
+    workload, slo = Workload.builtin("mooncake-conversation").at_load(0.9, cluster), SLO()
+    plan = derive_plan(cluster, workload, slo)
+    runs = [[simulate(cluster, workload.requests(seed, 6000), slo, p) for seed in range(5)] for p in (plan, Kairos())]
+    attained, kept, p95 = (
+        [np.mean([read(run) for run in row]) for row in runs]
+        for read in (lambda r: r.slo_attainment, lambda r: r.tbt_attainment, lambda r: r.ttft_s(0.95))
+    )
+    assert attained[0] >= attained[1] - 0.002
+    assert kept[0] >= kept[1] - 0.0005  # chunks too small to plan with keep the TBT SLO when batches grow
+    assert p95[0] < 0.5 * p95[1]
+
+
 @pytest.mark.data
 @pytest.mark.full
 def test_panels_planned_on_one_half_and_evaluated_on_the_other(cluster, shared_data):
@@ -48,11 +61,11 @@ def test_panels_planned_on_one_half_and_evaluated_on_the_other(cluster, shared_d
     def geometric(mine, rival):
         return float(np.exp(np.mean(np.log(mine[congested] / rival[congested]))))
 
-    # Reached when written (docs/decisions/0051), with room for other calibrations; not the goals, which are lower.
-    assert geometric(plan[0], kairos[0]) <= 0.30
-    assert geometric(plan[1], kairos[1]) <= 0.72
-    assert geometric(1 - plan[2], 1 - kairos[2]) <= 0.20
-    assert geometric(dispatch[0], kairos[0]) <= 0.55
+    # Reached when written (docs/decisions/0053), with room for other calibrations; the goal for P95 is .18.
+    assert geometric(plan[0], kairos[0]) <= 0.27
+    assert geometric(plan[1], kairos[1]) <= 0.66
+    assert geometric(1 - plan[2], 1 - kairos[2]) <= 0.13
+    assert geometric(dispatch[0], kairos[0]) <= 0.50
     for run in (plan, dispatch):
         assert np.min(run[2] - kairos[2]) >= -0.002
         assert np.min(run[3] - kairos[3]) >= -0.002
