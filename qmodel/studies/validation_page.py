@@ -21,6 +21,7 @@ from qmodel.studies.validation import SHARES, TIMES, Case, Row, cases, covered, 
 __all__ = ["fitted_errors", "page", "scatter_rows"]
 
 _FIT_QUANTILE = 0.95
+_FEW, _MARGIN = 12, 1.5  # of fewer cells the largest error, with a margin
 _LEAST = {"time": 0.005, "share": 0.003}  # nothing is stated to be better than this
 _PICTURE = "images/validation.png"
 
@@ -134,6 +135,8 @@ def _half_width(rows: Sequence[Row], metric: str) -> float:
     if metric == "deflected_share" and not any(excess):
         return 0.0
     least = _LEAST["time" if metric in TIMES else "share"]
+    if len(excess) < _FEW:
+        return round(max(_MARGIN * float(max(excess)), least), 4)
     return round(max(float(np.quantile(excess, _FIT_QUANTILE)), least), 4)
 
 
@@ -201,8 +204,8 @@ def _why(row: Row) -> str:
         return "shortest first: which of the long prompts is overtaken decides P95, and turns on ties"
     if row.case.group == "poisson":
         return "load 0.95: waits of the simulation and of M/G/k differ by the noise of either"
-    if row.case.cluster == "3P1D":
-        return "one decode instance overloaded: preemption, which the recursion leaves out"
+    if row.method == "stationary":
+        return "close to overload: waits settle slowly, and the simulated runs are short"
     return "P95 lies where few requests are: decisions that fall otherwise move it"
 
 
@@ -252,9 +255,10 @@ def page(rows: Sequence[Row], worst: int = 12) -> str:
         *_summary(rows),
         f"\nMedian processor time of a prediction on the busy machine that wrote this page: {speeds}.\n",
         "## How honest the error estimates are\n",
-        "Half-widths are 95th percentiles of the errors over half of the cells, drawn by a hash of their names; the",
-        "shares below are those of the *other* half whose simulated value lies within the stated half-width, which for",
-        "steady states includes the noise of one run of 20,000 requests.\n",
+        "Half-widths are 95th percentiles of the errors over half of the cells, drawn by a hash of their names (of",
+        "fewer than twelve: 1.5 times the largest). The shares below are those of the *other* half whose simulated",
+        "value lies within the stated half-width, which for steady states includes the noise of one run of 20,000",
+        "requests.\n",
         *_coverage(rows),
         "\n## Worst cases\n",
         *_table([*ranked, *coarse], why=True),

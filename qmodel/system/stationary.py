@@ -48,6 +48,7 @@ _STREAMED = {"fast": 20_000, "balanced": 60_000, "exact": 600_000}
 _TURNS = {"fast": 1, "balanced": 2, "exact": 30}
 _COUNTED_SHARE = 1.0 - _WARMUP
 _LEAST_GROWTH = 2e-3  # seconds of TTFT per second; a steady state at load 0.99 drifts by less over a stream
+_SLOW = 1.3  # a stream three times as long whose P95 is so much higher has not settled
 _DEFLECTED_LOAD = 0.9  # deflection keeps the wait from growing as it would alone at a higher load
 _GRID_SPAN = (0.005, 40.0)  # in mean waits of those who wait
 _GRID_POINTS = 160
@@ -299,19 +300,25 @@ def predict_stationary_with_policy(
     overloaded = workload.rate_per_s * mean / cluster.prefill_count >= 1.0
     tried = run(span if overloaded else count, 0)
     slope = _growth(tried.parts_s.sum(axis=0), (span if overloaded else count) / workload.rate_per_s)
-    if slope > 0.0:
+    whole = run(count, 0) if overloaded and slope == 0.0 else tried
+    if slope > 0.0 or _p95(whole) > _SLOW * _p95(tried):
         method = f"no steady state: recursion over {turns} x {span:,} Poisson requests, from empty pools"
-        warning = (
-            f"the pools cannot keep up: TTFT grows by some {60 * slope:.2g} s a minute; numbers are over a span of "
-            f"{span:,} requests"
+        why = (
+            f"the pools cannot keep up: TTFT grows by some {60 * slope:.2g} s a minute"
+            if slope > 0.0
+            else "the pools only just keep up: a steady state takes far longer to form"
         )
+        warning = f"{why}; numbers are over a span of {span:,} requests"
         errors = method_errors("no steady state")
         return from_trajectories([run(span, seed) for seed in range(turns)], method, slo, errors, (warning,))
-    whole = run(count, 0) if overloaded else tried
     scv = _scv(work, lengths.weights)
     method = f"stationary: recursion over {count:,} Poisson requests through both pools"
     found = from_trajectories([whole], method, slo, method_errors(kind_of("stationary", spec)))
     return with_noise(found, path_noise(min(whole.utilisation["prefill"], _DEFLECTED_LOAD), scv, span))
+
+
+def _p95(run: Trajectory) -> float:
+    return float(np.quantile(run.parts_s.sum(axis=0), 0.95))
 
 
 def _growth(ttft_s: FloatArray, span_s: float) -> float:
