@@ -64,7 +64,8 @@ def test_panels_planned_on_one_half_and_evaluated_on_the_other(cluster, shared_d
     # Reached when written (docs/decisions/0053), with room for other calibrations; the goal for P95 is .18.
     assert geometric(plan[0], kairos[0]) <= 0.27
     assert geometric(plan[1], kairos[1]) <= 0.66
-    assert geometric(1 - plan[2], 1 - kairos[2]) <= 0.13
+    # A congested cell where nothing misses counts as one miss in ten thousand.
+    assert geometric(np.maximum(1 - plan[2], 1e-4), 1 - kairos[2]) <= 0.13
     assert geometric(dispatch[0], kairos[0]) <= 0.50
     for run in (plan, dispatch):
         assert np.min(run[2] - kairos[2]) >= -0.002
