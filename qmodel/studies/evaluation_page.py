@@ -138,6 +138,14 @@ def _head(table: DataFrame) -> list[str]:
         "like every rival, on the second. Ratios are geometric means over the paired runs; below 1 the plan is better.",
         "",
     ]
+    parts = [
+        f"{model}: {part.loc[part['condition'] == CONDITIONS[0].name, ['panel', 'sweep']].drop_duplicates().shape[0]} "
+        f"cells at TTFT SLO {' and '.join(dict.fromkeys(part['ttft_slo']))}, TBT SLO "
+        f"{' and '.join(f'{1e3 * tbt:g}' for tbt in sorted(set(part['tbt_slo_s'])))} ms, "
+        f"{part['condition'].nunique() - 1} other conditions"
+        for model, part in table.groupby("model", sort=False)
+    ]
+    lines += [f"In it: {'; '.join(parts)}. `qmodel evaluate --full` runs the whole grid.", ""]
     if failed:
         first = table.loc[table["error"].fillna("") != "", "error"].iloc[0]
         lines += [f"**{failed} runs have no result**, the first: {first}", ""]
