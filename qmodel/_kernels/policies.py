@@ -75,32 +75,37 @@ def observe_prefill(t, k, UF, UI, seen):
 def observe_decode(t, k, d, UF, UI, classes, slo, seen):
     """Write what a router sees of the decode instances at time t; K is that of the last finished step."""
     for j in range(d):
-        u = k + j
-        seen[u, OB_HOSTING] = 1.0 if UI[u, I_HOST_TOKENS] > 0 else 0.0
-        if UI[u, I_DOWN]:
-            seen[u, OB_HOSTING], seen[u, OB_HOST], seen[u, OB_LOAD] = DOWN, UNAVAILABLE, UNAVAILABLE
-            continue
-        context, rest, part = UF[u, U_CONTEXT], 0.0, 0.0
-        if UF[u, U_END] < np.inf:
-            rest = UF[u, U_END] - t
-            if UI[u, I_SPAN] > 1:
-                x, s, y, z, m = UF[u, U_X], UF[u, U_S], UF[u, U_Y], UF[u, U_Z], UI[u, I_SPAN]
-                elapsed = t - UF[u, U_SINCE]
-                if elapsed > 0.0:
-                    now = span_steps(x, s, y, z, m, elapsed)
-                    context += (now - 1) * UI[u, I_BATCH]
-                    rest = span_time(x, s, y, z, now) - elapsed
-                else:
-                    rest = span_time(x, s, y, z, 1)
-            if UI[u, I_HOSTING] > 0:
-                part = rest
-        seen[u, OB_HOST] = UF[u, U_HOST_WAIT] + UF[u, U_HOST_PART] + part
-        seen[u, OB_BATCH] = UI[u, I_BATCH]
-        seen[u, OB_CONTEXT] = context
-        seen[u, OB_LOAD] = UI[u, I_REQUESTS]
-        seen[u, OB_REST] = rest
-        seen[u, OB_STRICTEST] = strictest_tbt(j, classes, slo, np.inf)
-        seen[u, OB_KV] = (context + UF[u, U_HOST_KV]) / UF[u, U_CAPACITY]
+        observe_hosting(t, k + j, j, UF, UI, classes, slo, seen)
+
+
+@kernel
+def observe_hosting(t, u, j, UF, UI, classes, slo, seen):
+    """Write what a router sees at time t of unit u, decode instance j."""
+    seen[u, OB_HOSTING] = 1.0 if UI[u, I_HOST_TOKENS] > 0 else 0.0
+    if UI[u, I_DOWN]:
+        seen[u, OB_HOSTING], seen[u, OB_HOST], seen[u, OB_LOAD] = DOWN, UNAVAILABLE, UNAVAILABLE
+        return
+    context, rest, part = UF[u, U_CONTEXT], 0.0, 0.0
+    if UF[u, U_END] < np.inf:
+        rest = UF[u, U_END] - t
+        if UI[u, I_SPAN] > 1:
+            x, s, y, z, m = UF[u, U_X], UF[u, U_S], UF[u, U_Y], UF[u, U_Z], UI[u, I_SPAN]
+            elapsed = t - UF[u, U_SINCE]
+            if elapsed > 0.0:
+                now = span_steps(x, s, y, z, m, elapsed)
+                context += (now - 1) * UI[u, I_BATCH]
+                rest = span_time(x, s, y, z, now) - elapsed
+            else:
+                rest = span_time(x, s, y, z, 1)
+        if UI[u, I_HOSTING] > 0:
+            part = rest
+    seen[u, OB_HOST] = UF[u, U_HOST_WAIT] + UF[u, U_HOST_PART] + part
+    seen[u, OB_BATCH] = UI[u, I_BATCH]
+    seen[u, OB_CONTEXT] = context
+    seen[u, OB_LOAD] = UI[u, I_REQUESTS]
+    seen[u, OB_REST] = rest
+    seen[u, OB_STRICTEST] = strictest_tbt(j, classes, slo, np.inf)
+    seen[u, OB_KV] = (context + UF[u, U_HOST_KV]) / UF[u, U_CAPACITY]
 
 
 @kernel
@@ -141,22 +146,28 @@ def collapse(table, batches, contexts, B, K, out):
 
 
 @kernel
-def interpolate3(table, i, f, batches, contexts, B, K):
-    """Return the table at a length's bracket (extrapolated), batch B and context K (held to the grid)."""
+def locate(batches, contexts, B, K):
+    """Return the cell (b, b1, g, c, c1, h) of batch B and context K, both held to the grid."""
     b, g = bracket(batches, B)
     c, h = bracket(contexts, K)
     g, h = min(1.0, max(0.0, g)), min(1.0, max(0.0, h))
-    b1, c1 = min(b + 1, len(batches) - 1), min(c + 1, len(contexts) - 1)
-    i1 = min(i + 1, table.shape[0] - 1)
-    low = _corner(table, i, b, b1, c, c1, g, h)
-    return max(0.0, low + f * (_corner(table, i1, b, b1, c, c1, g, h) - low))
+    return b, min(b + 1, len(batches) - 1), g, c, min(c + 1, len(contexts) - 1), h
 
 
 @kernel
-def _corner(table, i, b, b1, c, c1, g, h):
+def within(table, i, cell):
+    """Return the table at length i of its grid and a place in a cell of batch and context."""
+    b, b1, g, c, c1, h = cell
     low = table[i, b, c] + g * (table[i, b1, c] - table[i, b, c])
     high = table[i, b, c1] + g * (table[i, b1, c1] - table[i, b, c1])
     return low + h * (high - low)
+
+
+@kernel
+def interpolate3(table, i, f, cell):
+    """Return the table at a length's bracket (extrapolated) and a place in a cell of batch and context."""
+    low = within(table, i, cell)
+    return max(0.0, low + f * (within(table, min(i + 1, table.shape[0] - 1), cell) - low))
 
 
 @kernel
@@ -274,39 +285,47 @@ def decide_earliest(t, r, k, d, R, UF, seen, slo, PF, chunks, EC, EB, XI, XF, e,
 
 
 @kernel
-def full(u, tokens, seen, PK, contexts):
-    """Return whether decode instance u has too many residents, or too little cache, to host so many tokens more.
+def full(B, K, tokens, PK, contexts):
+    """Return whether an instance with B residents of K tokens has no slot, or too little cache, to host so many more.
 
     A prompt that waits there for a slot or for cache would only wait longer than in the prefill queue. The last
     context of the tables is the cache's capacity.
     """
-    if PK[K_MAX_BATCH] > 0 and seen[u, OB_BATCH] >= PK[K_MAX_BATCH]:
-        return True
-    return seen[u, OB_CONTEXT] + tokens > contexts[len(contexts) - 1]
+    return 0 < PK[K_MAX_BATCH] <= B or K + tokens > contexts[len(contexts) - 1]
+
+
+@kernel
+def hosting_cost(v, i, f, cell, PF, tables, g):
+    """Return (a_D(v, h) + harm, v + h, h) of a prompt at a cell of batch and context, behind v [s] of hosted work."""
+    gd = PF[P_PRICE_DECODE]
+    h = g * interpolate3(tables[0], i, f, cell)
+    cost = v + h + gd * ((v + h) * (v + h) - v * v)
+    if PF[P_HARM] > 0.0:
+        cost += PF[P_HARM] * interpolate3(tables[1], i, f, cell)
+    return cost, v + h, h
+
+
+@kernel
+def prefill_cost(i, f, k, seen, PF, curves, e):
+    """Return (instance, a_P(w, s) + x) of the prefill instance with the least work."""
+    s, x = e * max(0.0, at(curves[0], i, f)), max(0.0, at(curves[1], i, f))
+    best = least(seen, 0, k, OB_WORK)
+    w, gp = e * seen[best, OB_WORK], PF[P_PRICE_PREFILL]
+    return best, w + s + gp * ((w + s) * (w + s) - w * w) + x
 
 
 @kernel
 def decide_thresholds(r, k, d, R, seen, PK, PF, lengths, batches, contexts, curves, tables, e, g):
     """Return (unit, host time): deflect iff a_P(w, s) + x > a_D(v, h) + harm at the best decode instance."""
     i, f = bracket(lengths, R[r, R_NEED] - R[r, R_DONE])
-    s, x = e * max(0.0, at(curves[0], i, f)), max(0.0, at(curves[1], i, f))
-    best = least(seen, 0, k, OB_WORK)
-    w, gp, gd = e * seen[best, OB_WORK], PF[P_PRICE_PREFILL], PF[P_PRICE_DECODE]
-    at_prefill = w + s + gp * ((w + s) * (w + s) - w * w) + x
+    best, at_prefill = prefill_cost(i, f, k, seen, PF, curves, e)
     host, at_decode, own = -1, np.inf, 0.0
     for u in range(k, k + d):
-        if seen[u, OB_HOSTING] == DOWN or full(u, R[r, R_NEED], seen, PK, contexts):
+        B, K = seen[u, OB_BATCH], seen[u, OB_CONTEXT]
+        if seen[u, OB_HOSTING] == DOWN or full(B, K, R[r, R_NEED], PK, contexts):
             continue
-        v = g * seen[u, OB_HOST]
-        h = g * interpolate3(tables[0], i, f, batches, contexts, seen[u, OB_BATCH], seen[u, OB_CONTEXT])
-        if 0.0 < PF[P_DEADLINE] < v + h:
-            continue
-        cost = v + h + gd * ((v + h) * (v + h) - v * v)
-        if PF[P_HARM] > 0.0:
-            cost += PF[P_HARM] * interpolate3(
-                tables[1], i, f, batches, contexts, seen[u, OB_BATCH], seen[u, OB_CONTEXT]
-            )
-        if cost < at_decode:
+        cost, wait, h = hosting_cost(g * seen[u, OB_HOST], i, f, locate(batches, contexts, B, K), PF, tables, g)
+        if cost < at_decode and not 0.0 < PF[P_DEADLINE] < wait:
             host, at_decode, own = u, cost, h
     if host >= 0 and at_prefill > at_decode:
         return host, own
@@ -333,47 +352,6 @@ def decide_static(r, k, d, R, seen, PK, PF, chunks, slo, EC, EB, budget):
     limit = chunk_limit(PF, seen[host, OB_STRICTEST], slo[c, 1])
     B, K = int(seen[host, OB_BATCH]), seen[host, OB_CONTEXT]
     return host, max(0.0, schedule_time(EC, EB, host, B, K, need, done, chunks, limit))
-
-
-@kernel
-def late_pull(t, u, k, R, UF, UI, seen, lists, PK, PF, lengths, batches, contexts, curves, tables, scratch, noise):
-    """Return (request, host time) that decode instance u pulls from the shared queue, or (-1, 0).
-
-    gain = expected wait + s + x - v - h - harm;  value = (gain + relief)/h,  relief = (requests behind)*s/k;
-    pulled only where gain + relief_weight*relief > 0; the expected wait is the work ahead shared by the k prefill
-    instances. A queue in order of arrival gives the prompt of most value, any other its first.
-    """
-    ahead, running = 0.0, 0
-    for i in range(k):
-        running += 1 - UI[i, I_DOWN]
-        ahead += UF[i, U_PART_WORK] + (max(0.0, UF[i, U_END] - t) if UF[i, U_END] < np.inf else 0.0)
-    k = max(1, running)
-    v, B, K = seen[u, OB_HOST], seen[u, OB_BATCH], seen[u, OB_CONTEXT]
-    host, harm = scratch[0], scratch[1]
-    collapse(tables[0], batches, contexts, B, K, host)
-    if PF[P_HARM] > 0.0:
-        collapse(tables[1], batches, contexts, B, K, harm)
-    best, best_value, best_host = -1, 0.0, 0.0
-    behind = lists[0, L_COUNT]
-    r = lists[0, L_HEAD]
-    while r >= 0:
-        behind -= 1
-        i, f = bracket(lengths, R[r, R_NEED] - R[r, R_DONE])
-        e, g = noise[r % len(noise), 0], noise[r % len(noise), 1]
-        s, x, h = e * max(0.0, at(curves[0], i, f)), max(0.0, at(curves[1], i, f)), g * max(1e-9, at(host, i, f))
-        gain = ahead / k + s + x - v - h
-        if PF[P_HARM] > 0.0:
-            gain -= PF[P_HARM] * max(0.0, at(harm, i, f))
-        relief = behind * s / k
-        if gain + PF[P_RELIEF] * relief > 0.0 and not full(u, R[r, R_NEED], seen, PK, contexts):
-            if PK[K_ORDER] != FCFS:
-                return r, h
-            value = (gain + relief) / h
-            if value > best_value:
-                best, best_value, best_host = r, value, h
-        ahead += s
-        r = R[r, R_NEXT]
-    return best, best_host
 
 
 @kernel

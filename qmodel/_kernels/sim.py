@@ -12,15 +12,17 @@ from qmodel._kernels import kernel
 
 from qmodel._kernels.laws import work_time
 from qmodel._kernels.policies import (
-    AT_ARRIVAL, COMPILED, DUE, EXTERNAL, FCFS, K_DECODE_EARLY, K_KIND, K_ORDER, K_ROOM, LATE, NONE, available,
-    decide_noisy, late_pull, observe_decode, observe_prefill, queue_key, sort_due,
+    AT_ARRIVAL, COMPILED, DUE, EXTERNAL, FCFS, K_DECODE_EARLY, K_KIND, K_ORDER, K_ROOM, LATE, NONE, THRESHOLDS,
+    available, decide_noisy, observe_decode, observe_hosting, observe_prefill, queue_key, sort_due,
 )  # fmt: skip
+from qmodel._kernels.policies_late import WAITING_FLOATS, late_pull, late_queue
 from qmodel._kernels.sim_decode import end_decode, start_decode
 from qmodel._kernels.sim_faults import E_TIME, apply_fault
+from qmodel._kernels.sim_offers import NOTED, decide_live, floors_of, has_room, may_pull
 from qmodel._kernels.sim_prefill import end_prefill, land, start_prefill, wake
 from qmodel._kernels.sim_state import (
     CLOCK_INTERVAL, CLOCK_NOW, CLOCK_OBSERVE, F_ARRIVAL, F_HOST, F_KEY, HOSTED, I_DIRTY, I_DOWN, I_HOST_TOKENS,
-    I_HOSTING, I_REQUESTS, L_COUNT, L_HEAD, LOOP_ASKED, LOOP_DIRTY, LOOP_EVENTS, LOOP_FAULT, LOOP_FINISHED,
+    I_HOSTING, I_PART, I_REQUESTS, L_COUNT, L_HEAD, LOOP_ASKED, LOOP_DIRTY, LOOP_EVENTS, LOOP_FAULT, LOOP_FINISHED,
     LOOP_NEXT, LOOP_PULL, R_DECODE, R_DEFLECTED, R_DONE, R_NEED, R_PREFILL, R_STATE, U_END, U_HOST_WAIT, U_PART_WORK,
     U_TOKENS, U_WORK, WAITING, X_DECODE, X_PREFILL, mark, push, push_sorted, remove,
 )  # fmt: skip
@@ -64,17 +66,14 @@ def _place(t, r, u, host, R, F, UF, UI, lists, times, winners, loop, dirty, PK, 
 
 
 @kernel
-def _queue_late(t, r, R, F, UF, UI, lists, loop, dirty, PK, EC, EB, EW, XI):
-    """Put request r in the shared queue and let every idle prefill instance look at it."""
+def _queue_late(r, R, F, UF, lists, PK, EC, EB, EW):
+    """Put request r in the shared queue; at the end of the instant idle prefill instances look at it."""
     R[r, R_STATE] = WAITING
     UF[0, U_WORK] += work_time(EW, EC, EB, 0, R[r, R_NEED], R[r, R_DONE])
     if PK[K_ORDER] == FCFS or PK[K_ORDER] == DUE:
         push(lists, R, 0, r)
     else:
         push_sorted(lists, R, F, 0, r)
-    for i in range(XI[X_PREFILL]):
-        if UF[i, U_END] == np.inf:
-            mark(UI, loop, dirty, i)
 
 
 @kernel
@@ -84,7 +83,7 @@ def _fill_late(t, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, X
     while started:
         started = False
         for i in range(XI[X_PREFILL]):
-            if UF[i, U_END] == np.inf:
+            if UF[i, U_END] == np.inf and (lists[0, L_COUNT] > 0 or UI[i, I_PART] >= 0):
                 start_prefill(t, i, 1, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, XI)
                 started = started or UF[i, U_END] < np.inf
 
@@ -102,23 +101,31 @@ def _sort_dirty(dirty, n):
 @kernel
 def _pull_all(
     t, R, F, UF, UI, lists, times, winners, loop, dirty, classes, slo, seen, scratch, PK, PF, lengths, batches,
-    contexts, curves, tables, EC, EB, EW, XI, noise,
+    contexts, curves, tables, floors, noted, bounds, EC, EB, EW, XI, noise,
 ):  # fmt: skip
-    """Let each decode instance pull waiting prompts until it has no room, in order of id."""
-    k, d = XI[X_PREFILL], XI[X_DECODE]
-    for u in range(k, k + d):
-        while lists[0, L_COUNT] > 0 and UI[u, I_HOST_TOKENS] < PK[K_ROOM] and not UI[u, I_DOWN]:
-            observe_decode(t, k, d, UF, UI, classes, slo, seen)
-            r, host = late_pull(
-                t, u, k, R, UF, UI, seen, lists, PK, PF, lengths, batches, contexts, curves, tables, scratch, noise
-            )
+    """Let each decode instance pull waiting prompts until it has no room, in order of id; return whether any did."""
+    k, d, pulled = XI[X_PREFILL], XI[X_DECODE], False
+    stale, rows = True, np.empty((0, WAITING_FLOATS))
+    for j in range(d):
+        u = k + j
+        while lists[0, L_COUNT] > 0 and has_room(u, UI, PK):
+            if stale:
+                rows, stale = late_queue(t, k, R, UF, UI, lists, lengths, curves, noise), False
+            if not may_pull(
+                t, u, j, rows, UF, UI, classes, slo, seen, PF, batches, contexts, floors, noted, bounds
+            ):  # fmt: skip
+                break
+            observe_hosting(t, u, j, UF, UI, classes, slo, seen)
+            r, host = late_pull(u, rows, seen, PK, PF, batches, contexts, tables, scratch)
             if r < 0:
                 break
+            stale, pulled = True, True
             remove(lists, R, 0, r)
             UF[0, U_WORK] -= work_time(EW, EC, EB, 0, R[r, R_NEED], R[r, R_DONE])
             if lists[0, L_COUNT] == 0:
                 UF[0, U_WORK] = 0.0
             _place(t, r, u, host, R, F, UF, UI, lists, times, winners, loop, dirty, PK, EC, EB, EW, XI)
+    return pulled
 
 
 @kernel
@@ -141,16 +148,18 @@ def _sort_queue(t, first, last, pulled, R, F, UF, UI, lists, slo, PK, EC, EB, EW
 @kernel
 def _start_all(
     now, late, R, F, UF, UI, lists, times, winners, loop, dirty, slots, longest, classes, violations, hist, seen,
-    scratch, slo, PK, PF, chunks, lengths, batches, contexts, curves, tables, LC, LB, EC, EB, EW, XI, XF, noise,
+    scratch, slo, PK, PF, chunks, lengths, batches, contexts, curves, tables, floors, noted, bounds, LC, LB, EC, EB, EW,
+    XI, XF, noise,
 ):  # fmt: skip
     """End an instant: prefill instances fill steps, decode instances pull, decode instances start."""
     k = XI[X_PREFILL]
     _sort_dirty(dirty, loop[LOOP_DIRTY])
-    first_decode = 0
+    first_decode, begun = 0, False
     while first_decode < loop[LOOP_DIRTY] and dirty[first_decode] < k:
         u = dirty[first_decode]
         UI[u, I_DIRTY] = 0
         first_decode += 1
+        begun = begun or UI[u, I_PART] >= 0
         if not late:
             if PK[K_ORDER] == DUE:
                 _sort_queue(now, u, u + 1, 0, R, F, UF, UI, lists, slo, PK, EC, EB, EW, XI)
@@ -158,14 +167,16 @@ def _start_all(
     if late:
         if PK[K_ORDER] == DUE:
             _sort_queue(now, 0, k, loop[LOOP_PULL], R, F, UF, UI, lists, slo, PK, EC, EB, EW, XI)
-        _fill_late(now, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, XI)
+        if begun or lists[0, L_COUNT] > 0:
+            _fill_late(now, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, XI)
     if loop[LOOP_PULL] > 0:
         loop[LOOP_PULL] = 0
-        _pull_all(
+        pulled = _pull_all(
             now, R, F, UF, UI, lists, times, winners, loop, dirty, classes, slo, seen, scratch, PK, PF, lengths,
-            batches, contexts, curves, tables, EC, EB, EW, XI, noise,
+            batches, contexts, curves, tables, floors, noted, bounds, EC, EB, EW, XI, noise,
         )  # fmt: skip
-        _fill_late(now, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, XI)
+        if pulled:
+            _fill_late(now, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, XI)
         _sort_dirty(dirty[first_decode:], loop[LOOP_DIRTY] - first_decode)
     for at in range(first_decode, loop[LOOP_DIRTY]):
         u = dirty[at]
@@ -191,6 +202,9 @@ def run(
     k, d, n = XI[X_PREFILL], XI[X_DECODE], R.shape[0]
     late, again = PK[K_KIND] == LATE, 2 * k + 4 * d
     stale = clock[CLOCK_INTERVAL] > 0.0
+    live = PK[K_KIND] == THRESHOLDS and not stale
+    floors = floors_of(PK[K_KIND], PF, tables)
+    noted, bounds = np.full((d, NOTED), np.nan), np.empty((d, len(lengths)))
     now = clock[CLOCK_NOW]
     while True:
         leaf = winners[1]
@@ -206,8 +220,8 @@ def run(
         if (loop[LOOP_DIRTY] > 0 or loop[LOOP_PULL] > 0) and t > now:
             _start_all(
                 now, late, R, F, UF, UI, lists, times, winners, loop, dirty, slots, longest, classes, violations,
-                hist, seen, scratch, slo, PK, PF, chunks, lengths, batches, contexts, curves, tables, LC, LB, EC, EB,
-                EW, XI, XF, noise,
+                hist, seen, scratch, slo, PK, PF, chunks, lengths, batches, contexts, curves, tables, floors, noted,
+                bounds, LC, LB, EC, EB, EW, XI, XF, noise,
             )  # fmt: skip
             continue
         if loop[LOOP_FINISHED] == n or t == np.inf:
@@ -227,6 +241,7 @@ def run(
                 classes, violations, PK, LC, XI, XF,
             )  # fmt: skip
             loop[LOOP_FAULT] += 1
+            noted[:] = np.nan
             loop[LOOP_PULL] = 1 if late else 0
         elif arrives:
             r = lists[again, L_HEAD]
@@ -238,12 +253,12 @@ def run(
             if PK[K_ORDER] != FCFS:
                 F[r, F_KEY] = queue_key(F[r, F_ARRIVAL], r, R, PK, PF, EW, EC, EB)
             if late:
-                _queue_late(t, r, R, F, UF, UI, lists, loop, dirty, PK, EC, EB, EW, XI)
+                _queue_late(r, R, F, UF, lists, PK, EC, EB, EW)
                 loop[LOOP_PULL] = 1
                 continue
             if not stale:
                 observe_prefill(t, k, UF, UI, seen)
-                if PK[K_KIND] != NONE:
+                if PK[K_KIND] != NONE and not live:
                     observe_decode(t, k, d, UF, UI, classes, slo, seen)
             if PK[K_KIND] == EXTERNAL:
                 clock[CLOCK_NOW], loop[LOOP_ASKED] = now, r
@@ -253,6 +268,11 @@ def run(
                 if u < 0:
                     clock[CLOCK_NOW], loop[LOOP_ASKED] = now, r
                     return REFUSED
+            elif live:
+                u, host = decide_live(
+                    t, r, R, UF, UI, classes, slo, seen, PK, PF, lengths, batches, contexts, curves, tables, floors,
+                    noted, XI, noise[r % len(noise), 0], noise[r % len(noise), 1],
+                )  # fmt: skip
             else:
                 e, g = noise[r % len(noise), 0], noise[r % len(noise), 1]
                 u, host = decide_noisy(

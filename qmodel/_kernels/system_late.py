@@ -6,7 +6,8 @@ import numpy as np
 from qmodel._kernels import kernel
 
 from qmodel._kernels.laws import law_time, work_time
-from qmodel._kernels.policies import DUE, FCFS, K_ORDER, K_ROOM, late_pull, queue_key, sort_due
+from qmodel._kernels.policies import DUE, FCFS, K_ORDER, K_ROOM, queue_key, sort_due
+from qmodel._kernels.policies_late import late_pull, late_queue
 from qmodel._kernels.sim_state import (
     F_KEY, L_COUNT, L_HEAD, R_CACHED, R_DONE, R_NEED, R_NEXT, R_PREV, R_PROMPT, REQUEST_FLOATS, REQUEST_INTS,
     U_END, U_PART_WORK, UNIT_FLOATS, UNIT_INTS, push, push_sorted, remove,
@@ -166,10 +167,8 @@ def late_pools(
         for j in range(d):
             while lists[0, L_COUNT] > 0 and E[j, E_TOKENS] < PK[K_ROOM]:
                 observe(t, units, D, E, LC, LB, capacity, seen, S)
-                r, host = late_pull(
-                    t, k + j, k, R, UF, UI, seen, lists, PK, PF, lengths, batches, contexts, curves, tables, scratch,
-                    exact,
-                )  # fmt: skip
+                rows = late_queue(t, k, R, UF, UI, lists, lengths, curves, exact)
+                r, host = late_pull(k + j, rows, seen, PK, PF, batches, contexts, tables, scratch)
                 if r < 0:
                     break
                 remove(lists, R, 0, r)

@@ -1,0 +1,84 @@
+"""The rule of late binding, compiled: what a decode instance pulls from the shared queue."""
+
+# ruff: noqa: I001 - columns are imported many to a line
+
+import numpy as np
+from qmodel._kernels import kernel
+
+from qmodel._kernels.policies import (
+    FCFS, K_ORDER, OB_BATCH, OB_CONTEXT, OB_HOST, P_HARM, P_RELIEF, at, bracket, full, locate, within,
+)  # fmt: skip
+from qmodel._kernels.sim_state import (
+    I_DOWN, L_COUNT, L_HEAD, R_DONE, R_NEED, R_NEXT, U_END, U_PART_WORK,
+)  # fmt: skip
+
+# Columns of a waiting prompt: request, tokens, bracket of its length, error of host estimates, gain before what
+# hosting costs [s], relief of those behind [s].
+W_ID, W_TOKENS, W_BIN, W_SHARE, W_NOISE, W_GAIN, W_RELIEF = range(7)
+WAITING_FLOATS = 7
+
+
+@kernel
+def late_queue(t, k, R, UF, UI, lists, lengths, curves, noise):
+    """Return a row per waiting prompt with what is the same for every decode instance, in order of the queue.
+
+    gain = expected wait + s + x,  relief = (requests behind)*s/k; the expected wait is the work ahead shared by the k
+    prefill instances that run.
+    """
+    ahead, running = 0.0, 0
+    for i in range(k):
+        running += 1 - UI[i, I_DOWN]
+        ahead += UF[i, U_PART_WORK] + (max(0.0, UF[i, U_END] - t) if UF[i, U_END] < np.inf else 0.0)
+    k = max(1, running)
+    rows = np.empty((lists[0, L_COUNT], WAITING_FLOATS))
+    r = lists[0, L_HEAD]
+    for m in range(len(rows)):
+        i, f = bracket(lengths, R[r, R_NEED] - R[r, R_DONE])
+        s, x = noise[r % len(noise), 0] * max(0.0, at(curves[0], i, f)), max(0.0, at(curves[1], i, f))
+        rows[m, W_ID], rows[m, W_TOKENS], rows[m, W_BIN], rows[m, W_SHARE] = r, R[r, R_NEED], i, f
+        rows[m, W_NOISE] = noise[r % len(noise), 1]
+        rows[m, W_GAIN] = ahead / k + s + x
+        rows[m, W_RELIEF] = (len(rows) - 1 - m) * s / k
+        ahead += s
+        r = R[r, R_NEXT]
+    return rows
+
+
+@kernel
+def _once(table, known, i, cell):
+    """Return the table at length i in a cell, computed when it is first asked for."""
+    if np.isnan(known[i]):
+        known[i] = within(table, i, cell)
+    return known[i]
+
+
+@kernel
+def _between(table, known, i, f, cell):
+    low = _once(table, known, i, cell)
+    return low + f * (_once(table, known, min(i + 1, len(known) - 1), cell) - low)
+
+
+@kernel
+def late_pull(u, rows, seen, PK, PF, batches, contexts, tables, scratch):
+    """Return (request, host time) that decode instance u pulls from the shared queue, or (-1, 0).
+
+    net = gain - v - h - harm,  value = (net + relief)/h;  pulled only where net + relief_weight*relief > 0. A queue in
+    order of arrival gives the prompt of most value, any other its first.
+    """
+    v, B, K = seen[u, OB_HOST], seen[u, OB_BATCH], seen[u, OB_CONTEXT]
+    cell = locate(batches, contexts, B, K)
+    scratch[:] = np.nan
+    best, best_value, best_host = -1, 0.0, 0.0
+    for m in range(len(rows)):
+        i, f, relief = int(rows[m, W_BIN]), rows[m, W_SHARE], rows[m, W_RELIEF]
+        h = rows[m, W_NOISE] * max(1e-9, _between(tables[0], scratch[0], i, f, cell))
+        net = rows[m, W_GAIN] - v - h
+        if PF[P_HARM] > 0.0:
+            net -= PF[P_HARM] * max(0.0, _between(tables[1], scratch[1], i, f, cell))
+        if net + PF[P_RELIEF] * relief > 0.0 and not full(B, K, rows[m, W_TOKENS], PK, contexts):
+            if PK[K_ORDER] != FCFS:
+                return int(rows[m, W_ID]), h
+            value = (net + relief) / h
+            if value > best_value:
+                best, best_value, best_host = int(rows[m, W_ID]), value, h
+    return best, best_host
