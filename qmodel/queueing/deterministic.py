@@ -21,6 +21,8 @@ FloatArray = npt.NDArray[np.float64]
 WRAP_TOLERANCE = 1e-18
 #: Rounding of the transform, below which its values are replaced by their exponential decay.
 NOISE = 1e-15
+#: Newton step after which a root is known to rounding: convergence is quadratic.
+ROOT_STEP = 1e-9
 #: Points of the transform beyond which the load is too close to 1 for this method.
 MAX_POINTS = 1 << 22
 
@@ -85,12 +87,14 @@ def _epoch_law(rho: float, k: int) -> FloatArray:
         raise ConvergenceError("load of M/D/k", rho, "below 0.99999", "use method='auto' with a lower load")
     roots = _inner_roots(rho, k)
     # Points half a step off 1, where numerator and denominator both vanish.
-    z = np.exp(1j * np.pi * (2 * np.arange(points) + 1) / points)
-    generating = np.exp(a * (z - 1)) * (k - a) * (z - 1)
+    turn = 1j * np.pi / points
+    odd = 2 * np.arange(points) + 1
+    z = np.exp(turn * odd)
+    arrivals = np.exp(a * (z - 1))
+    generating = arrivals * (k - a) * (z - 1) / (np.exp(turn * (odd * k % (2 * points))) - arrivals)
     for root in roots:
         generating *= (z - root) / (1 - root)
-    generating /= z**k - np.exp(a * (z - 1))
-    law = (np.fft.fft(generating) / points * np.exp(-1j * np.pi * np.arange(points) / points)).real
+    law = (np.fft.fft(generating) / points * np.exp(-turn * np.arange(points))).real
     law = np.maximum(law, 0.0)
     # Below the transform's rounding the law goes on as it decays.
     small = np.nonzero(law[k:] < NOISE)[0]
@@ -108,6 +112,8 @@ def _decay(rho: float) -> float:
         high *= 2
     for _ in range(200):
         middle = 0.5 * (low + high)
+        if not low < middle < high:
+            break
         if math.expm1(middle) * rho < middle:
             low = middle
         else:
@@ -117,13 +123,15 @@ def _decay(rho: float) -> float:
 
 def _inner_roots(rho: float, k: int) -> npt.NDArray[np.complex128]:
     """Return the k - 1 roots z != 1 of z = w exp(rho (z - 1)), w the k-th roots of unity, by Newton's method."""
+    if k == 1:
+        return np.empty(0, dtype=complex)
     unity = np.exp(2j * np.pi * np.arange(1, k) / k)
     z = unity * math.exp(-rho)
     for _ in range(100):
         value = unity * np.exp(rho * (z - 1))
         step = (z - value) / (1 - rho * value)
         z = z - step
-        if np.all(np.abs(step) < 1e-16):
+        if np.abs(step).max() < ROOT_STEP:
             break
     return np.asarray(z)
 

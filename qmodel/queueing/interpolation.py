@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -76,6 +77,7 @@ ERRORS = {
 CORRECTED_UP_TO, UNCORRECTED_FROM = 2, 10
 #: The table of the tail: points of the renewal equation, points kept, length in conditional means.
 POINTS, KEPT, REACH = 1024, 160, 10.0
+_GRID = np.unique(np.concatenate([np.linspace(0, 1, KEPT // 3), np.geomspace(0.05, REACH, 2 * KEPT // 3)]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,10 +130,10 @@ def solve_mgk(arrival_rate_per_s: float, servers: int, service: ServiceTime) -> 
     UnstableError
         When the load is 1 or more.
     """
-    mean = service.mean_s
-    lam, unit = arrival_rate_per_s * mean, service.scaled(1 / mean)
-    base = _nudged(lam, servers, unit, _base(lam, servers, unit))
-    table = _tail(lam, servers, unit, base)
+    law = law_facts(service)
+    mean, lam = law.mean_s, arrival_rate_per_s * law.mean_s
+    base = _nudged(lam, servers, law, _base(lam, servers, law))
+    table = _tail(lam, servers, law.unit, base)
     return QueueMetrics(
         arrival_rate_per_s=arrival_rate_per_s,
         servers=servers,
@@ -145,6 +147,36 @@ def solve_mgk(arrival_rate_per_s: float, servers: int, service: ServiceTime) -> 
     )
 
 
+@dataclass(frozen=True, slots=True)
+class LawFacts:
+    """What every queue asks of a law: its mean [s], SCV, largest atom, and the law in units of the mean."""
+
+    mean_s: float
+    scv: float
+    largest_atom: float
+    unit: ServiceTime
+
+
+@lru_cache(maxsize=8)
+def law_facts(service: ServiceTime) -> LawFacts:
+    """Return the facts of a law; kept for a few laws (told apart by identity), as calls come in rows."""
+    mean = service.mean_s
+    unit = service.scaled(1 / mean)
+    return LawFacts(mean, unit.scv, _largest_atom(unit), unit)
+
+
+@lru_cache(maxsize=1)
+def _regular_laws() -> tuple[ServiceTime, ServiceTime, PhaseType2]:
+    """Return the deterministic and the Erlang-2 law of mean 1, the latter also as phases."""
+    even = ServiceTime.erlang(2, 1.0)
+    return ServiceTime.deterministic(1.0), even, fit_phase_type(even)
+
+
+@lru_cache(maxsize=32)
+def _own_least_residual(unit: ServiceTime, servers: int) -> float:
+    return least_residual(unit, servers)
+
+
 def matching_frequency(k: int, rho: float, scv: float) -> float:
     """Return the frequency at which the Laplace transform of the service law is matched, in 1/mean."""
     return (FREQUENCY + FREQUENCY_SLOPE * k * (1 - rho)) * math.sqrt(2 / (1 + scv))
@@ -154,9 +186,14 @@ def _transform(law: ServiceTime, at: float) -> float:
     return float(law.laplace(at).real)
 
 
-def _base(lam: float, k: int, unit: ServiceTime) -> _Base:
+def _transform_h2(phases: PhaseType2, at: float) -> float:
+    share, one, two = phases.start1, phases.rate1_per_s, phases.rate2_per_s
+    return share * one / (one + at) + (1 - share) * two / (two + at)
+
+
+def _base(lam: float, k: int, facts: LawFacts) -> _Base:
     """Return the exactly solved neighbours of a law of mean 1."""
-    scv = unit.scv
+    scv, unit = facts.scv, facts.unit
     at = matching_frequency(k, lam / k, scv)
     if scv >= H2_SCV:
         fit = fit_h2_transform(unit, at)
@@ -174,10 +211,11 @@ def _base(lam: float, k: int, unit: ServiceTime) -> _Base:
                     exponent=0.0,
                     fitted=True,
                 )
-    weights, metrics_of, laws = _neighbours(lam, k, unit)
+    weights, metrics_of, laws = _neighbours(lam, k, facts)
     own = math.fsum(w * m.mean_wait_s for w, m in zip(weights, metrics_of, strict=True))
     value = math.fsum(w * _transform(law, at) for w, law in zip(weights, laws, strict=True))
-    missing = scv - math.fsum(w * law.scv for w, law in zip(weights, laws, strict=True))
+    # The two regular laws make up the SCV exactly.
+    missing = 0.0 if scv < 0.5 else scv - laws[0].scv
     exponents = _exponents(missing, _transform(unit, at) - value, at)
     if exponents == (0.0, 0.0):
         factor = 1.0
@@ -196,18 +234,19 @@ def _base(lam: float, k: int, unit: ServiceTime) -> _Base:
     )
 
 
-def _nudged(lam: float, k: int, unit: ServiceTime, base: _Base) -> _Base:
+def _nudged(lam: float, k: int, facts: LawFacts, base: _Base) -> _Base:
     """Return `base` with its mean wait moved by what the law's residuals differ from the neighbours', and how far."""
-    at = matching_frequency(k, lam / k, unit.scv) * np.array([0.5, 2.0])
+    unit, at = facts.unit, matching_frequency(k, lam / k, facts.scv) * np.array([0.5, 2.0])
     free = 1 - min(base.wait_probability, 1.0)
-    theirs = math.fsum(w * least_residual(law, k) for w, law in zip(base.weights, base.laws, strict=True))
-    residual = math.log(least_residual(unit, k) / theirs)
+    residuals = least_residual if base.fitted else _own_least_residual
+    theirs = math.fsum(w * residuals(law, k) for w, law in zip(base.weights, base.laws, strict=True))
+    residual = math.log(_own_least_residual(unit, k) / theirs)
     values = np.sum([w * law.laplace(at).real for w, law in zip(base.weights, base.laws, strict=True)], axis=0)
     low, high = ((values - unit.laplace(at).real) / at).tolist()
     log_factor = LEAST_RESIDUAL_EFFECT[base.fitted] * residual * free**4
     log_factor += TRANSFORM_EFFECT[base.fitted] * high * free**2
     factor = math.exp(log_factor) if base.exponent <= FAR else 1.0
-    further = (base.exponent, base.exponent**2 * free, _largest_atom(unit) * free)
+    further = (base.exponent, base.exponent**2 * free, facts.largest_atom * free)
     doubts = (1.0, abs(residual) * free**2, abs(low), abs(high), *further)
     return replace(base, mean_wait=base.mean_wait * factor, doubts=doubts)
 
@@ -229,15 +268,15 @@ def _estimates(base: _Base) -> dict[str, float]:
 
 
 def _neighbours(
-    lam: float, k: int, unit: ServiceTime
+    lam: float, k: int, facts: LawFacts
 ) -> tuple[tuple[float, ...], tuple[QueueMetrics, ...], tuple[ServiceTime, ...]]:
-    """Return weights, exact solutions and laws whose mixture has (nearly) the SCV of `unit`."""
-    scv = unit.scv
+    """Return weights, exact solutions and laws whose mixture has (nearly) the SCV of the law."""
+    scv, unit = facts.scv, facts.unit
     if scv < 0.5:
-        even = ServiceTime.erlang(2, 1.0)
+        constant, even, phases = _regular_laws()
         share = scv / 0.5
-        metrics = (solve_mdk(lam, k, 1.0), solve_mphk(lam, k, fit_phase_type(even)))
-        return (1 - share, share), metrics, (ServiceTime.deterministic(1.0), even)
+        metrics = (solve_mdk(lam, k, 1.0), solve_mphk(lam, k, phases))
+        return (1 - share, share), metrics, (constant, even)
     if abs(scv - 1) <= NEAR_EXPONENTIAL:
         phases = fit_phase_type(ServiceTime.exponential(1.0))
     elif scv < 1:
@@ -247,6 +286,7 @@ def _neighbours(
     return (1.0,), (solve_mphk(lam, k, phases),), (phases.law,)
 
 
+@lru_cache(maxsize=1)
 def _probes() -> tuple[PhaseType2, PhaseType2]:
     smooth, rough = (h2_of_shape(1.0, PROBE_SECOND_MOMENT, shape) for shape in PROBE_SHAPES)
     return smooth, rough
@@ -256,7 +296,7 @@ def _exponents(missing_scv: float, missing_transform: float, at: float) -> tuple
     """Return how far to go from the exponential law towards each probe to make up SCV and transform."""
     centre = 1 / (1 + at)
     step_scv = PROBE_SECOND_MOMENT - 2.0
-    one, two = (_transform(probe.law, at) - centre for probe in _probes())
+    one, two = (_transform_h2(probe, at) - centre for probe in _probes())
     total = missing_scv / step_scv
     first = (missing_transform - total * two) / (one - two)
     first = min(max(first, -LARGEST_EXPONENT), LARGEST_EXPONENT)
@@ -270,7 +310,7 @@ def _tail(lam: float, k: int, unit: ServiceTime, base: _Base) -> TabulatedTail:
     if not (delayed > NOBODY_WAITS and base.mean_wait > 0):
         return TabulatedTail(grid=np.array([0.0, 1.0]), log_tail=np.full(2, math.log(NOBODY_WAITS)), decay=float(k))
     scale = base.mean_wait / delayed
-    grid = np.unique(np.concatenate([np.linspace(0, 1, KEPT // 3), np.geomspace(0.05, REACH, 2 * KEPT // 3)])) * scale
+    grid = _GRID * scale
     plain = np.maximum(_mixed(base, grid), 1e-300)
     share = 1.0 if not base.fitted else (UNCORRECTED_FROM - k) / (UNCORRECTED_FROM - CORRECTED_UP_TO)
     share = min(max(share, 0.0), 1.0)
@@ -286,7 +326,7 @@ def _tail(lam: float, k: int, unit: ServiceTime, base: _Base) -> TabulatedTail:
         )
         ratio = np.maximum(own, 1e-300) / np.maximum(theirs, 1e-300)
         corrected = np.minimum.accumulate(plain * np.clip(ratio, 0.05, 20.0))
-        area = float(((corrected[1:] + corrected[:-1]) / 2 * np.diff(grid)).sum())
+        area = float((corrected[1:] + corrected[:-1]) @ (grid[1:] - grid[:-1]) / 2)
         stretch = base.mean_wait / area
         log_tail = share * np.interp(grid, grid * stretch, np.log(corrected)) + (1 - share) * log_tail
     log_tail[0] = math.log(delayed)

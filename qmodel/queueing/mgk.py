@@ -12,7 +12,7 @@ from qmodel.queueing.checks import check_load, check_servers
 from qmodel.queueing.coupled import blended, solve_coupled
 from qmodel.queueing.deterministic import solve_mdk
 from qmodel.queueing.erlang import mmk
-from qmodel.queueing.interpolation import solve_mgk
+from qmodel.queueing.interpolation import law_facts, solve_mgk
 from qmodel.queueing.matrix import solve_mphk
 from qmodel.queueing.metrics import QueueMetrics, TabulatedTail, tabulated
 from qmodel.queueing.single import solve_mg1
@@ -64,7 +64,7 @@ def mgk(arrival_rate_per_s: float, servers: int, service: ServiceTime, method: M
     >>> round(metrics.mean_wait_s, 6), metrics.utilisation
     (4.263158, 0.9)
     """
-    check_load(arrival_rate_per_s, check_servers(servers), service.mean_s)
+    check_load(arrival_rate_per_s, check_servers(servers), law_facts(service).mean_s)
     if method in ("auto", "analytic"):
         return _best(arrival_rate_per_s, servers, service, path=method == "auto")
     if method == "deterministic":
@@ -86,7 +86,7 @@ def _best(lam: float, k: int, service: ServiceTime, *, path: bool) -> QueueMetri
     """Return the most exact solution, by a path where it takes one if that is wanted."""
     if k > SCALED_FROM:
         return _many_servers(lam, k, service)
-    if service.scv < DETERMINISTIC_SCV:
+    if law_facts(service).scv < DETERMINISTIC_SCV:
         return solve_mdk(lam, k, service.mean_s)
     own = as_phase_type(service)
     if own is not None:
