@@ -91,9 +91,9 @@ bench: $(VENV)/.peers ## how fast: decisions, predictions, plans, simulated requ
 calibrations: $(VENV)/.dev ## rebuild every calibration from kernel profiles
 	$(BIN)/python calibration/build.py
 
-lock: $(VENV)/.dev ## write constraints.txt from what is installed
-	$(BIN)/python -m pip freeze --exclude-editable --disable-pip-version-check | grep -E '^[A-Za-z0-9._-]+==' > constraints.tmp
-	mv constraints.tmp constraints.txt
+lock: $(BIN)/python ## write constraints.txt from what is installed, with every extra; UPGRADE=1 for the newest versions
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check packaging
+	$(BIN)/python tools/lock.py constraints.txt $(INSTALL) $(if $(UPGRADE),--upgrade,-c constraints.txt)
 
 clean: ## remove the environment, caches and outputs
 	rm -rf $(VENV) build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis plan.json plan.png
