@@ -86,7 +86,7 @@ $(VENV)/.peers: $(VENV)/.base
 
 bench: $(VENV)/.peers ## how fast: decisions, predictions, plans, simulated requests, queues; beside other packages
 	$(BIN)/python paper_figures/bench.py $(OUT)/bench.csv
-	@set -e; for script in $(filter-out bench/faults.py,$(sort $(wildcard bench/*.py))); do echo; echo $$script; $(BIN)/python $$script; done
+	@set -e; for script in $(sort $(wildcard bench/*.py)); do echo; echo $$script; $(BIN)/python $$script; done
 
 calibrations: $(VENV)/.dev ## rebuild every calibration from kernel profiles
 	$(BIN)/python calibration/build.py

@@ -6,6 +6,7 @@ apart. simpy and ciw get the same arrivals and service times: k servers, first c
 
 import argparse
 import importlib.util
+import multiprocessing
 import os
 import resource
 import subprocess
@@ -84,23 +85,29 @@ def compiled_earliest():
     return policies.Compiled(decide=decide, name="earliest in njit")
 
 
-def speeds(size, count):
+def plans():
+    """Return threshold policies of plans for 2P2D; their prices hold on any cluster of the same load."""
+    from qmodel import derive_thresholds
+
+    cluster = Cluster(prefill=2, decode=2, calibration=load_calibration(MODEL))
+    workload = Workload.builtin("azure-conv").at_load(LOAD, cluster)
+    forms = ("dispatch", "fcfs"), ("late", "fcfs"), ("late", "spf")
+    return {
+        f"{binding} {order}": derive_thresholds(cluster, workload, SLO(), binding=binding, order=order).policy()
+        for binding, order in forms
+    }
+
+
+def speeds(size, count, planned):
     """Print requests per second of several policies at one cluster size; return the seconds of each."""
     cluster = Cluster(prefill=size, decode=size, calibration=load_calibration(MODEL))
-    workload = Workload.builtin("azure-conv").at_load(LOAD, cluster)
-    requests, took = workload.requests(count=count), {}
+    requests, took = Workload.builtin("azure-conv").at_load(LOAD, cluster).requests(count=count), {}
     cases = {
         "disaggregated": policies.Disaggregated(),
         "kairos": policies.Kairos(),
         "earliest": policies.EarliestCompletion(),
         "earliest, njit": compiled_earliest(),
-    }
-    if size == 2:
-        from qmodel import derive_thresholds
-
-        for binding, order in (("dispatch", "fcfs"), ("late", "fcfs"), ("late", "spf")):
-            plan = derive_thresholds(cluster, workload, SLO(), binding=binding, order=order)
-            cases[f"{binding} {order}"] = plan.policy()
+    } | planned
     for name, policy in cases.items():
         seconds, result = timed(lambda policy=policy: simulate(cluster, requests, SLO(), policy))
         took[name] = seconds / count
@@ -191,11 +198,16 @@ def main():
     parser.add_argument("--large", action="store_true", help="also 64P64D with 5 million requests, and 256P256D")
     parser.add_argument("--compile", action="store_true", help="also compile every kernel anew (a minute)")
     options = parser.parse_args()
-    if options.large:  # first, so that the peak of memory is its own
-        large(64, 5_000_000)
-        large(256, 1_000_000)
+    if options.large:  # in processes of their own, for the peak of memory
+        for size, count in ((64, 5_000_000), (256, 1_000_000)):
+            process = multiprocessing.get_context("spawn").Process(target=large, args=(size, count))
+            process.start()
+            process.join()
+            if process.exitcode:
+                raise SystemExit(f"the run at {size}P{size}D ended with code {process.exitcode}")
     start_up(options.compile)
-    small, big = speeds(2, 200_000), speeds(64, 200_000)
+    planned = plans()
+    small, big = speeds(2, 200_000, planned), speeds(64, 200_000, planned)
     for name in big:
         print(f"{name}: 64P64D takes {big[name] / small[name]:.2f} times the time per request of 2P2D")
     peers()
