@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from qmodel.distributions.service import ServiceTime
 from qmodel.errors import InputError, QModelError
-from qmodel.queueing.checks import check_load, check_positive, check_scv
+from qmodel.queueing.checks import check_load, check_positive, check_scv, check_service
 from qmodel.queueing.decay import lundberg_rate
 from qmodel.queueing.deterministic import solve_mdk
 from qmodel.queueing.erlang import mmk
@@ -83,9 +83,9 @@ def approximate(arrival_rate_per_s: float, servers: int, service: ServiceTime, f
     >>> approximate(1.8, 2, ServiceTime.deterministic(1.0), "lee-longton").mean_wait_s.__round__(4)
     2.1316
     """
-    if formula not in APPROXIMATIONS:
+    if not isinstance(formula, str) or formula not in APPROXIMATIONS:
         raise InputError("formula", repr(formula), "one of " + ", ".join(APPROXIMATIONS))
-    lam, k, mean, c2 = arrival_rate_per_s, servers, service.mean_s, service.scv
+    lam, k, mean, c2 = arrival_rate_per_s, servers, check_service(service).mean_s, service.scv
     rho = check_load(lam, k, mean)
     plain = mmk(lam, k, mean)
     delayed = plain.wait_probability
@@ -265,7 +265,7 @@ def compare_methods(arrival_rate_per_s: float, servers: int, service: ServiceTim
     >>> rows[0].method, len(rows) > 6
     ('auto', True)
     """
-    check_load(arrival_rate_per_s, servers, service.mean_s)
+    check_load(arrival_rate_per_s, servers, check_service(service).mean_s)
     rows = []
     for name in ("auto", "phase-type", *APPROXIMATIONS):
         try:

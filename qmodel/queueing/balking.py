@@ -14,7 +14,7 @@ from qmodel._kernels.queueing_balking import march_balking
 from qmodel.distributions.service import ServiceTime
 from qmodel.errors import ConvergenceError, InputError, UnstableError
 from qmodel.queueing.balking_path import count_virtual_wait
-from qmodel.queueing.checks import check_servers
+from qmodel.queueing.checks import check_array, check_number, check_servers, check_together
 from qmodel.queueing.fluid import virtual_wait
 from qmodel.queueing.metrics import tabulated
 from qmodel.queueing.mgk import mgk
@@ -98,7 +98,7 @@ class BalkingMetrics:
         return self._quantile(q, self.rates_per_s, self.thetas_s)
 
     def _quantile(self, q: float, rates: FloatArray, thetas: FloatArray) -> float:
-        if not 0.0 <= q < 1.0:
+        if not 0.0 <= check_number("quantile level", q) < 1.0:
             raise InputError("quantile level", q, "at least 0 and below 1")
         whole = float(rates @ self.virtual_wait_cdf(thetas))
 
@@ -194,9 +194,8 @@ def mgk_balking(
     0.77793748
     """
     k = check_servers(servers)
-    rates = np.atleast_1d(np.asarray(rates_per_s, dtype=np.float64))
-    services = np.broadcast_to(np.asarray(services_s, dtype=np.float64), rates.shape)
-    thetas = np.broadcast_to(np.asarray(thetas_s, dtype=np.float64), rates.shape)
+    rates = np.atleast_1d(check_array("rates of classes", rates_per_s))
+    services, thetas = check_together(rates.shape, services=services_s, thresholds=thetas_s)
     for what, array in (("rate of a class", rates), ("service of a class", services)):
         if array.ndim != 1 or not np.all(np.isfinite(array) & (array >= 0)) or not array.sum() > 0:
             raise InputError(what, "negative, zero or not finite", "finite, >= 0, and not all zero")

@@ -11,7 +11,7 @@ from qmodel._kernels.queueing_qbd import solve_map_ph2
 from qmodel.distributions.phase_type import PhaseType2, fit_phase_type
 from qmodel.distributions.service import ServiceTime
 from qmodel.errors import ConvergenceError, InputError
-from qmodel.queueing.checks import check_load, check_servers
+from qmodel.queueing.checks import check_array, check_load, check_servers, check_service
 from qmodel.queueing.matrix import MAX_SERVERS, REDUCTION_TOLERANCE
 from qmodel.queueing.metrics import FunctionTail, QueueMetrics
 
@@ -58,8 +58,8 @@ def mmpp_k(rates_per_s: npt.ArrayLike, switch_per_s: npt.ArrayLike, servers: int
     >>> round(metrics.mean_wait_s, 4)
     10.3355
     """
-    rates = np.atleast_1d(np.asarray(rates_per_s, dtype=np.float64))
-    switch = np.asarray(switch_per_s, dtype=np.float64)
+    rates = np.atleast_1d(check_array("rates", rates_per_s))
+    switch = check_array("switching rates", switch_per_s)
     size = rates.size
     if size == 2 and switch.shape == (2,):
         switch = np.array([[0.0, switch[0]], [switch[1], 0.0]])
@@ -108,7 +108,7 @@ def map_k(d0: npt.ArrayLike, d1: npt.ArrayLike, servers: int, service: ServiceTi
     quiet, arrive = _checked_map(d0, d1)
     k = check_servers(servers)
     rate = float(_phase_law(quiet + arrive) @ arrive.sum(axis=1))
-    check_load(rate, k, service.mean_s)
+    check_load(rate, k, check_service(service).mean_s)
     if k > MAX_SERVERS:
         raise InputError("servers of the matrix method", k, f"at most {MAX_SERVERS}", "use fewer, larger servers")
     if service.scv < TWO_PHASE_SCV - 1e-9:
@@ -118,7 +118,7 @@ def map_k(d0: npt.ArrayLike, d1: npt.ArrayLike, servers: int, service: ServiceTi
 
 
 def _checked_map(d0: npt.ArrayLike, d1: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
-    quiet, arrive = np.atleast_2d(np.asarray(d0, dtype=np.float64)), np.atleast_2d(np.asarray(d1, dtype=np.float64))
+    quiet, arrive = (np.atleast_2d(check_array("MAP matrix", d)) for d in (d0, d1))
     if quiet.shape != arrive.shape or quiet.shape[0] != quiet.shape[1]:
         raise InputError("MAP matrices", f"{quiet.shape} and {arrive.shape}", "square and of one shape")
     if not (np.all(np.isfinite(quiet)) and np.all(np.isfinite(arrive))):

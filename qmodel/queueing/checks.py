@@ -4,30 +4,110 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+import numpy.typing as npt
+
+from qmodel.distributions.service import ServiceTime
 from qmodel.errors import InputError, UnstableError
 
-__all__ = ["check_load", "check_positive", "check_scv", "check_servers"]
+__all__ = [
+    "check_array",
+    "check_load",
+    "check_number",
+    "check_positive",
+    "check_scv",
+    "check_servers",
+    "check_service",
+    "check_together",
+    "check_whole",
+    "shown",
+]
+
+FloatArray = npt.NDArray[np.float64]
+
+#: Letters of a wrong value that a message shows.
+SHOWN = 60
+
+
+def check_number(what: str, value: object) -> float:
+    """Return `value` as a float when it is a single real number (NaN and infinity included), else raise InputError."""
+    try:
+        if isinstance(value, str | bytes) or getattr(value, "ndim", 0) != 0:
+            raise TypeError
+        return float(value)  # type: ignore[arg-type]  # what is no number fails here
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(what, shown(value), "a number") from None
+
+
+def check_array(what: str, value: object) -> FloatArray:
+    """Return `value` as an array of floats when it is made of real numbers, else raise InputError."""
+    try:
+        found = np.asarray(value)
+        if found.dtype.kind in "SUc":  # numpy would read strings and drop imaginary parts
+            raise TypeError
+        return np.asarray(found, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise InputError(what, shown(value), "a number or an array of numbers") from None
+
+
+def check_together(shape: tuple[int, ...] | None = None, /, **arrays: npt.ArrayLike) -> list[FloatArray]:
+    """Return arrays of numbers brought to one shape (`shape` if given), one axis at least, else raise InputError."""
+    found = [np.atleast_1d(check_array(what, value)) for what, value in arrays.items()]
+    try:
+        common = np.broadcast_shapes(shape or (1,), *(array.shape for array in found))
+        if shape not in (None, common):
+            raise ValueError
+        return [np.array(np.broadcast_to(array, common)) for array in found]
+    except ValueError:
+        shapes = ", ".join(str(array.shape) for array in found)
+        limit = "of shapes that go together" if shape is None else f"of shape {shape} or single numbers"
+        raise InputError(" and ".join(arrays), f"of shapes {shapes}", limit) from None
+
+
+def check_service(service: object) -> ServiceTime:
+    """Return `service` when it is a service law, else raise InputError."""
+    if not isinstance(service, ServiceTime):
+        remedy = "build one with ServiceTime.from_samples, .exponential, .lognormal, ..."
+        raise InputError("service law", shown(service), "a ServiceTime", remedy)
+    return service
+
+
+def shown(value: object) -> str:
+    """Return a wrong value in few letters, with its type."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer with too many digits to print
+        text = "too large"
+    return f"{text if len(text) <= SHOWN else text[:SHOWN] + '...'} ({type(value).__name__})"
 
 
 def check_positive(what: str, value: float) -> float:
     """Return `value` as a float when it is finite and > 0, else raise InputError."""
-    if not (math.isfinite(value) and value > 0):
-        raise InputError(what, value, "finite and > 0")
-    return float(value)
+    number = check_number(what, value)
+    if not (math.isfinite(number) and number > 0):
+        raise InputError(what, number, "finite and > 0")
+    return number
 
 
 def check_scv(what: str, value: float) -> float:
     """Return a squared coefficient of variation when it is finite and >= 0, else raise InputError."""
-    if not (math.isfinite(value) and value >= 0):
-        raise InputError(what, value, "finite and >= 0")
-    return float(value)
+    number = check_number(what, value)
+    if not (math.isfinite(number) and number >= 0):
+        raise InputError(what, number, "finite and >= 0")
+    return number
 
 
 def check_servers(servers: int) -> int:
     """Return the number of servers when it is a whole number >= 1, else raise InputError."""
-    if not math.isfinite(servers) or servers != int(servers) or servers < 1:
-        raise InputError("servers", servers, "a whole number >= 1")
-    return int(servers)
+    return check_whole("servers", servers, 1)
+
+
+def check_whole(what: str, value: float, least: int) -> int:
+    """Return `value` as an int when it is a whole number >= `least`, else raise InputError."""
+    number = check_number(what, value)
+    if not math.isfinite(number) or number != int(number) or number < least:
+        raise InputError(what, value, f"a whole number >= {least}")
+    return int(number)
 
 
 def check_load(arrival_rate_per_s: float, servers: int, mean_service_s: float) -> float:

@@ -6,7 +6,7 @@ import math
 
 from qmodel.distributions.service import ServiceTime
 from qmodel.errors import OutOfRangeError
-from qmodel.queueing.checks import check_load
+from qmodel.queueing.checks import check_load, check_service
 
 __all__ = ["lundberg_rate"]
 
@@ -45,7 +45,7 @@ def lundberg_rate(arrival_rate_per_s: float, servers: int, service: ServiceTime)
     >>> round(lundberg_rate(1.8, 2, ServiceTime.exponential(1.0)), 6)
     0.2
     """
-    load = check_load(arrival_rate_per_s, servers, service.mean_s)
+    load = check_load(arrival_rate_per_s, servers, check_service(service).mean_s)
     limit = service.mgf_limit_per_s * servers
     if not limit > 0:
         raise OutOfRangeError(

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qmodel.errors import InputError, UnstableError
-from qmodel.queueing.checks import check_positive
+from qmodel.queueing.checks import check_array, check_number, check_positive, check_whole
 
 __all__ = ["DecodeBatch", "Weight", "decode_batch"]
 
@@ -77,7 +77,7 @@ class DecodeBatch:
 
     def step_quantile_s(self, q: float, weight: Weight = "token") -> float:
         """Return the smallest step time [s] whose cumulative probability under `weight` reaches q, 0 <= q <= 1."""
-        if not 0.0 <= q <= 1.0:
+        if not 0.0 <= check_number("quantile level", q) <= 1.0:
             raise InputError("quantile level", q, "between 0 and 1")
         law = self.law(weight)[1:]
         order = np.argsort(self.step_s[1:], kind="stable")
@@ -139,10 +139,8 @@ def decode_batch(
         check_positive("arrival rate", arrival_rate_per_s),
         check_positive("output tokens", mean_output_tokens),
     )
-    if max_batch != int(max_batch) or max_batch < 1:
-        raise InputError("max_batch", max_batch, "a whole number >= 1")
-    n = np.arange(1, int(max_batch) + 1, dtype=np.float64)
-    step = np.asarray(step_time_s(n) if callable(step_time_s) else step_time_s, dtype=np.float64)
+    n = np.arange(1, check_whole("max_batch", max_batch, 1) + 1, dtype=np.float64)
+    step = check_array("step times", step_time_s(n) if callable(step_time_s) else step_time_s)
     step = np.broadcast_to(step, n.shape) if step.ndim == 0 else step
     if step.shape != n.shape or not np.all(np.isfinite(step) & (step > 0)):
         raise InputError("step times", f"of shape {step.shape}", f"finite, > 0 and of shape {n.shape}")

@@ -10,7 +10,14 @@ import numpy.typing as npt
 
 from qmodel.distributions.service import ServiceTime
 from qmodel.errors import InputError, OutOfRangeError
-from qmodel.queueing.checks import check_load, check_positive, check_servers
+from qmodel.queueing.checks import (
+    check_array,
+    check_load,
+    check_scv,
+    check_servers,
+    check_service,
+    shown,
+)
 from qmodel.queueing.erlang import erlang_b
 from qmodel.queueing.metrics import QueueMetrics
 
@@ -61,7 +68,9 @@ def queue_length_tail(metrics: QueueMetrics, waiting: npt.ArrayLike) -> FloatArr
     """
     from scipy.special import gammaincinv
 
-    n = np.asarray(waiting, dtype=np.float64)
+    if not isinstance(metrics, QueueMetrics):
+        raise InputError("queue", shown(metrics), "the metrics of a queue", "take those that mgk returns")
+    n = check_array("number of waiting customers", waiting)
     if not np.all(np.isfinite(n) & (n >= 0) & (n == np.floor(n))):
         raise InputError("number of waiting customers", str(waiting), "whole numbers >= 0")
     if "MAP" in metrics.method:
@@ -126,7 +135,7 @@ def busy_period(arrival_rate_per_s: float, servers: int, service: ServiceTime) -
     >>> busy_period(0.5, 1, ServiceTime.deterministic(1.0)).mean_s
     2.0
     """
-    k, lam, mean = check_servers(servers), arrival_rate_per_s, service.mean_s
+    k, lam, mean = check_servers(servers), arrival_rate_per_s, check_service(service).mean_s
     rho = check_load(lam, k, mean)
     if k == 1:
         each = mean / (1 - rho)
@@ -205,8 +214,8 @@ def departure_scv(
     0.75
     """
     k = check_servers(servers)
-    rho = check_load(arrival_rate_per_s, k, service.mean_s)
-    ca2 = arrival_scv if arrival_scv == 0 else check_positive("scv of arrivals", arrival_scv)
+    rho = check_load(arrival_rate_per_s, k, check_service(service).mean_s)
+    ca2 = check_scv("scv of arrivals", arrival_scv)
     exponential = abs(service.scv - 1) < 1e-12 and abs(service.moment(3) / service.mean_s**3 - 6) < 1e-9
     if ca2 == 1 and exponential:
         return DepartureScv(value=1.0, exact=True, method="Burke", error=0.0)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qmodel.errors import InputError, UnstableError
-from qmodel.queueing.checks import check_load, check_positive, check_servers
+from qmodel.queueing.checks import check_load, check_number, check_positive, check_servers, check_whole
 from qmodel.queueing.metrics import ExponentialSum, QueueMetrics
 
 __all__ = ["FiniteQueue", "erlang_b", "erlang_c", "mmk", "mmkn"]
@@ -49,6 +49,7 @@ def erlang_b(servers: float, offered_load: float) -> float:
     from scipy.special import gammaincc, gammaln
 
     a = check_positive("offered load", offered_load)
+    servers = check_number("servers", servers)
     if not (math.isfinite(servers) and servers >= 0):
         raise InputError("servers", servers, "finite and >= 0")
     if servers == int(servers) and servers <= RECURSION_LIMIT:
@@ -199,9 +200,8 @@ def mmkn(arrival_rate_per_s: float, servers: int, room: int, mean_service_s: flo
     """
     k, mean = check_servers(servers), check_positive("mean service time", mean_service_s)
     lam = check_positive("arrival rate", arrival_rate_per_s)
-    if not math.isfinite(room) or room != int(room) or room < k:
-        raise InputError("room", room, f"a whole number >= servers = {k}")
-    n = np.arange(1, int(room) + 1)
+    room = check_whole("room", room, k)
+    n = np.arange(1, room + 1)
     log_mass = np.concatenate([[0.0], np.cumsum(np.log(lam * mean / np.minimum(n, k)))])
     mass = np.exp(log_mass - log_mass.max())
     law = mass / mass.sum()

@@ -9,6 +9,7 @@ from qmodel.distributions.service import ServiceTime
 from qmodel.errors import InputError
 from qmodel.queueing.approximations import heavy_traffic_mean_s, kingman_bound_s
 from qmodel.queueing.bursty import map_k
+from qmodel.queueing.checks import check_service, shown
 from qmodel.queueing.metrics import QueueMetrics
 from qmodel.queueing.mgk import mgk
 from qmodel.queueing.time_varying import TimeVaryingWaits, mtgk
@@ -54,18 +55,24 @@ def ggk(arrivals: Arrivals, servers: int, service: ServiceTime) -> QueueMetrics 
     >>> waits.exact, bool(waits.mean_wait_s > 4)
     (True, True)
     """
-    if isinstance(arrivals, PoissonArrivals):
-        return mgk(arrivals.rate_per_s, servers, service)
-    if isinstance(arrivals, WindowedArrivals):
-        return mtgk(arrivals.edges_s - arrivals.edges_s[0], arrivals.rates_per_s, service, servers)
-    if not isinstance(arrivals, RenewalArrivals | MmppArrivals):
-        raise InputError("arrivals", type(arrivals).__name__, "one of the laws of qmodel.distributions")
-    quiet, arrive, exact = arrivals.as_map()
+    law = checked_arrivals(arrivals)
+    if isinstance(law, PoissonArrivals):
+        return mgk(law.rate_per_s, servers, service)
+    if isinstance(law, WindowedArrivals):
+        return mtgk(law.edges_s - law.edges_s[0], law.rates_per_s, service, servers)
+    quiet, arrive, exact = law.as_map()
     found = map_k(quiet, arrive, servers, service)
     if exact:
         return found
     errors = {name: found.error_estimate.get(name, 0.0) + RENEWAL_ERROR for name in ("mean", "p95", "p99")}
     return replace(found, method=f"{found.method}; gaps fitted by phases", exact=False, error_estimate=errors)
+
+
+def checked_arrivals(arrivals: object) -> PoissonArrivals | WindowedArrivals | RenewalArrivals | MmppArrivals:
+    """Return `arrivals` when it is one of the laws, else raise InputError."""
+    if not isinstance(arrivals, PoissonArrivals | WindowedArrivals | RenewalArrivals | MmppArrivals):
+        raise InputError("arrivals", shown(arrivals), "one of the laws of qmodel.distributions")
+    return arrivals
 
 
 def ggk_bounds_s(arrivals: Arrivals, servers: int, service: ServiceTime) -> tuple[float | None, float]:
@@ -99,6 +106,8 @@ def ggk_bounds_s(arrivals: Arrivals, servers: int, service: ServiceTime) -> tupl
     >>> round(bound, 3), round(heavy, 3)
     (10.056, 10.056)
     """
+    checked_arrivals(arrivals)
+    check_service(service)
     rate, independent = arrivals.rate_per_s, isinstance(arrivals, PoissonArrivals | RenewalArrivals)
     bound = kingman_bound_s(rate, arrivals.scv, servers, service.mean_s, service.scv) if independent else None
     limit = arrivals.scv if independent else arrivals.idc(LIMIT_GAPS / rate)

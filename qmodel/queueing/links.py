@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from qmodel.distributions.service import ServiceTime
 from qmodel.errors import InputError
-from qmodel.queueing.checks import check_load
+from qmodel.queueing.checks import check_load, check_number, check_service
 from qmodel.queueing.metrics import QueueMetrics
 from qmodel.queueing.mgk import mgk
 
@@ -83,7 +83,7 @@ def shared_link(arrival_rate_per_s: float, transfer: ServiceTime, fixed_s: float
     0.401
     """
     _check_fixed(fixed_s)
-    load = check_load(arrival_rate_per_s, 1, transfer.mean_s)
+    load = check_load(arrival_rate_per_s, 1, check_service(transfer).mean_s)
     return SharedLink(utilisation=load, mean_transfer_s=transfer.mean_s, fixed_s=float(fixed_s))
 
 
@@ -145,5 +145,6 @@ def fcfs_link(arrival_rate_per_s: float, transfer: ServiceTime, fixed_s: float =
 
 
 def _check_fixed(fixed_s: float) -> None:
+    fixed_s = check_number("fixed time", fixed_s)
     if not (np.isfinite(fixed_s) and fixed_s >= 0):
         raise InputError("fixed cost of a transfer", fixed_s, "finite and >= 0")

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qmodel.errors import ConvergenceError, InputError
+from qmodel.queueing.checks import check_array, check_number
 
 __all__ = ["ExponentialSum", "FunctionTail", "QueueMetrics", "TabulatedTail", "WaitLaw"]
 
@@ -33,7 +34,7 @@ class WaitLaw(Protocol):
 
 def checked_times(t: npt.ArrayLike) -> FloatArray:
     """Return times as an array when none is NaN, else raise InputError."""
-    at = np.asarray(t, dtype=np.float64)
+    at = check_array("time", t)
     if np.isnan(at).any():
         raise InputError("time", math.nan, "a number")
     return at
@@ -220,7 +221,7 @@ class QueueMetrics:
 
     def wait_quantile_s(self, q: float) -> float:
         """Return the q quantile of the wait [s], 0 <= q < 1; zero while q <= P(W = 0)."""
-        if not 0.0 <= q < 1.0:
+        if not 0.0 <= check_number("quantile level", q) < 1.0:
             raise InputError("quantile level", q, "at least 0 and below 1")
         if q <= 1.0 - self.wait_probability:
             return 0.0

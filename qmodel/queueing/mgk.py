@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from qmodel.distributions.phase_type import as_phase_type, fit_phase_type
 from qmodel.distributions.service import ServiceTime
 from qmodel.errors import InputError
-from qmodel.queueing.checks import check_load, check_servers
+from qmodel.queueing.checks import check_load, check_servers, check_service
 from qmodel.queueing.coupled import blended, solve_coupled
 from qmodel.queueing.deterministic import solve_mdk
 from qmodel.queueing.erlang import mmk
@@ -64,7 +64,9 @@ def mgk(arrival_rate_per_s: float, servers: int, service: ServiceTime, method: M
     >>> round(metrics.mean_wait_s, 6), metrics.utilisation
     (4.263158, 0.9)
     """
-    check_load(arrival_rate_per_s, check_servers(servers), law_facts(service).mean_s)
+    check_load(arrival_rate_per_s, check_servers(servers), law_facts(check_service(service)).mean_s)
+    if not isinstance(method, str) or method not in get_args(MgkMethod):
+        raise InputError("method", repr(method), "one of " + ", ".join(get_args(MgkMethod)))
     if method in ("auto", "analytic"):
         return _best(arrival_rate_per_s, servers, service, path=method == "auto")
     if method == "deterministic":
@@ -75,11 +77,9 @@ def mgk(arrival_rate_per_s: float, servers: int, service: ServiceTime, method: M
         return solve_coupled(arrival_rate_per_s, servers, service)
     if method == "phase-type":
         return solve_mphk(arrival_rate_per_s, servers, fit_phase_type(service))
-    if method == "single":
-        if servers != 1:
-            raise InputError("servers of method 'single'", servers, "1", "use method='auto'")
-        return solve_mg1(arrival_rate_per_s, service)
-    raise InputError("method", repr(method), "one of " + ", ".join(get_args(MgkMethod)))
+    if servers != 1:
+        raise InputError("servers of method 'single'", servers, "1", "use method='auto'")
+    return solve_mg1(arrival_rate_per_s, service)
 
 
 def _best(lam: float, k: int, service: ServiceTime, *, path: bool) -> QueueMetrics:

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from qmodel._kernels.queueing_paths import fcfs_waits
 from qmodel.errors import InputError
-from qmodel.queueing.checks import check_servers
+from qmodel.queueing.checks import check_array, check_servers
 
 __all__ = ["kiefer_wolfowitz"]
 
@@ -59,8 +59,8 @@ def kiefer_wolfowitz(
     [0.0, 0.0, 1.0, 1.5]
     """
     k = check_servers(servers)
-    arrival = np.ascontiguousarray(arrival_s, dtype=np.float64)
-    work = np.ascontiguousarray(work_s, dtype=np.float64)
+    arrival = np.ascontiguousarray(check_array("arrival times", arrival_s))
+    work = np.ascontiguousarray(check_array("work", work_s))
     if arrival.ndim != 1 or arrival.shape != work.shape:
         raise InputError("work", f"of shape {work.shape}", f"of the shape of the arrivals, {arrival.shape}")
     if arrival.size == 0:
@@ -69,10 +69,10 @@ def kiefer_wolfowitz(
         raise InputError("arrivals and work", "negative or not finite", "finite, work >= 0")
     if np.any(np.diff(arrival) < 0):
         raise InputError("arrival times", "decreasing", "sorted", "sort the arrivals and their work together")
-    limit = np.atleast_1d(np.asarray(balk_above_s, dtype=np.float64))
+    limit = np.atleast_1d(check_array("balk_above_s", balk_above_s))
     if limit.shape not in ((1,), arrival.shape) or np.any(np.isnan(limit)):
         raise InputError("balk_above_s", f"of shape {limit.shape}", "one number or one per arrival")
-    free = np.full(k, arrival[0]) if free_at_s is None else np.sort(np.asarray(free_at_s, dtype=np.float64).ravel())
+    free = np.full(k, arrival[0]) if free_at_s is None else np.sort(check_array("free_at_s", free_at_s).ravel())
     if free.shape != (k,) or not np.all(np.isfinite(free)):
         raise InputError("free_at_s", f"of shape {free.shape}", f"finite and of shape ({k},)")
     waits = np.empty(arrival.size)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qmodel.errors import InputError, UnstableError
-from qmodel.queueing.checks import check_servers
+from qmodel.queueing.checks import check_array, check_servers, check_whole
 from qmodel.queueing.pool_axis import PoolAxis, ResidualLaw
 from qmodel.queueing.pool_chain import DIRECT_STATES, PoolChain
 
@@ -80,23 +80,27 @@ def checked_inputs(
     stable: bool = True,
 ) -> PoolInputs:
     """Return the arguments of `two_pools` when they make sense (and can be `stable`), else raise a QModelError."""
-    rates = np.atleast_1d(np.asarray(rates_per_s, dtype=np.float64))
+    rates = np.atleast_1d(check_array("rates of classes", rates_per_s))
     if rates.ndim != 1 or not np.all(np.isfinite(rates) & (rates >= 0)) or not rates.sum() > 0:
         raise InputError("rates of classes", "negative, not finite or all zero", "finite, >= 0, one per class")
     thetas = thetas_s if callable(thetas_s) else _constant(thetas_s, rates.size)
     work, transfer = (
         _times(name, a, rates.size) for name, a in (("prefill work", work_s), ("transfer time", transfer_s))
     )
-    always = np.all(np.asarray(thetas(np.zeros(1)), dtype=np.float64) == math.inf, axis=-1)
-    host = np.broadcast_to(np.asarray(host_s, dtype=np.float64), rates.shape)
-    # A class that is never deflected needs no host time.
-    host = _times("host time", np.where(always & np.isinf(host), 0.0, host), rates.size)
+    always = np.all(check_array("thresholds", thetas(np.zeros(1))) == math.inf, axis=-1)
+    host = check_array("host time", host_s)
+    if host.shape in ((), (1,), rates.shape):
+        # A class that is never deflected needs no host time.
+        host = np.where(always & np.isinf(host), 0.0, host)
+    host = _times("host time", host, rates.size)
     if not (rates * work).sum() > 0:
         raise InputError("prefill work", "zero for every class", "> 0 for some class that arrives")
-    if cells is not None and (cells != int(cells) or not 2 * LEAST_CELLS <= cells <= 1024):
+    if cells is not None and not check_whole("cells", cells, 2 * LEAST_CELLS) <= 1024:
         raise InputError("cells", cells, f"a whole number from {2 * LEAST_CELLS} to 1024")
-    if reach_s is not None and not (len(reach_s) == 2 and all(math.isfinite(r) and r > 0 for r in reach_s)):
-        raise InputError("reach_s", reach_s, "two finite times > 0")
+    if reach_s is not None:
+        reach = check_array("reach_s", reach_s)
+        if reach.shape != (2,) or not np.all(np.isfinite(reach) & (reach > 0)):
+            raise InputError("reach_s", str(reach_s), "two finite times > 0")
     inputs = PoolInputs(
         rates_per_s=rates,
         work_s=work,
@@ -112,7 +116,7 @@ def checked_inputs(
 
 
 def _constant(thetas_s: npt.ArrayLike, classes: int) -> Callable[[FloatArray], FloatArray]:
-    thetas = np.asarray(thetas_s, dtype=np.float64)
+    thetas = check_array("thresholds", thetas_s)
     if np.isnan(thetas).any() or thetas.shape not in ((), (1,), (classes,)):
         raise InputError("thresholds", f"of shape {thetas.shape}", f"numbers, one or one for each of {classes} classes")
     column = np.broadcast_to(thetas, (classes,))[:, None]
@@ -120,7 +124,7 @@ def _constant(thetas_s: npt.ArrayLike, classes: int) -> Callable[[FloatArray], F
 
 
 def _times(name: str, value: npt.ArrayLike, classes: int) -> FloatArray:
-    times = np.asarray(value, dtype=np.float64)
+    times = check_array(name, value)
     if times.shape not in ((), (1,), (classes,)) or not np.all(np.isfinite(times) & (times >= 0)):
         bad = times[~(np.isfinite(times) & (times >= 0))]
         shown = float(bad.ravel()[0]) if bad.size else f"of shape {times.shape}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from qmodel._kernels.queueing_march import march_window
 from qmodel.distributions.service import ServiceTime
 from qmodel.errors import InputError
-from qmodel.queueing.checks import check_servers
+from qmodel.queueing.checks import check_array, check_number, check_servers, check_service
 from qmodel.queueing.metrics import QueueMetrics, TabulatedTail, tabulated
 from qmodel.queueing.mgk import mgk
 from qmodel.queueing.time_varying_path import count_waits_by_window
@@ -112,7 +112,7 @@ class TimeVaryingWaits:
 
 
 def _quantile(grid: FloatArray, cdf: FloatArray, q: float) -> float:
-    if not 0.0 <= q < 1.0:
+    if not 0.0 <= check_number("quantile level", q) < 1.0:
         raise InputError("quantile level", q, "at least 0 and below 1")
     if cdf[0] >= q:
         return 0.0
@@ -173,12 +173,13 @@ def mtgk(
     True
     """
     k = check_servers(servers)
-    edges, rates = np.asarray(edges_s, dtype=np.float64), np.asarray(rates_per_s, dtype=np.float64)
+    edges, rates = check_array("window edges", edges_s), check_array("rates of windows", rates_per_s)
     if edges.ndim != 1 or edges.shape != (rates.size + 1,) or rates.size == 0 or not np.all(np.diff(edges) > 0):
         raise InputError("window edges", f"of shape {edges.shape}", "increasing, one more than the rates")
     if not np.all(np.isfinite(rates) & (rates >= 0)) or not rates.sum() > 0 or not np.all(np.isfinite(edges)):
         raise InputError("rate of a window", float(rates.min()), "finite and >= 0, not all zero")
-    laws = [services] * rates.size if isinstance(services, ServiceTime) else list(services)
+    given = services if isinstance(services, Iterable) else [services] * rates.size
+    laws = [check_service(law) for law in given]
     if len(laws) != rates.size:
         raise InputError("service laws", len(laws), f"one, or one for each of {rates.size} windows")
     widths = np.diff(edges)

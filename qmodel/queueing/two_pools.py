@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qmodel.errors import InputError
+from qmodel.queueing.checks import check_number, check_together
 from qmodel.queueing.metrics import checked_times
 from qmodel.queueing.pool_chain import PoolChain
 from qmodel.queueing.pool_grid import PoolInputs, Refined, checked_inputs, solve_refined
@@ -145,7 +146,7 @@ class TwoPools:
         return np.clip(self._finest(read), 0.0, 1.0)
 
     def _quantile(self, q: float, cdf: Callable[[FloatArray], FloatArray]) -> float:
-        if not 0.0 <= q < 1.0:
+        if not 0.0 <= check_number("quantile level", q) < 1.0:
             raise InputError("quantile level", q, "at least 0 and below 1")
         low, high = 0.0, max(float(self.prefill_wait_s[-1]), float(self.decode_wait_s[-1]))
         high += float(max((self.work_s + self.transfer_s).max(), self.host_s.max()))
@@ -208,9 +209,9 @@ def priced_thresholds(
     [[0.1083, 1.275]]
     """
     s, h, x, harm = (
-        np.atleast_1d(np.asarray(a, dtype=np.float64))[:, None] for a in (work_s, host_s, transfer_s, harm_s)
+        column[:, None] for column in check_together(work=work_s, host_time=host_s, transfer=transfer_s, harm=harm_s)
     )
-    g_p, g_d = prefill_price_per_s, decode_price_per_s
+    g_p, g_d = check_number("prefill price", prefill_price_per_s), check_number("decode price", decode_price_per_s)
 
     def theta(v: FloatArray) -> FloatArray:
         gain = v + h + g_d * (2 * v * h + h * h) + harm - s - x - g_p * s * s

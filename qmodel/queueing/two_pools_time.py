@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qmodel.errors import InputError, UnstableError
+from qmodel.queueing.checks import check_array
 from qmodel.queueing.pool_grid import (
     PoolInputs,
     Refined,
@@ -110,7 +111,7 @@ def two_pools_over_time(
     >>> bool(out.window_deflected[1] > 2 * out.window_deflected[0])
     True
     """
-    edges, rates = np.asarray(edges_s, dtype=np.float64), np.asarray(rates_per_s, dtype=np.float64)
+    edges, rates = check_array("window edges", edges_s), check_array("rates of windows", rates_per_s)
     if edges.ndim != 1 or edges.size < 2 or not (np.all(np.isfinite(edges)) and np.all(np.diff(edges) > 0)):
         raise InputError("window edges", f"of shape {edges.shape}", "finite, increasing, two or more")
     if rates.ndim != 2 or rates.shape[0] != edges.size - 1:
