@@ -25,7 +25,7 @@ from qmodel.queueing.decay import lundberg_rate
 from qmodel.queueing.decode import DecodeBatch, decode_batch
 from qmodel.queueing.descriptors import BusyPeriod, DepartureScv, busy_period, departure_scv, queue_length_tail
 from qmodel.queueing.erlang import FiniteQueue, erlang_b, erlang_c, mmk, mmkn
-from qmodel.queueing.general import ggk, ggk_bounds_s
+from qmodel.queueing.general import ggk, ggk_bounds_s, ggk_lower_bound_s
 from qmodel.queueing.links import FcfsLink, SharedLink, fcfs_link, shared_link
 from qmodel.queueing.metrics import QueueMetrics
 from qmodel.queueing.mgk import mgk
@@ -66,6 +66,7 @@ __all__ = [
     "fit_mmpp",
     "ggk",
     "ggk_bounds_s",
+    "ggk_lower_bound_s",
     "heavy_traffic_mean_s",
     "kiefer_wolfowitz",
     "kingman_bound_s",

@@ -9,12 +9,12 @@ from qmodel.distributions.service import ServiceTime
 from qmodel.errors import InputError
 from qmodel.queueing.approximations import heavy_traffic_mean_s, kingman_bound_s
 from qmodel.queueing.bursty import map_k
-from qmodel.queueing.checks import check_service, shown
+from qmodel.queueing.checks import check_load, check_servers, check_service, shown
 from qmodel.queueing.metrics import QueueMetrics
 from qmodel.queueing.mgk import mgk
 from qmodel.queueing.time_varying import TimeVaryingWaits, mtgk
 
-__all__ = ["ggk", "ggk_bounds_s"]
+__all__ = ["ggk", "ggk_bounds_s", "ggk_lower_bound_s"]
 
 #: A window this many times the time between arrivals shows the limit of the index of dispersion.
 LIMIT_GAPS = 1e6
@@ -112,3 +112,52 @@ def ggk_bounds_s(arrivals: Arrivals, servers: int, service: ServiceTime) -> tupl
     bound = kingman_bound_s(rate, arrivals.scv, servers, service.mean_s, service.scv) if independent else None
     limit = arrivals.scv if independent else arrivals.idc(LIMIT_GAPS / rate)
     return bound, heavy_traffic_mean_s(rate, limit, servers, service.mean_s, service.scv)
+
+
+def ggk_lower_bound_s(arrivals: Arrivals, servers: int, service: ServiceTime) -> float:
+    """Bound: the least mean wait [s] that a FCFS queue with independent gaps can have.
+
+    E[W] >= W_1 - (k - 1) E[S^2]/(2 k E[S]), W_1 the mean wait at one server k times as fast (Brumelle). W_1 is exact
+    for Poisson arrivals (Pollaczek-Khinchine), else at least (lam^2 vs + rho (rho - 2))/(2 lam (1 - rho)), vs the
+    variance of its services (Marchal). Never below 0, which is all it says at low loads.
+
+    Parameters
+    ----------
+    arrivals : Arrivals
+        Law of arrivals: Poisson or renewal.
+    servers : int
+        Number of servers.
+    service : ServiceTime
+        Law of a service time.
+
+    Returns
+    -------
+    float
+        Lower bound of the mean wait [s].
+
+    Raises
+    ------
+    UnstableError
+        When the load is 1 or more.
+    InputError
+        When gaps between arrivals are not independent.
+
+    Notes
+    -----
+    Brumelle, J. Appl. Prob. 8 (1971); Marchal, Oper. Res. 26 (1978).
+
+    Examples
+    --------
+    >>> round(ggk_lower_bound_s(PoissonArrivals(rate_per_s=1.8), 2, ServiceTime.exponential(1.0)), 6)
+    4.0
+    """
+    if not isinstance(checked_arrivals(arrivals), PoissonArrivals | RenewalArrivals):
+        raise InputError("arrivals", type(arrivals).__name__, "Poisson or renewal: bounds need independent gaps")
+    m, second = check_service(service).mean_s, service.moment(2)
+    lam, k = arrivals.rate_per_s, check_servers(servers)
+    rho = check_load(lam, k, m)
+    if isinstance(arrivals, PoissonArrivals):
+        single = lam * second / k**2 / (2 * (1 - rho))
+    else:
+        single = (lam**2 * (second - m * m) / k**2 + rho * (rho - 2)) / (2 * lam * (1 - rho))
+    return max(single - (k - 1) * second / (2 * k * m), 0.0)

@@ -23,6 +23,7 @@ GOOD = {
     "fcfs_link": (0.5, ONE, 0.1, 1),
     "ggk": (RenewalArrivals.gamma(0.8, 2.0), 1, ONE),
     "ggk_bounds_s": (RenewalArrivals.gamma(0.8, 2.0), 1, ONE),
+    "ggk_lower_bound_s": (RenewalArrivals.gamma(0.8, 2.0), 1, ONE),
     "heavy_traffic_mean_s": (0.5, 1.0, 1, 1.0, 1.0),
     "kiefer_wolfowitz": ([0.0, 1.0], [1.0, 1.0], 1),
     "kingman_bound_s": (0.5, 1.0, 1, 1.0, 1.0),
