@@ -7,6 +7,7 @@ from qmodel.errors import InputError, OutOfRangeError, UnstableError
 from qmodel.queueing import mgk_balking, mmk, priced_thresholds, two_pools
 from qmodel.queueing.pool_axis import PoolAxis, ResidualLaw
 from qmodel.queueing.pool_grid import keep_share
+from qmodel.queueing.two_pools import SEVERAL_SERVERS
 
 RATES, WORK, HOST = [2.0, 0.4], [0.2, 1.0], [0.3, 2.5]
 
@@ -106,6 +107,16 @@ def test_several_servers_agree_roughly_with_simulation(servers, hosts):
     assert pools.deflected == pytest.approx(moved.mean(), abs=0.02)
     assert pools.mean_wait_s == pytest.approx(waits.mean(), rel=0.12)
     assert pools.mean_time_s == pytest.approx(times.mean(), rel=0.05)
+    for name, q in (("p95", 0.95), ("p99", 0.99)):
+        assert pools.time_quantile_s(q) == pytest.approx(np.quantile(times, q), rel=pools.error_estimate[name])
+
+
+def test_several_servers_say_that_they_are_rough():
+    one, two = (two_pools(RATES, WORK, HOST, [0.5, 2.0], cells=32, prefill_servers=k) for k in (1, 2))
+    assert one.exact
+    assert not two.exact
+    for name in ("mean", "p95", "p99", "deflected"):
+        assert two.error_estimate[name] >= SEVERAL_SERVERS[name]
 
 
 def test_the_chain_is_one_and_keeps_the_mean_of_jumps():
