@@ -20,7 +20,7 @@ Part = Literal["step", "prefill"]
 
 DRAWS = 32  # standard errors to 13 %, enough for one digit
 _SEED = 90210
-_ENGINE = ("floor_s", "floor_per_request_s", "gain")
+_GIVEN = ("floor_s", "floor_per_request_s", "gain", "allreduce_tokens", "allreduce_s")  # not fitted
 _STEP_ONLY = ("reload_s", "context_s")  # a prefill law has them from the step law
 _SMALLEST_CORRELATION = 0.1  # 32 draws do not tell smaller ones from none
 
@@ -108,4 +108,4 @@ def bootstrap(
 
 
 def _coefficients(law: Law) -> list[str]:
-    return [name for name in law.__slots__ if name not in _ENGINE]
+    return [name for name in law.__slots__ if name not in _GIVEN]

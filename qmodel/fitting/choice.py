@@ -92,6 +92,11 @@ class LawData(Protocol):
         """Tokens between which kernels change algorithm, () where that is not known."""
         ...
 
+    @property
+    def allreduce_points(self) -> tuple[tuple[float, float], ...]:
+        """Points of a step's all-reduces [tokens, s], () where they are not known."""
+        ...
+
     def fit(self, form: Form, prefill_form: Form | None = None, near: FittedLaws | None = None) -> FittedLaws:
         """Return both laws in a form, with their errors on what was left out."""
         ...
@@ -124,6 +129,11 @@ class LawSamples:
     def jump_tokens(self) -> tuple[float, ...]:
         """Tokens between which the all-reduce changes algorithm, () without one."""
         return self.composition.jump_tokens
+
+    @property
+    def allreduce_points(self) -> tuple[tuple[float, float], ...]:
+        """Points of a step's all-reduces [tokens, s], () without one."""
+        return self.composition.allreduce_points
 
     def _steps_of(self, composition: StepComposition) -> StepSamples:
         return design.fit_steps(composition, self.capacity, self.longest)
@@ -226,11 +236,21 @@ def choose_laws(samples: LawData, model: ModelShape) -> tuple[FittedLaws, str, d
             f"{f.form} {_percent(f.step_rms)} and {_percent(f.prefill_rms)}" for f in (natural, *further)
         )
     if not best.meets(limits) and best.form.family == "dense":
-        growing = samples.fit(best.form, Form("moe", jump=best.form.jump))
-        if growing.meets(limits):
-            choice += f"; prompts with a free, t0 = 0: {_percent(growing.prefill_rms)}"
-            best = growing
+        best, words = _other_prompts(samples, best, limits)
+        choice += words
     return best, choice, _stated(best.errors, rivals["linear"].errors)
+
+
+def _other_prompts(samples: LawData, laws: FittedLaws, limits: dict[str, float]) -> tuple[FittedLaws, str]:
+    """Return the laws with the first other form of the prefill law that meets every limit, in words; else as given."""
+    forms = {"prompts with a free, t0 = 0": Form("moe", jump=laws.form.jump)}
+    if samples.allreduce_points:
+        forms["prompts beside the all-reduce as measured"] = Form("dense", allreduce=samples.allreduce_points)
+    for words, form in forms.items():
+        other = samples.fit(laws.form, form)
+        if other.meets(limits):
+            return other, f"; {words}: {_percent(other.prefill_rms)}"
+    return laws, ""
 
 
 def _stated(errors: dict[str, float], linear: dict[str, float]) -> dict[str, float]:

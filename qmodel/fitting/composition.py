@@ -113,6 +113,16 @@ class StepComposition:
                 return float(curve.x[at] / self.reduced_bytes), float(curve.x[at + 1] / self.reduced_bytes)
         return ()
 
+    @property
+    def allreduce_points(self) -> tuple[tuple[float, float], ...]:
+        """Points of all of a step's all-reduces [tokens, s] from one token on, as their table has them; () without."""
+        return tuple(
+            (float(size / self.reduced_bytes), float(times * time))
+            for times, curve in self.reduced
+            for size, time in zip(curve.x, curve.y_s, strict=True)
+            if size >= self.reduced_bytes
+        )
+
     def resampled(self, rng: np.random.Generator) -> StepComposition:
         """Return the composition with every kernel's table noise drawn anew.
 

@@ -70,6 +70,7 @@ class MeasuredSteps:
 
     left_out = "in a 5-fold cross-validation"
     jump_tokens: tuple[float, ...] = ()  # an engine's steps do not say which kernel changed
+    allreduce_points: tuple[tuple[float, float], ...] = ()  # nor how long one took
 
     def __init__(self, samples: StepSamples) -> None:
         lone = samples.batch == 0

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from qmodel.errors import ConvergenceError, InputError
 from qmodel.laws.samples import StepSamples
-from qmodel.laws.step import LinearLaw, PNormLaw
+from qmodel.laws.step import LinearLaw, PNormLaw, curve_s
 
 __all__ = ["Family", "FitErrors", "Form", "errors_of", "fit_step_law", "law_times_s", "loss_of"]
 
@@ -35,11 +35,19 @@ class Form(NamedTuple):
         e, experts of one token over all, for the last.
     jump : tuple of float
         Tokens between which kernels change algorithm, empty for none.
+    allreduce : tuple of (float, float)
+        Points [tokens, s] of all-reduces that the law has as measured beside what is fitted, empty for none.
     """
 
     family: Family
     expert_share: float = 0.0
     jump: tuple[float, ...] = ()
+    allreduce: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def allreduce_curve(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Tokens and times [s] of the points of `allreduce`."""
+        return tuple(tokens for tokens, _ in self.allreduce), tuple(time for _, time in self.allreduce)
 
     def __str__(self) -> str:
         if not self.jump:
@@ -136,6 +144,7 @@ def fit_step_law(
         columns = [one, samples.batch, samples.context, samples.chunk, samples.quadratic]
         x, _ = _nnls(np.column_stack(columns) * root[:, None], target)
         return LinearLaw(alpha_s=x[0], batch_s=x[1], context_s=x[2], prompt_s=x[3], attention_s=x[4])
+    target = target - root * curve_s(samples.batch + samples.chunk, *form.allreduce_curve)
     problem = _Projection(samples, root, target, form, free_reload=reload_s is None)
     best = _search(problem.loss, problem.starts(start))
     return problem.law(best, reload_s or 0.0)
@@ -230,6 +239,8 @@ class _Projection:
             c_s=c,
             p=float(theta[1]),
             expert_share=self.form.expert_share if self.form.family == "experts" else 0.0,
+            allreduce_tokens=self.form.allreduce_curve[0],
+            allreduce_s=self.form.allreduce_curve[1],
             **linear,
         )
 

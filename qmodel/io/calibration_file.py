@@ -39,6 +39,8 @@ class PNormFile(_Strict):
     jump_ms: float = 0.0
     jump_from_tokens: float = 0.0
     jump_to_tokens: float = 0.0
+    allreduce_tokens: tuple[float, ...] = ()
+    allreduce_ms: tuple[float, ...] = ()
 
     def law(self) -> PNormLaw:
         """Return the law in seconds."""
@@ -58,6 +60,8 @@ class PNormFile(_Strict):
             jump_s=self.jump_ms * MS,
             jump_from_tokens=self.jump_from_tokens,
             jump_to_tokens=self.jump_to_tokens,
+            allreduce_tokens=self.allreduce_tokens,
+            allreduce_s=tuple(value * MS for value in self.allreduce_ms),
         )
 
     @classmethod
@@ -80,7 +84,11 @@ class PNormFile(_Strict):
             "jump_from_tokens": law.jump_from_tokens,
             "jump_to_tokens": law.jump_to_tokens,
         }
-        return cls.model_validate({"kind": "p-norm"} | {k: _rounded(v) for k, v in values.items()})
+        points = {
+            "allreduce_tokens": tuple(map(_rounded, law.allreduce_tokens)),
+            "allreduce_ms": tuple(_rounded(value / MS) for value in law.allreduce_s),
+        }
+        return cls.model_validate({"kind": "p-norm"} | {k: _rounded(v) for k, v in values.items()} | points)
 
 
 class LinearFile(_Strict):

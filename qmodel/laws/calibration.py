@@ -200,8 +200,10 @@ class Calibration:
         """Return the calibration of the kernels alone."""
         if self.engine is None or not (isinstance(self.step, PNormLaw) and isinstance(self.prefill, PNormLaw)):
             return self
-        bare = {"floor_s": 0.0, "floor_per_request_s": 0.0, "gain": 1.0}
-        return replace(self, step=replace(self.step, **bare), prefill=replace(self.prefill, **bare), engine=None)
+        step, prefill = (
+            replace(law, floor_s=0.0, floor_per_request_s=0.0, gain=1.0) for law in (self.step, self.prefill)
+        )
+        return replace(self, step=step, prefill=prefill, engine=None)
 
     def draws(self, n: int, rng: np.random.Generator) -> list[Calibration]:
         """Return `n` calibrations drawn from the fit's covariance; see `laws.uncertainty.draw_calibrations`."""

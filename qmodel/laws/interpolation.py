@@ -15,6 +15,8 @@ __all__ = ["at_tp"]
 
 # Where a law bends rather than by how much; a law without the bend has none to interpolate with.
 _PLACES = ("expert_share", "jump_from_tokens", "jump_to_tokens")
+_CURVE = ("allreduce_tokens", "allreduce_s")
+_NUMBERS = tuple(name for name in PNormLaw.__slots__ if name not in _CURVE)
 
 
 def at_tp(calibrations: Sequence[Calibration], tp: int) -> Calibration:
@@ -79,10 +81,18 @@ def _between(low: StepLaw, high: StepLaw, share: float) -> PNormLaw:
             "laws to interpolate", "not both p-norm laws", "p-norm laws", "calibrate that tp from profiles"
         )
     values = {}
-    for name in PNormLaw.__slots__:
+    for name in _NUMBERS:
         a, b = getattr(low, name), getattr(high, name)
         linear = a + share * (b - a)
         values[name] = float(a ** (1 - share) * b**share) if a > 0 and b > 0 else float(linear)
     for name in _PLACES:
         values[name] = getattr(low if getattr(low, name) > 0 else high, name)
-    return PNormLaw(**values)
+    tokens, times = _allreduce_between(low, high, share)
+    return PNormLaw(**values, allreduce_tokens=tokens, allreduce_s=times)
+
+
+def _allreduce_between(low: PNormLaw, high: PNormLaw, share: float) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return the points of a share of the way from one measured all-reduce to the other, none counting as zero."""
+    tokens = tuple(sorted({*low.allreduce_tokens, *high.allreduce_tokens}))
+    times = sum(part * law.allreduce_time_s(np.array(tokens)) for law, part in ((low, 1 - share), (high, share)))
+    return tokens, tuple(np.atleast_1d(times).tolist())

@@ -13,6 +13,7 @@ steps alike (DESIGN of the project, section 2):
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
@@ -30,12 +31,13 @@ __all__ = [
     "PNormLaw",
     "StepLaw",
     "check_coefficients",
+    "curve_s",
 ]
 
 FloatLike = float | npt.NDArray[np.float64]
 
 KIND_PNORM, KIND_LINEAR, KIND_ROOFLINE = 0, 1, 2
-KERNEL_WIDTH = 16  # numbers of `kernel_params`
+KERNEL_WIDTH = 16  # numbers of `kernel_params` before the points of a curve
 
 
 def check_coefficients(law: object, what: str = "law coefficient", remedy: str = "fit the law again") -> None:
@@ -57,8 +59,31 @@ def check_coefficients(law: object, what: str = "law coefficient", remedy: str =
     """
     for name in law.__slots__:  # type: ignore[attr-defined]  # every law is a dataclass with slots
         value = getattr(law, name)
-        if not (np.isfinite(value) and value >= 0):
+        numbers = np.asarray(value, dtype=float)
+        if not np.all(np.isfinite(numbers) & (numbers >= 0)):
             raise InputError(f"{what} {name}", value, "finite and >= 0", remedy)
+
+
+def curve_s(tokens: npt.ArrayLike, at: tuple[float, ...], times_s: tuple[float, ...]) -> npt.NDArray[np.float64]:
+    """Return times [s] along a curve through points, held before the first and carried on beyond the last.
+
+    Parameters
+    ----------
+    tokens : array_like
+        Where.
+    at, times_s : tuple of float
+        Tokens, ascending, and times [s] of at least two points; without points the curve is 0.
+
+    Returns
+    -------
+    ndarray
+        Times [s], shape of `tokens`.
+    """
+    m = np.asarray(tokens, dtype=float)
+    if not at:
+        return np.zeros(m.shape)
+    slope = (times_s[-1] - times_s[-2]) / (at[-1] - at[-2])
+    return np.asarray(np.interp(m, at, times_s) + slope * np.maximum(m - at[-1], 0.0))
 
 
 class StepLaw(Protocol):
@@ -76,7 +101,7 @@ class StepLaw(Protocol):
         ...
 
     def kernel_params(self) -> npt.NDArray[np.float64]:
-        """Return shape (16,): the kind of law, then its coefficients, as `_kernels.laws` reads them."""
+        """Return 16 numbers, the kind of law and its coefficients, then points, as `_kernels.law_tables` reads them."""
         ...
 
 
@@ -84,8 +109,8 @@ class StepLaw(Protocol):
 class PNormLaw:
     """Weights read against tokens multiplied, joined by a p-norm; *empirical*.
 
-    T = max(o0 + o1*B, g*(t0 + [(w*m^a*D(m))^p + (c*m)^p]^(1/p) + j*J(m) + cK*K + ca*q + cx*r)),   m = B + n
-    D(m) = 1 - (1 - e)^m, 1 for e = 0;   J(m) = (m - m1)/(m2 - m1), held to [0, 1]
+    T = max(o0 + o1*B, g*(t0 + [(w*m^a*D(m))^p + (c*m)^p]^(1/p) + j*J(m) + R(m) + cK*K + ca*q + cx*r)),   m = B + n
+    D(m) = 1 - (1 - e)^m, 1 for e = 0;   J(m) = (m - m1)/(m2 - m1), held to [0, 1];   R through its points
 
     Parameters
     ----------
@@ -116,6 +141,9 @@ class PNormLaw:
         j, how much longer a step takes once kernels have changed algorithm [s]; all-reduces on A100 do at 2 to 4 MB.
     jump_from_tokens, jump_to_tokens : float
         m1 and m2, tokens between which they change.
+    allreduce_tokens, allreduce_s : tuple of float
+        Points of R, the step's all-reduces as measured [tokens, s]: straight between, held before the first, carried on
+        beyond the last. Empty where the other terms have them.
 
     Notes
     -----
@@ -143,6 +171,8 @@ class PNormLaw:
     jump_s: float = 0.0
     jump_from_tokens: float = 0.0
     jump_to_tokens: float = 0.0
+    allreduce_tokens: tuple[float, ...] = ()
+    allreduce_s: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         check_coefficients(self)
@@ -153,9 +183,13 @@ class PNormLaw:
         if self.jump_s > 0 and self.jump_to_tokens <= self.jump_from_tokens:
             limit = f"> jump_from_tokens, {self.jump_from_tokens:g}"
             raise InputError("law coefficient jump_to_tokens", self.jump_to_tokens, limit, "fit the law again")
+        tokens, times = self.allreduce_tokens, self.allreduce_s
+        if len(tokens) != len(times) or len(tokens) == 1 or any(b <= a for a, b in pairwise(tokens)):
+            limit = "ascending, none or at least two, as many as allreduce_s"
+            raise InputError("law coefficient allreduce_tokens", tokens, limit, "fit the law again")
 
     def base_s(self, tokens: FloatLike) -> FloatLike:
-        """Return t0 + [(w*m^a*D)^p + (c*m)^p]^(1/p) + j*J [s] for m tokens; the larger term is factored out."""
+        """Return t0 + [(w*m^a*D)^p + (c*m)^p]^(1/p) + j*J + R [s] for m tokens; the larger term is factored out."""
         t0, w, a, c, p, e = self.t0_s, self.w_s, self.a, self.c_s, self.p, self.expert_share
         m = np.asarray(tokens, dtype=float)
         memory = w * m**a
@@ -169,7 +203,13 @@ class PNormLaw:
         if self.jump_s > 0:
             m1, m2 = self.jump_from_tokens, self.jump_to_tokens
             total = total + self.jump_s * np.clip((m - m1) / (m2 - m1), 0.0, 1.0)
+        if self.allreduce_tokens:
+            total = total + self.allreduce_time_s(m)
         return float(total) if np.ndim(tokens) == 0 else total
+
+    def allreduce_time_s(self, tokens: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Return R [s] at so many tokens; 0 without points."""
+        return curve_s(tokens, self.allreduce_tokens, self.allreduce_s)
 
     def step_time_s(
         self,
@@ -186,11 +226,12 @@ class PNormLaw:
         return float(total) if np.ndim(total) == 0 else total
 
     def kernel_params(self) -> npt.NDArray[np.float64]:
-        """Return shape (16,): kind 0, t0, w, a, c, p, cK, ca, cx, o0, o1, g, e, j, m1, m2."""
+        """Return kind 0, t0, w, a, c, p, cK, ca, cx, o0, o1, g, e, j, m1, m2, then tokens and times of R's points."""
         return np.array([
             KIND_PNORM, self.t0_s, self.w_s, self.a, self.c_s, self.p, self.context_s, self.attention_s,
             self.reload_s, self.floor_s, self.floor_per_request_s, self.gain,
             self.expert_share, self.jump_s, self.jump_from_tokens, self.jump_to_tokens,
+            *self.allreduce_tokens, *self.allreduce_s,
         ])  # fmt: skip
 
 

@@ -96,8 +96,8 @@ def _scaled(calibration: Calibration, prefill: float, decode: float) -> Calibrat
     laws = []
     for law, factor in ((calibration.prefill, prefill), (calibration.step, decode)):
         if isinstance(law, PNormLaw):
-            floor = {"floor_s": law.floor_s * factor, "floor_per_request_s": law.floor_per_request_s * factor}
-            law = replace(law, gain=law.gain * factor, **floor)
+            floor_s, per_request_s = law.floor_s * factor, law.floor_per_request_s * factor
+            law = replace(law, gain=law.gain * factor, floor_s=floor_s, floor_per_request_s=per_request_s)
         laws.append(law)
     return replace(calibration, prefill=laws[0], step=laws[1])
 

@@ -13,6 +13,7 @@ from qmodel._kernels import laws as kl
 from qmodel._kernels import policies as kp
 from qmodel._kernels import sim_state as ks
 from qmodel._kernels import user as ku
+from qmodel._kernels.law_tables import canonical
 from qmodel.errors import InputError
 from qmodel.laws import Calibration
 from qmodel.policies.arrays import policy_arrays
@@ -104,7 +105,7 @@ def _laws(scene: Scene, size: int) -> tuple[FloatArray, FloatArray, FloatArray]:
         params = np.asarray(law.kernel_params(), dtype=float)
         index = known.setdefault(params.tobytes(), len(tables))
         if index == len(tables):
-            tables.append(kl.canonical(params, size))
+            tables.append(canonical(params, size))
         coef[u] = tables[index][0]
         coef[u, kl.C_TABLE] = index
         if u < len(scene.prefill) and budget:

@@ -105,8 +105,8 @@ def _scaled(calibration: Calibration, prefill: float, decode: float) -> Calibrat
     for law, factor in ((calibration.prefill, prefill), (calibration.step, decode)):
         if not isinstance(law, PNormLaw):
             raise InputError("law to make wrong", type(law).__name__, "a p-norm law", "use a shipped calibration")
-        floor = {"floor_s": law.floor_s * factor, "floor_per_request_s": law.floor_per_request_s * factor}
-        laws.append(replace(law, gain=law.gain * factor, **floor))
+        floor_s, per_request_s = law.floor_s * factor, law.floor_per_request_s * factor
+        laws.append(replace(law, gain=law.gain * factor, floor_s=floor_s, floor_per_request_s=per_request_s))
     return replace(calibration, prefill=laws[0], step=laws[1])
 
 

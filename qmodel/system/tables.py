@@ -40,7 +40,7 @@ class UnitLaws:
 
 @lru_cache(maxsize=32)
 def _canonical(params: bytes, size: int) -> tuple[FloatArray, FloatArray]:
-    from qmodel._kernels.laws import canonical
+    from qmodel._kernels.law_tables import canonical
 
     coef, table = canonical(np.frombuffer(params), size)
     return np.asarray(coef), np.asarray(table)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from qmodel.errors import InputError
 from qmodel.fitting.engine import decode_times_s, fit_engine, prompt_times_s
-from qmodel.io.calibrations import load_calibration, load_calibrations, read_calibrations
+from qmodel.io.calibrations import load_calibration, load_calibrations, read_calibrations, save_calibration
 from qmodel.laws import DecodeTimes, EngineCorrection, PromptTimes
 from qmodel.laws.interpolation import at_tp
 from qmodel.studies.calibration import calibrate
@@ -118,6 +118,30 @@ def test_interpolated_tp_lies_between_its_neighbours():
         assert times[1] == pytest.approx(float(four.decode_step_s(batch, 600 * batch)), rel=0.15)
     with pytest.raises(InputError, match="within 2, 8"):
         at_tp([two, eight], 16)
+
+
+def test_interpolated_prompts_take_their_share_of_a_measured_all_reduce():
+    two, four, eight = load_calibrations("llama-2-70b")
+    between = at_tp([two, eight], 4)
+    lengths = np.array([64.0, 400.0, 3000.0, 8000.0])
+    times = [c.lone_prefill_s(lengths) for c in (eight, between, two)]
+    assert np.all(times[0] < times[1])
+    assert np.all(times[1] < times[2])
+    np.testing.assert_allclose(times[1], four.lone_prefill_s(lengths), rtol=0.25)
+    tripled = replace(eight.prefill, allreduce_s=tuple(3 * t for t in eight.prefill.allreduce_s))
+    halfway = at_tp([replace(eight, tp=2), replace(eight, prefill=tripled)], 4)
+    assert halfway.prefill.allreduce_s == pytest.approx([2 * t for t in eight.prefill.allreduce_s])
+    assert halfway.prefill.c_s == pytest.approx(eight.prefill.c_s)
+
+
+def test_files_keep_a_measured_all_reduce(tmp_path):
+    eight = load_calibration("llama-2-70b", tp=8)
+    save_calibration(eight, tmp_path / "cal.json")
+    again = load_calibration(str(tmp_path / "cal.json"))
+    assert again.prefill == eight.prefill
+    assert len(again.prefill.allreduce_s) == 16
+    flat = replace(eight, prefill=replace(eight.prefill, allreduce_tokens=(), allreduce_s=()))
+    assert flat.fingerprint != eight.fingerprint == again.fingerprint
 
 
 def write_splitwise(path: Path, decode, prompt, model="llama2-70b", gpu="a100-80gb"):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
@@ -86,6 +88,20 @@ def test_saturating_experts_and_a_jump_are_recovered(t0, w, a, jump, noise):
     if noise == 0:
         assert found.jump_s == pytest.approx(jump, rel=0.05)
         assert found.a == pytest.approx(a, abs=0.02)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.03])
+def test_coefficients_beside_a_measured_all_reduce_are_recovered(noise):
+    points = ((1.0, 1e-3), (128.0, 7e-3), (256.0, 21e-3), (1024.0, 58e-3), (8192.0, 347e-3))
+    at, times = zip(*points, strict=True)
+    truth = PNormLaw(t0_s=8e-3, w_s=8e-3, c_s=8e-5, p=2.2, context_s=3e-8, attention_s=1.6e-9)
+    truth = replace(truth, allreduce_tokens=at, allreduce_s=times)
+    found = fit_step_law(samples_of(truth, noise), Form("dense", allreduce=points))
+    assert errors_of(found, samples_of(truth)).mape < 0.002 + 0.5 * noise
+    assert (found.allreduce_tokens, found.allreduce_s) == (at, times)
+    assert found.c_s == pytest.approx(8e-5, rel=0.01 + noise)
+    without = fit_step_law(samples_of(truth, noise), "dense")
+    assert errors_of(without, samples_of(truth)).mape > 2 * errors_of(found, samples_of(truth)).mape
 
 
 def test_linear_law_is_recovered_exactly():

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -14,8 +16,15 @@ def written_out(law, B, K, n, q, r):
     m = B + n
     touched = 1 - (1 - law.expert_share) ** m if law.expert_share else 1.0
     joint = ((law.w_s * m**law.a * touched) ** law.p + (law.c_s * m) ** law.p) ** (1 / law.p)
+    reduced, points = 0.0, list(zip(law.allreduce_tokens, law.allreduce_s, strict=True))
+    if points:  # held before the first point, on the segment that m lies in, and on the last one beyond it
+        inside = [pair for pair in pairwise(points) if pair[0][0] <= max(m, points[0][0])]
+        (m1, t1), (m2, t2) = inside[-1]
+        reduced = t1 + (max(m, points[0][0]) - m1) / (m2 - m1) * (t2 - t1)
     risen = np.interp(m, [law.jump_from_tokens, law.jump_to_tokens], [0.0, 1.0]) if law.jump_s else 0.0
-    kernels = law.t0_s + law.jump_s * risen + joint + law.context_s * K + law.attention_s * q + law.reload_s * r
+    kernels = (
+        law.t0_s + law.jump_s * risen + reduced + joint + law.context_s * K + law.attention_s * q + law.reload_s * r
+    )
     return max(law.floor_s + law.floor_per_request_s * B, law.gain * kernels)
 
 
@@ -30,12 +39,14 @@ def written_out(law, B, K, n, q, r):
     floor=st.floats(0, 0.1),
     share=st.sampled_from([0.0, 6 / 64, 0.25]),
     jump=st.sampled_from([0.0, 4e-3]),
+    points=st.sampled_from([((), ()), ((16.0, 100.0), (1e-3, 2e-3)), ((64.0, 256.0, 1000.0), (2e-3, 9e-3, 2e-2))]),
 )
-def test_p_norm_law_is_its_formula(B, ctx, n, done, a, p, gain, floor, share, jump):
+def test_p_norm_law_is_its_formula(B, ctx, n, done, a, p, gain, floor, share, jump, points):
     law = PNormLaw(
         t0_s=1e-3, w_s=5e-3, c_s=4e-5, a=a, p=p, context_s=5e-8, attention_s=2e-9, reload_s=5e-7,
         gain=gain, floor_s=floor, floor_per_request_s=1e-5,
         expert_share=share, jump_s=jump, jump_from_tokens=128.0, jump_to_tokens=320.0,
+        allreduce_tokens=points[0], allreduce_s=points[1],
     )  # fmt: skip
     q, r = n * (done + n / 2), done * (n > 0)
     got = law.step_time_s(B, B * ctx, n, q, r)
@@ -78,13 +89,14 @@ def test_share_of_experts_read_is_that_of_random_choices(tokens):
 def test_kernels_hold_the_same_law():
     """The table over B + n that kernels look up is the law without context, whatever its terms."""
     from qmodel._kernels import laws as kernel_laws
+    from qmodel._kernels.law_tables import canonical
 
     law = PNormLaw(
         t0_s=1e-3, w_s=5e-3, c_s=4e-5, a=0.1, p=2.5, context_s=5e-8, attention_s=2e-9, reload_s=5e-7, gain=1.2,
         floor_s=8e-3, floor_per_request_s=1e-5, expert_share=0.25, jump_s=4e-3, jump_from_tokens=128.0,
-        jump_to_tokens=320.0,
+        jump_to_tokens=320.0, allreduce_tokens=(8.0, 128.0, 512.0), allreduce_s=(1e-3, 3e-3, 2e-2),
     )  # fmt: skip
-    coef, base = kernel_laws.canonical(law.kernel_params(), 1024)
+    coef, base = canonical(law.kernel_params(), 1024)
     for B, K, n, q, r in ((1, 100, 0, 0, 0), (9, 9000, 119, 7000, 50), (64, 1e5, 300, 1e5, 900), (0, 0, 1023, 5e5, 0)):
         got = kernel_laws.law_time(coef[None], base[None], 0, B, float(K), n, float(q), float(r))
         assert got == pytest.approx(law.step_time_s(B, K, n, q, r), rel=1e-12)
@@ -99,6 +111,11 @@ def test_kernels_hold_the_same_law():
         {"gain": float("inf")},
         {"expert_share": 1.0},
         {"jump_s": 1e-3, "jump_from_tokens": 512.0, "jump_to_tokens": 256.0},
+        {"allreduce_tokens": (1.0, 2.0), "allreduce_s": (1e-3,)},
+        {"allreduce_tokens": (1.0,), "allreduce_s": (1e-3,)},
+        {"allreduce_tokens": (2.0, 2.0), "allreduce_s": (1e-3, 1e-3)},
+        {"allreduce_tokens": (1.0, 2.0), "allreduce_s": (1e-3, -1e-3)},
+        {"allreduce_tokens": (1.0, 2.0), "allreduce_s": (1e-3, float("nan"))},
     ],
 )
 def test_bad_coefficients_are_refused(change):
