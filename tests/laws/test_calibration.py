@@ -13,6 +13,8 @@ from qmodel.io.calibrations import (
     save_calibration,
 )
 from qmodel.laws import PNormLaw
+from qmodel.scenario import SLO, Cluster, Requests
+from qmodel.simulation import simulate
 
 
 @pytest.fixture
@@ -126,3 +128,13 @@ def test_chunk_increment_is_that_of_composed_kernels(cal, chunk, alone_ms, far_m
     for done, expected in ((0.0, alone_ms), (32_768.0, far_ms)):
         chunks, increment = chunk_increment_table(cal, 40.0, 1500.0, done)
         assert increment[chunks == chunk][0] * 1e3 == pytest.approx(expected, rel=0.25)
+
+
+def test_the_simulator_runs_prompts_at_a_law_with_a_measured_all_reduce():
+    cal = load_calibration("llama-2-70b", tp=8)
+    assert cal.prefill.allreduce_s
+    lengths = np.array([40, 200, 700, 1900])
+    requests = Requests.from_arrays(10.0 * np.arange(4), lengths, [2] * 4)  # far apart: each one alone
+    pools = Cluster(prefill=1, decode=1, calibration=cal)
+    found = simulate(pools, requests, SLO(ttft_s=10.0, tbt_s=1.0), warmup=0).requests
+    assert found.prefill_s.to_numpy() == pytest.approx(cal.lone_prefill_s(lengths), rel=1e-9)
