@@ -187,8 +187,8 @@ def late_rules(
 def deadline_rules(rule: ThresholdRule, deadline_s: float) -> dict[str, ThresholdRule]:
     """Return the dispatch candidates of the default search: with and without a deadline for decode backlog.
 
-    A rule that comes with a deadline keeps it: decided blindly at arrival, it must hold in bursts larger than those it
-    was made on.
+    A rule that comes with a deadline keeps it, and the one with a deadline comes first, so that it wins ties: decided
+    blindly at arrival, it must hold in bursts larger than those it was made on.
 
     Parameters
     ----------
@@ -198,7 +198,7 @@ def deadline_rules(rule: ThresholdRule, deadline_s: float) -> dict[str, Threshol
         Longest v + h [s].
     """
     found = {"dispatch, deadline": replace(rule, deadline_s=deadline_s)}
-    return found if rule.deadline_s > 0 else {"dispatch": rule} | found
+    return found if rule.deadline_s > 0 else found | {"dispatch": rule}
 
 
 def price_rules(rule: ThresholdRule, deadline_s: float) -> dict[str, ThresholdRule]:
@@ -240,8 +240,8 @@ def best_rule(
     Outcomes are taken relative to Kairos' on the same requests. "p95": the lowest P95 TTFT among those whose SLO
     attainment is not below Kairos' (all, if none is above), and which do not starve the longest prompts: a P99 more
     than 10 % above Kairos' is passed over where another candidate has a lower one and no less attainment. P95 within
-    10 % counts as equal, then attainment decides. "slo" and "goodput": the highest attainment, then P95. "mean": the
-    lowest mean TTFT.
+    10 % counts as equal, then attainment decides, then the order in which candidates are given. "slo" and "goodput":
+    the highest attainment, then P95. "mean": the lowest mean TTFT.
     Many candidates are screened on short stretches first (successive halving).
 
     Parameters
@@ -307,5 +307,7 @@ def _ranks(
         below = (lost > TIED_ATTAINMENT) | ((p99 > STARVED_P99) & np.array(fair))
         lowest = np.min(p95[~below]) if not below.all() else np.min(p95)
         tied = p95 <= TIED_P95 * lowest
-        keys = [below.astype(float), np.where(tied, 0.0, p95), np.where(tied, missed, 0.0), p95]
+        # A tie is not broken by P95 once more: on light traffic that would be noise, and the order that it picked would
+        # have to serve the next burst. The first candidate wins, whose order does best in bursts.
+        keys = [below.astype(float), np.where(tied, 0.0, p95), np.where(tied, missed, 0.0)]
     return {name: tuple(float(key[i]) for key in keys) for i, name in enumerate(candidates)}
