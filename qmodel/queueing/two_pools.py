@@ -22,8 +22,9 @@ Thresholds = Callable[[FloatArray], npt.ArrayLike]
 
 #: Relative width at which the search for a quantile stops.
 QUANTILE_TOLERANCE = 1e-9
-#: What independent residuals add to the errors with several servers in a pool: the most seen against simulation, with
-#: heavy-tailed prompts (work SCV 3.3), 2 to 8 servers a pool, loads .8 to 1.2 (docs/queueing/two-pools.md).
+#: What independent residuals add to the errors with several servers in a pool. Mean: the most seen against simulation
+#: in the cases of docs/queueing/two-pools.md (heavy-tailed prompts, work SCV 3.3). Percentiles: rounded up from 37 %.
+#: The share deflected: the tolerance of the simulated test. Other laws and loads may err by more.
 SEVERAL_SERVERS = {"mean": 0.23, "p95": 0.4, "p99": 0.4, "deflected": 0.02}
 
 

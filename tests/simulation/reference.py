@@ -61,7 +61,7 @@ class Job:
 
 @dataclass(eq=False)
 class Prefill:
-    """A prefill instance."""
+    """A prefill instance; it looks at its queue when something of its own has changed, not when others' has."""
 
     number: int
     cal: object
@@ -76,6 +76,7 @@ class Prefill:
     speed: float = 1.0
     down: bool = False
     forgotten: bool = False
+    changed: bool = False
 
 
 @dataclass(eq=False)
@@ -98,6 +99,7 @@ class Decode:
     rate: float = 0.0
     speed: float = 1.0
     down: bool = False
+    changed: bool = False
     forgotten: bool = False
 
     @property
@@ -154,6 +156,8 @@ class Reference:
             if math.isinf(self.now) or not any(math.isnan(job.finish) for job in self.jobs):
                 return self
             t, pull = self.now, False
+            for p in self.prefill:
+                p.changed = p.end == t
             while self.faults and self.faults[0][0] == t:
                 self.fault(*self.faults.pop(0)[1:])
                 pull = True
@@ -166,6 +170,7 @@ class Reference:
                 job.target.landed.append(job)
                 job.target.assigned += self.choice == "arrival_landed"
                 job.source.held -= job.need
+                job.source.changed = True
             for d in self.decode:
                 if d.end == t:
                     pull = pull or bool(d.hosted)
@@ -294,6 +299,7 @@ class Reference:
             self.deflect(job, self.decode[route.instance], route.host_s)
         else:
             self.insert(self.prefill[route.instance].queue, job)
+            self.prefill[route.instance].changed = True
             if self.choice != "prefilled":
                 job.target = self.least_loaded()
                 job.target.assigned += self.choice == "arrival"
@@ -341,7 +347,7 @@ class Reference:
 
     def sort_due(self):
         """Give up the longest until those that are left can all end in time, in order of arrival."""
-        groups = [(self.shared, self.prefill)] if self.late else [(p.queue, [p]) for p in self.prefill]
+        groups = [(self.shared, self.prefill)] if self.late else [(p.queue, [p]) for p in self.prefill if p.changed]
         for queue, servers in groups:
             ahead, kept, lost = sum(self.begun_work(p) for p in servers), [], []
             running = max(1, sum(not p.down for p in servers))
@@ -375,7 +381,10 @@ class Reference:
             unit.rate *= 1 / factor if begins else factor
         else:
             unit.down = begins
+            unit.changed = True
             if begins:
+                for p in self.prefill:  # caches lost elsewhere may let it start
+                    p.changed = True
                 (self.stop_prefill if number < len(self.prefill) else self.stop_decode)(unit)
 
     def drop(self, jobs):
@@ -420,7 +429,7 @@ class Reference:
         """Let idle instances start, in order of id, until none can."""
         idle = True
         while idle:
-            idle = [p for p in self.prefill if math.isinf(p.end) and not p.down]
+            idle = [p for p in self.prefill if math.isinf(p.end) and not p.down and (self.late or p.changed)]
             for p in idle:
                 self.start_prefill(p)
             idle = [p for p in idle if not math.isinf(p.end)]
