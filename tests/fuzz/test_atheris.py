@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-TARGET = Path(__file__).with_name("atheris_target.py")
+TARGET = Path(__file__).parents[2] / "tools" / "fuzz_loaders.py"
 SEEDS = {
     0: b"arrival_s,prompt_tokens,output_tokens\n0,10,5\n1,20,5\n",
     1: b'{"timestamp": 1, "input_length": 10, "output_length": 2, "hash_ids": [1]}\n',

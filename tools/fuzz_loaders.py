@@ -1,4 +1,4 @@
-"""A coverage-guided fuzz target over every loader: `python tests/fuzz/atheris_target.py -runs=20000`.
+"""A coverage-guided fuzz target over every loader: `python tools/fuzz_loaders.py -runs=20000`.
 
 Its first byte chooses the loader, the rest is the file. Anything but an answer or a QModelError is a finding.
 """
