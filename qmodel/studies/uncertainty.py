@@ -86,11 +86,12 @@ def with_calibration_interval(
     """
     from qmodel.optimization.plan import derive_plan
 
-    policy, rule, tables = plan.policy(), plan.rule, []
+    policy, tables = plan.policy(), []
     objective: Any = plan.objective
+    order: Any = plan.dispatch_rule.order
 
     def evaluate(drawn: Cluster) -> dict[str, float]:
-        again = derive_plan(drawn, workload, slo, objective=objective, binding=rule.binding, order=rule.order)
+        again = derive_plan(drawn, workload, slo, objective=objective, binding="dispatch", order=order)
         row = headline(predict(drawn, workload, slo, policy))
         tables.append(np.asarray(again.thresholds["threshold_s"]))
         return row | {name: value for name, value in again.predicted["metrics"].items() if name not in row}

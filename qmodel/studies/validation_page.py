@@ -253,7 +253,7 @@ def page(rows: Sequence[Row], worst: int = 12) -> str:
         f"\n![Predicted against simulated, with bands of 5 and 15 %]({_PICTURE})\n",
         "## By part of the grid\n",
         *_summary(rows),
-        f"\nMedian processor time of a prediction on the busy machine that wrote this page: {speeds}.\n",
+        f"\nMedian processor time of a prediction while this page was written: {speeds}.\n",
         "## How honest the error estimates are\n",
         "Half-widths are 95th percentiles of the errors over half of the cells, drawn by a hash of their names (of",
         "fewer than twelve: 1.5 times the largest). The shares below are those of the *other* half whose simulated",
