@@ -9,7 +9,8 @@ from qmodel.policies import Kairos
 from qmodel.scenario import SLO, Cluster, Requests, Workload
 from qmodel.system import predict
 
-# The path that measures packing is short; its noise may move a quantile by this much against a sure trend.
+# The path that measures packing and small decode batches is short; its noise may move a quantile by this much against a
+# sure trend: more bandwidth lands caches sooner, which may just miss a decode step there.
 NOISE = 0.01
 # On one trace, a cache that lands sooner may just miss a decode step: decision 0064.
 TRACE_NOISE = 0.03
@@ -33,7 +34,7 @@ def test_p95_rises_with_load_and_falls_with_instances_and_bandwidth(calibration,
     assert after(cluster, workload.at_rate(workload.rate_per_s * more)) >= p95 * (1 - NOISE)
     assert after(cluster.with_(prefill=k + 1), workload) <= p95 * (1 + NOISE)
     assert after(cluster.with_(decode=k + 2), workload) <= p95 * (1 + NOISE)
-    assert after(cluster.with_(bandwidth_gb_s=25.0 * wider), workload) <= p95 * (1 + 1e-9)
+    assert after(cluster.with_(bandwidth_gb_s=25.0 * wider), workload) <= p95 * (1 + NOISE)
 
 
 @settings(max_examples=15, deadline=None)
