@@ -68,6 +68,7 @@ def thresholds(
     order: Annotated[Order, typer.Option(help="Order of the prefill queue.")] = Order.auto,
     effort: Annotated[Effort, typer.Option(help="How many rules to judge with the numerical model.")] = Effort.normal,
     robust: Annotated[bool, typer.Option(help="Judge by the worst of rate +-30 % and laws +-20 %.")] = False,
+    chunk_cap: Annotated[int | None, typer.Option(help="Largest chunk hosted in a decode step [tokens].")] = None,
     frontier: Annotated[Path | None, typer.Option(help="Draw P95 TTFT against attainment and P99.")] = None,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Simulated runs per policy.")] = 5,
     requests: Annotated[int | None, typer.Option(min=1, help="Requests per run.")] = None,
@@ -104,7 +105,7 @@ def thresholds(
     with show.progress() as told:
         plan = derive_thresholds(
             inputs.cluster, inputs.workload, inputs.slo, objective.value, binding.value, order.value, draws=draws,
-            effort=effort.value, robust=robust,
+            effort=effort.value, robust=robust, chunk_cap=chunk_cap,
         )  # fmt: skip
         plan = plan.with_options(inputs.options)
         checked = (

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from qmodel.errors import InputError
 from qmodel.laws import Calibration
 
-__all__ = ["CHUNKS", "NO_SCHEDULE_S", "Schedule", "chunk_schedule", "safe_chunks"]
+__all__ = ["CHUNKS", "NO_SCHEDULE_S", "SMALLEST_PLANNED_CHUNK", "Schedule", "capped", "chunk_schedule", "safe_chunks"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -17,8 +18,37 @@ FloatArray = npt.NDArray[np.float64]
 # multiples of 32 lower P95 TTFT by up to a fifth in congested panels, and keep the TBT SLO where chunks of 128 tokens
 # late in a long prompt would not (docs/decisions/0051, 0052).
 CHUNKS = tuple(range(2048, 0, -32))
+# No prompt is deflected on a schedule with smaller chunks [tokens]: smaller ones are for batches that grow meanwhile.
+SMALLEST_PLANNED_CHUNK = 128
 # Host time where some step has no TBT-safe chunk [s]: so long that no price makes deflection worth it, yet finite.
 NO_SCHEDULE_S = 1e6
+
+
+def capped(cap: int | None, chunks: tuple[int, ...] = CHUNKS) -> tuple[int, ...]:
+    """Return the candidate chunks up to a cap.
+
+    Parameters
+    ----------
+    cap : int, optional
+        Largest chunk [tokens]; none keeps all.
+    chunks : tuple of int
+        Candidates, largest first [tokens].
+
+    Returns
+    -------
+    tuple of int
+        Largest first.
+
+    Raises
+    ------
+    InputError
+        When the cap leaves no chunk that a schedule is planned with.
+    """
+    if cap is None:
+        return chunks
+    if not cap >= SMALLEST_PLANNED_CHUNK:
+        raise InputError("chunk_cap", cap, f">= {SMALLEST_PLANNED_CHUNK} tokens", "smaller chunks are never planned")
+    return tuple(c for c in chunks if c <= cap)
 
 
 class Schedule(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -25,13 +25,14 @@ from qmodel.optimization.choice import (
     late_rules,
     price_rules,
 )
-from qmodel.optimization.chunks import safe_chunks
+from qmodel.optimization.chunks import capped, safe_chunks
+from qmodel.optimization.horizon import horizon_prices
 from qmodel.optimization.robust import robust_prices, scenario_set
 from qmodel.optimization.shadow import shadow_prices
 from qmodel.optimization.split import StaticSplit, static_split
-from qmodel.optimization.thresholds import DEADLINE_SHARE, HARM_WEIGHT, threshold_rule, thresholds_s
+from qmodel.optimization.thresholds import DEADLINE_SHARE, HARM_WEIGHT, threshold_rule, thresholds_s, with_chunks
 from qmodel.policies.rule import Binding, Order, ThresholdRule
-from qmodel.scenario import SLO, Cluster, Workload
+from qmodel.scenario import SLO, Cluster, Requests, Workload
 from qmodel.scenario.plan import Plan
 from qmodel.scenario.slo import strictest
 
@@ -39,6 +40,8 @@ __all__ = ["Objective", "Plan", "calibration_hash", "derive_plan"]
 
 Objective = Literal["p95", "slo", "mean", "goodput"]
 
+#: Caps on hosted chunks that a thorough search tries [tokens].
+CAPS = (512, 1024)
 _TABLE_TOKENS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 _TABLE_BACKLOG_S = (0.0, 0.1, 0.25, 0.5, 1.0)
 _CHUNK_DONE = (0, 2048, 8192, 32768, 131072)
@@ -53,6 +56,7 @@ def derive_plan(
     order: Order | Literal["auto"] = "auto",
     effort: Effort = "normal",
     robust: bool | Sequence[Workload] = False,
+    chunk_cap: int | None = None,
 ) -> Plan:
     """Return the plan for a cluster, a workload and an SLO, without simulation.
 
@@ -74,6 +78,9 @@ def derive_plan(
         How many candidates stage 3 judges where form and order are left to it; "none": bound late, shortest first.
     robust : bool or sequence of Workload
         Judge candidates by the worst of a scenario set: rate +-30 %, laws +-20 %, and these workloads if given.
+    chunk_cap : int, optional
+        Largest chunk that a decode instance hosts in a step [tokens]; by default 2,048, and with effort "high" caps of
+        512 and 1,024 are judged too.
 
     Returns
     -------
@@ -91,11 +98,14 @@ def derive_plan(
     _check_choice("binding", binding, ("auto", "dispatch", "late"))
     _check_choice("order", order, ("auto", "fcfs", "spf", "aged", "due"))
     _check_choice("effort", effort, ("none", "normal", "high"))
-    split = static_split(cluster, workload, slo)
+    chunks = capped(chunk_cap)
+    split = static_split(cluster, workload, slo, chunks=chunks)
     limits = strictest(slo)
     valued = True if objective in ("slo", "goodput") else None
     dispatch_order: Order = "fcfs" if order == "auto" else order
-    at_dispatch = threshold_rule(cluster, workload, limits, split, "dispatch", dispatch_order, value_deadlines=valued)
+    at_dispatch = threshold_rule(
+        cluster, workload, limits, split, "dispatch", dispatch_order, chunks=chunks, value_deadlines=valued
+    )
     if effort == "none" or not isinstance(workload, Workload):  # nothing to judge candidates on
         late = None if binding == "dispatch" else _late(at_dispatch, "spf" if order == "auto" else order)
         return _assemble(cluster, workload, limits, objective, split, at_dispatch, late, {})
@@ -103,7 +113,8 @@ def derive_plan(
     if robust:
         others = () if isinstance(robust, bool) else robust
         scenarios = scenario_set(cluster, workload, ROBUST_REQUESTS, others)
-    return _chosen(cluster, workload, limits, objective, binding, order, effort, split, at_dispatch, scenarios)
+    caps = CAPS if effort == "high" and chunk_cap is None else ()
+    return _chosen(cluster, workload, limits, objective, binding, order, effort, caps, split, at_dispatch, scenarios)
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -123,6 +134,7 @@ def _chosen(
     binding: Binding | Literal["auto"],
     order: Order | Literal["auto"],
     effort: Effort,
+    caps: tuple[int, ...],
     split: StaticSplit,
     at_dispatch: ThresholdRule,
     scenarios: list[Scenario],
@@ -135,6 +147,10 @@ def _chosen(
         if len(scenarios) > 1:
             prices = robust_prices(cluster, workload, slo, split, at_dispatch)
             rules |= {f"robust {name}": rule for name, rule in deadline_rules(prices, deadline_s).items()}
+        if split.pools is None and (effort == "high" or objective in ("slo", "goodput")):
+            rules |= _horizon_rules(cluster, scenarios[0].requests, split, at_dispatch, deadline_s)
+        if binding == "dispatch":
+            rules |= _capped_rules(rules, caps, cluster, slo)
         choice = best_rule(rules, scenarios, slo, objective)
         at_dispatch = choice.rule
         judged |= choice.outcomes
@@ -142,10 +158,37 @@ def _chosen(
     if binding != "dispatch":
         orders = ORDERS if order == "auto" else (order,)
         candidates = late_rules(_late(at_dispatch, "spf"), orders, effort)
+        candidates |= _capped_rules({f"late {one}": candidates[f"late {one}"] for one in orders}, caps, cluster, slo)
         choice = best_rule(candidates, scenarios, slo, objective, judged.get("kairos"))
         late = choice.rule
         judged |= choice.outcomes
+        if late.chunks != at_dispatch.chunks:  # both rules share one set of tables
+            at_dispatch = with_chunks(at_dispatch, cluster, slo, late.chunks)
     return _assemble(cluster, workload, slo, objective, split, at_dispatch, late, judged)
+
+
+def _horizon_rules(
+    cluster: Cluster, requests: Requests, split: StaticSplit, rule: ThresholdRule, deadline_s: float
+) -> dict[str, ThresholdRule]:
+    """Return the dispatch candidates with prices of backlog over the horizon that is judged, on one pool or both."""
+    g_P, g_D = horizon_prices(cluster, requests, split)
+    prefill = replace(rule, price_prefill_per_s=g_P)
+    both = replace(prefill, price_decode_per_s=g_D)
+    found = deadline_rules(prefill, deadline_s).items(), deadline_rules(both, deadline_s).items()
+    return {f"{name}, horizon g_P": one for name, one in found[0]} | {
+        f"{name}, horizon g_P and g_D": one for name, one in found[1]
+    }
+
+
+def _capped_rules(
+    rules: Mapping[str, ThresholdRule], caps: tuple[int, ...], cluster: Cluster, slo: SLO
+) -> dict[str, ThresholdRule]:
+    """Return the rules with hosted chunks capped."""
+    return {
+        f"{name}, chunks <= {cap}": with_chunks(rule, cluster, slo, capped(cap))
+        for cap in caps
+        for name, rule in rules.items()
+    }
 
 
 def _assemble(

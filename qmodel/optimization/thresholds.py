@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from qmodel.laws import Calibration
 from qmodel.optimization.bins import WorkloadLike, transfer_part_s
-from qmodel.optimization.chunks import CHUNKS, NO_SCHEDULE_S, chunk_schedule
+from qmodel.optimization.chunks import CHUNKS, NO_SCHEDULE_S, SMALLEST_PLANNED_CHUNK, chunk_schedule
 from qmodel.optimization.split import StaticSplit
 from qmodel.policies.rule import Binding, Order, ThresholdRule
 from qmodel.scenario import SLO, Cluster
@@ -21,6 +22,7 @@ __all__ = [
     "threshold_rule",
     "threshold_s",
     "thresholds_s",
+    "with_chunks",
 ]
 
 FloatArray = npt.NDArray[np.float64]
@@ -33,8 +35,6 @@ _CONTEXTS = 12
 # behind in whether to pull; both from the panels (docs/decisions/0051).
 MAX_WAITING_TOKENS = 2000
 RELIEF_WEIGHT = 1.0
-# No prompt is deflected on a schedule with smaller chunks [tokens]: smaller ones are for batches that grow meanwhile.
-SMALLEST_PLANNED_CHUNK = 128
 # An instance whose batch is this close to full hosts nothing: prompts would wait there for a slot (0052).
 MAX_BATCH_SHARE = 0.95
 # Dispatch: from this offered load on, decode backlog is held below this share of the TTFT SLO (docs/decisions/0051).
@@ -276,6 +276,29 @@ def threshold_rule(
         host_s=host,
         harm_s=harm,
     )
+
+
+def with_chunks(rule: ThresholdRule, cluster: Cluster, slo: SLO, chunks: tuple[int, ...]) -> ThresholdRule:
+    """Return the rule with other candidate chunks, its tables of host time and harm made anew.
+
+    Parameters
+    ----------
+    rule : ThresholdRule
+        Prices and grids.
+    cluster : Cluster
+        Decode instances.
+    slo : SLO
+        `tbt_s` bounds each hosted step.
+    chunks : tuple of int
+        Candidate chunks [tokens], largest first.
+
+    Returns
+    -------
+    ThresholdRule
+        The same prices.
+    """
+    host, harm = _cluster_tables(cluster, rule.lengths, rule.batches, rule.contexts, slo, chunks)
+    return replace(rule, chunks=chunks, host_s=host, harm_s=harm)
 
 
 def thresholds_s(

@@ -58,6 +58,7 @@ def derive_thresholds(
     draws: int = 0,
     effort: Effort = "normal",
     robust: bool | Sequence[Workload] = False,
+    chunk_cap: int | None = None,
 ) -> Plan:
     """Return the deflection plan for a cluster, a workload and an SLO.
 
@@ -85,6 +86,9 @@ def derive_thresholds(
         How many candidates stage 3 judges with the numerical model; with "none" queues go shortest first.
     robust : bool or sequence of Workload
         Judge candidates by the worst of a scenario set: rate +-30 %, laws +-20 %, and these workloads if given.
+    chunk_cap : int, optional
+        Largest chunk that a decode instance hosts in a step [tokens]; by default 2,048, and with effort "high" caps of
+        512 and 1,024 are judged too.
 
     Returns
     -------
@@ -103,8 +107,9 @@ def derive_thresholds(
 
     check_kv_capacity(cluster, workload)
     plan = derive_plan(
-        cluster, workload, slo, objective=objective, binding=binding, order=order, effort=effort, robust=robust
-    )
+        cluster, workload, slo, objective=objective, binding=binding, order=order, effort=effort, robust=robust,
+        chunk_cap=chunk_cap,
+    )  # fmt: skip
     if draws:
         from qmodel.studies.uncertainty import with_calibration_interval
 
