@@ -61,6 +61,23 @@ class BoxProgram:
         size = np.maximum(np.abs(self.rows).max(axis=1), np.abs(self.limits))
         return np.where(size > 0, size, 1.0)
 
+    def bound(self, duals: FloatArray) -> float:
+        """Return the best lower *bound* of the optimum that some duals prove: weak duality, least Lagrangian over z.
+
+        Parameters
+        ----------
+        duals : ndarray, shape (p, m)
+            Any prices >= 0 of the rows, such as those of similar programs; none prove nothing.
+
+        Returns
+        -------
+        float
+            A lower bound; -inf without prices.
+        """
+        reduced = self.cost + duals @ self.rows
+        least = np.where(reduced > 0, self.lower, 1.0)
+        return float(np.max(np.sum(reduced * least, axis=1) - duals @ self.limits, initial=-np.inf))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LinearSolution:

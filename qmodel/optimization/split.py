@@ -285,17 +285,20 @@ def outer_search(
         start = warm
     wP, wD = (_finite_wait(w) for w in problem.waits_s(start))
     best: tuple[float, tuple[float, float], LinearSolution] | None = None
-    solves = 0
+    solves, prices = 0, np.empty((0, len(problem.row_names)))
 
     def attempt(wP: float, wD: float) -> bool:
-        nonlocal best, solves
+        nonlocal best, solves, prices
         while True:
             program, constant = problem.program(wP, wD)
+            if best and constant + program.bound(prices) >= best[0] * (1 - 1e-6):
+                return False  # the duals of programs nearby prove that this one is no better
             solution = solve_box_lp(program, solver)
             solves += 1
             value = constant + solution.value
             if solution.status is Status.INFEASIBLE or (best and value >= best[0] * (1 - 1e-6)):
                 return False
+            prices = np.vstack([prices, solution.duals])
             gained = best is None or value < best[0] * (1 - 1e-4)
             best = (value, (wP, wD), solution)
             tight = [_finite_wait(w) for w in problem.waits_s(solution.z)]

@@ -235,3 +235,29 @@ def test_mild_overload_is_not_infeasible(cluster, prompts, slo):
 def test_row_names_match_the_rows(split):
     program, _ = split.problem.program(1.0, 1.0)
     assert len(program.limits) == len(ROW_NAMES)
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_duals_of_similar_programs_bound_the_optimum_from_below(seed):
+    rng = np.random.default_rng(seed)
+    n, m = int(rng.integers(1, 12)), int(rng.integers(1, 5))
+    lower = rng.integers(0, 2, n) * rng.random(n)
+    rows, cost = rng.normal(size=(m, n)), rng.normal(size=n)
+    limits = rows @ (lower + (1 - lower) * rng.random(n)) + 0.1 * rng.random(m)  # so that there is a solution
+    program = BoxProgram(cost=cost, rows=rows, limits=limits, lower=lower)
+    near = replace(program, rows=rows * (1 + 0.05 * rng.normal(size=(m, n))))
+    found, other = solve_box_lp(program), solve_box_lp(near)
+    assert program.bound(np.empty((0, m))) == -np.inf
+    prices = [found.duals] + ([other.duals] if other.status is Status.OPTIMAL else [])
+    assert program.bound(found.duals[None]) == pytest.approx(found.value, rel=1e-6, abs=1e-7)
+    assert program.bound(np.array([*prices, rng.random(m)])) <= found.value + 1e-7 * (1 + abs(found.value))
+
+
+def test_bounds_spare_solves_and_change_nothing(cluster, prompts, slo, monkeypatch):
+    found = static_split(cluster, prompts, slo)
+    monkeypatch.setattr(BoxProgram, "bound", lambda self, duals: -np.inf)
+    plain = static_split(cluster, prompts, slo)
+    assert np.array_equal(found.kept, plain.kept)
+    assert found.cost == plain.cost
+    assert found.solves < 0.8 * plain.solves
