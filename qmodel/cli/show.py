@@ -97,7 +97,7 @@ def _line_per_step() -> Callable[[str, int, int], None]:
         nonlocal last, begun, said, first
         now = time.monotonic()
         if what and what != last:
-            print(f"{what} ({done} of {total} runs done)" if total else what, file=sys.stderr)
+            print(f"{what} ({100 * done // total} % done)" if total else what, file=sys.stderr)
             last, begun, said, first = what, now, now, done
         elif what and first < done < total and now - said > _SAY_AGAIN_S:
             left = (now - begun) / (done - first) * (total - done)

@@ -56,9 +56,9 @@ def draw_decision_cost(table: DataFrame) -> Figure:
         plain_log(axis.yaxis)
     low, high = counts.get_ylim()
     counts.set_ylim(low, 60 * high)
-    counts.legend(loc="upper left")
-    times.legend(loc="center left")
-    counts.set_title("Kairos searches schedules; a threshold is looked up")
+    counts.legend(loc="upper left", handlelength=3)
+    times.legend(loc="center left", handlelength=3)
+    counts.set_title("Kairos searches; a threshold is looked up")
     times.set_title("Our router, standard library only")
     return figure
 
@@ -73,19 +73,24 @@ def draw_job_cost(table: DataFrame) -> Figure:
     """
     figure = new_figure(PAGE_IN, 2.7)
     axes: Any = dict(zip(("job", "request"), figure.subplots(1, 2), strict=True))
-    for number, job in enumerate(dict.fromkeys(table["job"])):
+    peers = table["job"].str.endswith(", elsewhere")
+    for number, job in enumerate(dict.fromkeys(table[~peers]["job"])):
         rows = table[table["job"] == job]
         per = rows["per"].iloc[0]
         axes[per].plot(
             rows["instances"], rows["seconds"] * (1e3 if per == "job" else 1e6), label=job, ls=LINES[4],
             color=COLORS[number + 1], marker=MARKERS[number],
         )  # fmt: skip
+    for peer in table[peers].itertuples():
+        place = (peer.instances, 1e6 * peer.seconds)
+        axes["request"].plot(*place, "k_", ms=9, mew=1.4)
+        axes["request"].annotate(peer.job, place, xytext=(7, 0), textcoords="offset points", va="center", fontsize=7)
     for per, unit in (("job", "ms"), ("request", "us")):
         axes[per].set(
             xscale="log", yscale="log", xlabel="instances, half of them prefill", ylabel=f"time per {per} [{unit}]"
         )
-        plain_log(axes[per].yaxis, (1.0, 2.0, 5.0))
-        sizes = sorted(set(table["instances"]))
+        plain_log(axes[per].yaxis, (1.0,))
+        sizes = sorted(set(table[~peers]["instances"]))
         shown = sizes[:: max(1, len(sizes) // 7)]
         axes[per].set_xticks(shown, [str(size) for size in shown], minor=False)
         axes[per].set_xticks([], minor=True)

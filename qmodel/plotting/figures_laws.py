@@ -28,27 +28,35 @@ def draw_chunk_cost(table: DataFrame) -> Figure:
         here = table[table["panel"] == panel]
         for number, ((engine, done), rows) in enumerate(here.groupby(["engine", "done_tokens"], sort=False)):
             axis.plot(
-                rows["chunk_tokens"], 1e3 * rows["increase_s"], color=COLORS[(4, 6)[number // 2]],
+                rows["chunk_tokens"], 1e3 * rows["increase_s"], color=COLORS[(4, 1)[number // 2]],
                 ls=LINES[(4, 1)[number % 2]], label=f"{engine}, {_position(done)}",
             )  # fmt: skip
         known = here.dropna(subset=["published_s"]).drop_duplicates("chunk_tokens")
-        axis.plot(known["chunk_tokens"], 1e3 * known["published_s"], "k_", ms=9, mew=1.4, label="published")
+        axis.plot(known["chunk_tokens"], 1e3 * known["published_s"], "k_", ms=9, mew=1.4, label=_bounds(known))
         first = here.iloc[0]
-        axis.set_title(panel_title(panel, short=True))
         state = f"{first['batch']:.0f} requests,\n{first['context_tokens'] / 1e3:.0f}k tokens of context"
-        axis.text(0.05, 0.97, state, transform=axis.transAxes, fontsize=6.5, va="top")
+        axis.set_title(f"{panel_title(panel, short=True)}: {state}", fontsize=7.5)
         axis.set_xscale("log", base=2)
         ticks = [32, 128, 512, 2048]
         axis.set_xticks(ticks, ["32", "128", "512", "2k"], fontsize=7)
         axis.set_xlabel("chunk [tokens]")
-    grid[0].set_ylabel("longer decode step [ms]")
+    grid[0].set_ylabel("added to a decode step [ms]")
     handles, labels = grid[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3)
     return figure
 
 
+def _bounds(known: DataFrame) -> str:
+    """Return what the published marks say: at most so much for the smallest chunk, at least so much for the largest."""
+    rows = known.sort_values("chunk_tokens")[["chunk_tokens", "published_s"]].to_numpy()
+    if len(rows) < 2:
+        return "published"
+    (small, most), (large, least) = rows[0], rows[-1]
+    return f"published: at most {1e3 * most:g} ms\nat {small:g}, over {1e3 * least:g} ms at {large:g}"
+
+
 def _position(done_tokens: float) -> str:
-    return "at the start of a prompt" if done_tokens == 0 else f"after {done_tokens / 1024:.0f}k tokens of it"
+    return "prompt's start" if done_tokens == 0 else f"after {done_tokens / 1024:.0f}k of it"
 
 
 def draw_law_errors(table: DataFrame) -> Figure:

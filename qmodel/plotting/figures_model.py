@@ -25,7 +25,7 @@ def draw_predicted_against_simulated(table: DataFrame) -> Figure:
     table : DataFrame
         From `studies.figures_model.predicted_against_simulated`.
     """
-    figure = new_figure(PAGE_IN, 2.9)
+    figure = new_figure(PAGE_IN, 2.6)
     grid: Any = figure.subplots(1, len(_PLOTS))
     for axis, (metric, label) in zip(grid, _PLOTS, strict=True):
         rows = table[table["metric"] == metric]

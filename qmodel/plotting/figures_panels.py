@@ -65,27 +65,29 @@ def _grid(panels: list[str], height_in: float = 2.0) -> tuple[Figure, list[Axes]
     grid: Any = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     axes = [axis for row in grid for axis in row]
     for axis, panel in zip(axes, panels, strict=False):
-        axis.set_title(panel_title(panel))
+        axis.set_title(panel_title(panel), fontsize=7.5)
         axis.tick_params(labelbottom=True, labelleft=True)
     for axis in axes[len(panels) :]:
         axis.set_axis_off()
     return figure, axes
 
 
-def _legend(corner: Axes, labels: dict[str, str], note: str) -> None:
+def _legend(corner: Axes, labels: dict[str, str], note: str, published: str = "") -> None:
     """Put the policies and a note where a panel would be."""
     from matplotlib.lines import Line2D
 
     handles = [Line2D([], [], label=label, **policy_style(policy)) for policy, label in labels.items()]
-    corner.legend(handles=handles, loc="upper left", fontsize=8)
-    corner.text(0.03, 0.0, note, transform=corner.transAxes, fontsize=7, va="bottom")
+    if published:
+        handles.append(Line2D([], [], color="black", marker="_", ms=9, mew=1.4, ls="", label=published))
+    corner.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.0, 1.12), fontsize=8)
+    corner.text(0.03, -0.06, note, transform=corner.transAxes, fontsize=7, va="bottom")
 
 
 def _policies(table: DataFrame) -> dict[str, str]:
     return {policy: policy for policy in dict.fromkeys(table["policy"])}
 
 
-def _over_load(table: DataFrame, scale: float) -> tuple[Figure, list[Axes]]:
+def _over_load(table: DataFrame, scale: float, published: str) -> tuple[Figure, list[Axes]]:
     panels = list(dict.fromkeys(table["panel"]))
     figure, axes = _grid(panels)
     sweeps = sorted(set(table["sweep"]))
@@ -97,13 +99,22 @@ def _over_load(table: DataFrame, scale: float) -> tuple[Figure, list[Axes]]:
                 rows["sweep"], scale * rows["mean"], yerr=scale * rows["half_width"], capsize=2, elinewidth=0.8,
                 **policy_style(policy),
             )  # fmt: skip
+        marks = here.drop_duplicates("sweep")
+        axis.plot(marks["sweep"], scale * marks["published"], "k_", ms=9, mew=1.4, zorder=1)
         axis.set_xticks(sweeps)
         axis.set_xlim(sweeps[0] - 0.06, sweeps[-1] + 0.06)
         axis.set_xlabel("sweep t (load)")
     runs = int(table["seeds"].max())
     note = f"{table['source'].iloc[0]}\nmeans over {runs} paired runs,\nbars: 95 % intervals"
-    _legend(axes[len(panels)], _policies(table), note)
+    _legend(axes[len(panels)], _policies(table), note, published)
     return figure, axes[: len(panels)]
+
+
+def _best(table: DataFrame) -> str:
+    """Return what the published marks say, from the scene where nothing cuts them off."""
+    plain = table[table["policy"] == "disaggregated"]
+    row = plain.loc[plain["mean"].idxmin()]
+    return f"{100 * (row['published'] / row['mean'] - 1):+.0f} %, the paper's best"
 
 
 def draw_p95_ttft(table: DataFrame) -> Figure:
@@ -114,9 +125,10 @@ def draw_p95_ttft(table: DataFrame) -> Figure:
     table : DataFrame
         From `studies.figures_panels.p95_ttft`.
     """
-    figure, axes = _over_load(table, 1.0)
+    figure, axes = _over_load(table, 1.0, _best(table))
     axes[0].set_yscale("log")
-    low, high = float(table["mean"].min()), float((table["mean"] + table["half_width"]).max())
+    low = float(table[["mean", "published"]].min().min())
+    high = float((table["mean"] + table["half_width"]).max())
     axes[0].set_ylim(0.7 * low, 1.3 * high)
     for axis in axes:
         plain_log(axis.yaxis, (1.0, 3.0))
@@ -132,7 +144,7 @@ def draw_attainment(table: DataFrame) -> Figure:
     table : DataFrame
         From `studies.figures_panels.attainment`.
     """
-    figure, axes = _over_load(table, 100.0)
+    figure, axes = _over_load(table, 100.0, _best(table))
     axes[0].set_ylim(0, 104)
     for axis in axes:
         axis.set_ylabel("SLO met [%]")
@@ -183,7 +195,7 @@ def draw_tbt_laws(table: DataFrame) -> Figure:
             axis.plot(range(len(rows)), 1e3 * rows["mean"], **policy_style(policy))
         axis.axhline(slo, color="black", lw=0.8)
         axis.annotate("SLO", (0, slo), xytext=(0, 2), textcoords="offset points", fontsize=7)
-        axis.set_xticks(range(len(levels)), [f"{100 * q:g}" for q in levels], fontsize=7)
+        axis.set_xticks(range(len(levels)), [f"{100 * q:g}" for q in levels], fontsize=6.5)
         axis.set(xlabel="percentile of tokens", ylabel="TBT [ms]", ylim=(0, 1.25 * slo))
     met = table[table["quantile"].isna()].groupby("policy")["mean"].min()
     labels = {policy: f"{policy}: {100 * met[policy]:.2f} %" for policy in _policies(table)}

@@ -14,6 +14,16 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_asymmetry", "draw_mgk_errors"]
 
+_METHODS = {
+    "auto": "qmodel's choice",
+    "lee-longton": "Lee-Longton",
+    "cosmetatos": "Cosmetatos",
+    "kimura": "Kimura",
+    "boxma-cohen-huffels": "Boxma-Cohen-Huffels",
+    "tijms-van-hoorn": "Tijms-van Hoorn",
+    "lundberg": "Lundberg",
+}
+
 
 def draw_asymmetry(table: DataFrame) -> Figure:
     """Draw offered prefill load, prefill backlog and decode step over a burst, one above the other.
@@ -86,7 +96,6 @@ def draw_mgk_errors(table: DataFrame) -> Figure:
         axis.set_xlim(-100, 100)
         axis.set(xlabel="error [%]", title=f"{metric} of the wait")
     grid[0].set_yticks(range(len(methods)), [_METHODS.get(m, m) for m in methods])
-    grid[0].grid(visible=False, axis="y")
     handles, labels = grid[0].get_legend_handles_labels()
     figure.legend(
         handles,
@@ -96,6 +105,3 @@ def draw_mgk_errors(table: DataFrame) -> Figure:
         title="grey: noise of the sample paths that stand for the truth where no exact law is known",
     )
     return figure
-
-
-_METHODS = {"auto": "qmodel's choice"}

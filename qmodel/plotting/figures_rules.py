@@ -24,20 +24,23 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_price_frontier", "draw_static_splits"]
 
+_VIEWS = (("setting", "p95_ttft_s"), ("setting", "slo_attainment"), ("p95_ttft_s", "slo_attainment"))
+
 
 def draw_price_frontier(table: DataFrame) -> Figure:
-    """Draw attainment against P95 TTFT along Kairos' alpha and along both prices.
+    """Draw what Kairos' alpha and both prices do: to P95 TTFT, to attainment, and one against the other.
 
     Parameters
     ----------
     table : DataFrame
         From `studies.figures_rules.price_frontier`.
     """
-    figure = new_figure(PAGE_IN, 2.9)
-    axes: Any = figure.subplots(1, 2)
+    figure = new_figure(PAGE_IN, 2.7)
+    p95, met, both = figure.subplots(1, 3)
     wide = table.pivot_table(
         index=["policy", "parameter", "setting", "chosen"], columns="metric", values="mean", sort=False
     ).reset_index()
+    wide["slo_attainment"] *= 100.0
     for number, (parameter, rows) in enumerate(wide.groupby("parameter", sort=False)):
         rows = rows.sort_values("setting")
         look: dict[str, Any] = {
@@ -46,19 +49,21 @@ def draw_price_frontier(table: DataFrame) -> Figure:
             "marker": MARKERS[number],
         }
         label = f"Kairos, {parameter}" if rows["policy"].iloc[0] == "kairos" else f"ours at dispatch, {parameter} x"
-        axes[0].plot(rows["p95_ttft_s"], 100 * rows["slo_attainment"], label=label, **look)
-        axes[1].plot(rows["setting"], rows["p95_ttft_s"], label=label, **look)
-        here = rows[rows["chosen"]]
-        axes[0].plot(here["p95_ttft_s"], 100 * here["slo_attainment"], "o", ms=9, mfc="none", mec="black")
-        axes[1].plot(here["setting"], here["p95_ttft_s"], "o", ms=9, mfc="none", mec="black")
+        for axis, (x, y) in zip((p95, met, both), _VIEWS, strict=True):
+            axis.plot(rows[x], rows[y], label=label, **look)
+            here = rows[rows["chosen"]]
+            axis.plot(here[x], here[y], "o", ms=8, mfc="none", mec="black", mew=0.8, zorder=5)
     first = table.iloc[0]
-    axes[0].set(xlabel="P95 TTFT [s]", ylabel="SLO met [%]")
-    axes[0].set_title(f"{panel_title(first['panel'])}, t = {first['sweep']:g}")
-    axes[1].set(xscale="log", xlabel="alpha, or factor on the derived price", ylabel="P95 TTFT [s]", ylim=(0, None))
-    axes[1].set_title("circles: the paper's alpha, our derived prices")
-    plain_log(axes[1].xaxis, (1.0, 2.0, 5.0))
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    for axis in (p95, met):
+        axis.set(xscale="log", xlabel="alpha, or factor on the price")
+        plain_log(axis.xaxis, (1.0, 2.0, 5.0))
+    p95.set(ylabel="P95 TTFT [s]", ylim=(0, None))
+    figure.suptitle(f"{panel_title(first['panel'])}, t = {first['sweep']:g}", fontsize=8.5, x=0.01, ha="left")
+    met.set(ylabel="SLO met [%]", ylim=(0, 104))
+    both.set(xlabel="P95 TTFT [s]", ylabel="SLO met [%]")
+    handles, labels = p95.get_legend_handles_labels()
+    circles = "circles: alpha as published, prices as derived"
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, title=circles)
     return figure
 
 
@@ -84,6 +89,7 @@ def draw_static_splits(table: DataFrame) -> Figure:
                 axis.bar(
                     place + (number - (len(policies) - 1) / 2) * width, scale * rows["mean"], width, label=policy,
                     color=policy_style(policy)["color"], hatch=HATCHES[number], edgecolor="white", linewidth=0.4,
+                    yerr=scale * rows["half_width"], error_kw={"elinewidth": 0.7},
                 )  # fmt: skip
             axis.grid(visible=False, axis="x")
             axis.set_xticks(place, splits, fontsize=7)

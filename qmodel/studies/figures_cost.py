@@ -33,6 +33,8 @@ SIZES = (1, 4, 16, 64)
 FINE_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 REQUESTS_PER_PREFILL = 1_000
 PEER_REQUESTS = 4_000
+PEERS = {"BLIS": "blis_request_s", "Vidur": "vidur_request_s", "splitwise-sim": "splitwise_sim_request_s"}
+PEER_INSTANCES = 4  # their times are for 2P2D
 SEED = 11
 CONTEXT = 1500.0  # tokens per resident request in the random states
 PREFILL_TOKEN_S = 5e-5  # turns seconds of backlog into tokens ahead, for the states of the search
@@ -154,7 +156,9 @@ def _search_evaluations(size: int, states: States) -> list[int]:
 
 
 def job_cost(stage: Stage) -> DataFrame:
-    """Return what qmodel's jobs cost as the cluster grows, the prefill queue alone in simpy beside them.
+    """Return what qmodel's jobs cost as the cluster grows, and what others' simulators take, at their fastest.
+
+    Where simpy is installed, the prefill queue alone is played in it too.
 
     Parameters
     ----------
@@ -175,6 +179,10 @@ def job_cost(stage: Stage) -> DataFrame:
         if stage.progress is not None:
             stage.progress(f"{size}P{size}D", number, len(sizes))
         rows += [{"instances": 2 * size, "job": job, "seconds": s, "per": per} for job, s, per in _job_costs(size)]
+    rows += [
+        {"instances": PEER_INSTANCES, "job": f"{name}, elsewhere", "seconds": PUBLISHED[key].low, "per": "request"}
+        for name, key in PEERS.items()
+    ]
     return pd.DataFrame(rows)
 
 

@@ -1,4 +1,4 @@
-"""Studies of the figures about plans: thresholds as a map."""
+"""Studies of the figures about plans: thresholds as a map, shadow prices over load."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = ["shadow_prices", "threshold_map"]
 
 SHORTEST_PROMPT = 64.0
+NEVER_S = 3600.0  # a backlog of an hour is not met in practice; beyond it, and where no chunk is safe: never
 LOADS = tuple(round(0.3 + 0.1 * step, 1) for step in range(10))
 
 
@@ -44,7 +45,7 @@ def threshold_map(stage: Stage) -> DataFrame:
     number = 97 if stage.full else 49
     longest = float(rule.lengths[-1])
     lengths = np.geomspace(SHORTEST_PROMPT, longest, number)
-    backlogs = np.linspace(0.0, 2.0, number // 2)
+    backlogs = np.linspace(0.0, scene.slo.ttft_s, number // 2)
     batches = np.linspace(0.0, float(rule.batches[-1]), number // 2)
     per_request = K0 / B0 if B0 > 0 else 0.0
     views = [("backlog", v, B0, K0) for v in backlogs] + [("batch", 0.0, B, B * per_request) for B in batches]
@@ -100,6 +101,3 @@ def shadow_prices(stage: Stage) -> DataFrame:
             for price in plan.shadow_prices
         ]  # fmt: skip
     return pd.DataFrame(rows)
-
-
-NEVER_S = 3600.0  # a backlog of an hour is not met in practice; beyond it, and where no chunk is safe: never

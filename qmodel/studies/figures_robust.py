@@ -46,7 +46,10 @@ def robustness(stage: Stage) -> DataFrame:
         and row["condition"] in families
         and row["policy"] in POLICIES
     ]
-    table = evaluate(rows, progress=stage.progress)
+    kept = stage.folder / f"robustness_{stage.digest()[:16]}.csv" if stage.folder else None
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+    table = evaluate(rows, output=kept, progress=stage.progress)
     out = []
     for (condition, policy), group in table.groupby(["condition", "policy"], sort=False):
         for metric in METRICS:

@@ -1,4 +1,4 @@
-"""Numbers that others have published, each with its source; figures and their table show ours beside them."""
+"""Numbers that others published, or that their programs gave, with sources; figures and their table show ours beside."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import dataclass
 __all__ = ["PUBLISHED", "Published"]
 
 _KAIROS = "arXiv 2607.02043, abstract and public descriptions"
+_PEERS = "their own programs on one core, run beforehand on another machine"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Published:
-    """A published number.
+    """A number from elsewhere.
 
     Parameters
     ----------
@@ -65,5 +66,14 @@ PUBLISHED = {
     "engine_floor_s": Published(
         what="decode step that the host does not get below", low=0.042, high=0.046, unit="s",
         source="Splitwise profiles (ISCA 24) of Llama-2-70B on A100, 2023 engine",
+    ),
+    "blis_request_s": Published(
+        what="BLIS, one simulated request at 2P2D", low=1 / 2000, high=1 / 1300, unit="s", source=_PEERS
+    ),
+    "vidur_request_s": Published(
+        what="Vidur, one simulated request at 2P2D", low=1 / 165, high=1 / 165, unit="s", source=_PEERS
+    ),
+    "splitwise_sim_request_s": Published(
+        what="splitwise-sim, one simulated request at 2P2D", low=1 / 76, high=1 / 76, unit="s", source=_PEERS
     ),
 }  # fmt: skip

@@ -227,6 +227,52 @@ def test_published_numbers_stand_beside_those_of_the_tables(made, tables):
     assert (folder / "published.md").read_text().count("\n") == 2 + len(table)
 
 
+def test_the_papers_best_case_is_marked_relative_to_never_deflecting(tables):
+    for name, ratio, most in (("fig04_p95_ttft", 0.19, np.inf), ("fig05_attainment", 1.79, 1.0)):
+        table = tables[name]
+        plain = table[table["policy"] == "disaggregated"].set_index(["panel", "sweep"])["mean"]
+        for row in table.itertuples():
+            assert row.published == pytest.approx(min(most, ratio * plain[row.panel, row.sweep]))
+
+
+def test_other_simulators_stand_beside_ours(tables):
+    table = tables["fig17_job_cost"].set_index("job")
+    assert table.loc["Vidur, elsewhere", "seconds"] == pytest.approx(1 / 165)
+    assert table.loc["simulate, disaggregated", "seconds"].max() < table.loc["BLIS, elsewhere", "seconds"]
+
+
+def test_runs_under_faults_that_were_stopped_are_not_run_again(stage, tmp_path, monkeypatch):
+    from qmodel.studies import evaluation, figures_robust
+
+    monkeypatch.setattr(evaluation_cases, "CONDITIONS", evaluation_cases.CONDITIONS[:1])
+    here = stage.smaller(folder=tmp_path, progress=None)
+    run, seen = evaluation.run_row, []
+
+    def until(limit):
+        def once(row):
+            if len(seen) == limit:
+                raise KeyboardInterrupt
+            seen.append((row["condition"], row["policy"], row["seed"]))
+            return run(row)
+
+        return once
+
+    monkeypatch.setattr(evaluation, "run_row", until(3))
+    with pytest.raises(KeyboardInterrupt):
+        figures_robust.robustness(here)
+    monkeypatch.setattr(evaluation, "run_row", until(99))
+    table = figures_robust.robustness(here)
+    assert len(seen) == len(set(seen)) == 2 * len(figures_robust.POLICIES)
+    assert set(table["policy"]) == set(figures_robust.POLICIES)
+
+
+def test_panels_with_the_same_prices_are_drawn_once():
+    from qmodel.plotting.figures_plan import _alike
+
+    rows = [{"panel": panel, "mean_ttft_s": value} for panel, value in (("LL", 1.0), ("HL", 2.0), ("HH", 1.0))]
+    assert _alike(pd.DataFrame(rows)) == {"LL, HH": "LL", "HL": "HL"}
+
+
 def test_intervals_over_seeds():
     rows = [
         {"panel": "a", "sweep": 1.0, "source": "s", "policy": "p", "seed": seed, "metric": "m", "value": value}
