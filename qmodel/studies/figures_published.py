@@ -26,7 +26,7 @@ def _not_queueing(tables: Tables) -> tuple[str, str]:
     all_queue, little = queue[queue > 1 - known.low].index, queue[queue < 1 - known.high].index
     reasons = []
     if len(all_queue):
-        reasons.append(f"{', '.join(all_queue)}: bursts overload prefill for minutes here, so P95 is nearly all queueing")
+        reasons.append(f"{', '.join(all_queue)}: bursts overload prefill for minutes: P95 is nearly all queueing")
     if len(little):
         reasons.append(f"{', '.join(little)}: queue too little for it to dominate")
     return shares, "; ".join(reasons) or "in the published range"
@@ -35,8 +35,8 @@ def _not_queueing(tables: Tables) -> tuple[str, str]:
 def _flat_chunk(tables: Tables) -> tuple[str, str]:
     deep = tables["fig01_chunk_cost"]["done_tokens"].max() / 1024
     return _chunk(tables, int(PUBLISHED["flat_chunk_tokens"].high)), (
-        f"low end: at a prompt's start; high end: {deep:.0f}k tokens into a long prompt, whose latents each chunk reads "
-        "again, a case that the published bound may not mean"
+        f"low end: at a prompt's start; high end: {deep:.0f}k tokens into a long prompt, whose latents each chunk "
+        "reads again, a case that the published bound may not mean"
     )
 
 
@@ -78,8 +78,8 @@ def _attained(tables: Tables) -> tuple[str, str]:
     table = tables["fig05_attainment"]
     plain = table[(table["policy"] == "disaggregated") & ((table["sweep"] - CENTRE).abs() < 1e-9)]["mean"]
     return ", ".join(f"{panel} {ratio - 1:+.0%}" for panel, ratio in ratios.items()), (
-        f"relative to what never deflecting meets, {plain.min():.0%} to {plain.max():.0%} of requests: the smaller, the "
-        "larger the gain"
+        f"relative to what never deflecting meets, {plain.min():.0%} to {plain.max():.0%} of requests: the smaller, "
+        "the larger the gain"
     )
 
 

@@ -1,4 +1,4 @@
-"""Numbers that others published, or that their programs gave, with sources; figures and their table show ours beside."""
+"""Numbers that others published, or that their programs gave, with sources; figures show ours beside them."""
 
 from __future__ import annotations
 
