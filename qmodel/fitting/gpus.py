@@ -42,48 +42,20 @@ class Gpu:
 # Launch: smallest message of the eager all-reduce tables of aiconfigurator-core 0.12.0. On A100 (vLLM 0.14.0) 44, 58
 # and 49 us on 2, 4 and 8 GPUs: median and spread. On H100 and H200 21 to 23 us, but with vLLM 0.24.0: host and software
 # both changed, so half of the difference is taken, in logs, with a spread that covers both ends. Others: as H100.
-_A100 = {"launch_s": 49e-6, "launch_spread": 0.14}
-_NEWER = {"launch_s": 33e-6, "launch_spread": 0.4}
+_A100, _NEWER = (49e-6, 0.14), (33e-6, 0.4)
 # Memory: what the driver leaves to a process; bandwidth: NVIDIA's data sheets of the SXM parts and the L40S.
+_ROWS = (
+    ("a100", "a100_sxm", 79.15, 2.039e12, _A100),
+    ("h100", "h100_sxm", 79.19, 3.35e12, _NEWER),
+    ("h200", "h200_sxm", 139.8, 4.8e12, _NEWER),
+    ("b200", "b200_sxm", 178.4, 7.7e12, _NEWER),
+    ("l40s", "l40s", 44.4, 0.864e12, _NEWER),
+)
 GPUS = {
-    gpu.name: gpu
-    for gpu in (
-        Gpu(
-            name="a100",
-            tables="a100_sxm",
-            memory_bytes=79.15 * GIB,
-            bytes_per_s=2.039e12,
-            launch_s=49e-6,
-            launch_spread=0.14,
-        ),
-        Gpu(
-            name="h100",
-            tables="h100_sxm",
-            memory_bytes=79.19 * GIB,
-            bytes_per_s=3.35e12,
-            launch_s=33e-6,
-            launch_spread=0.4,
-        ),
-        Gpu(
-            name="h200",
-            tables="h200_sxm",
-            memory_bytes=139.8 * GIB,
-            bytes_per_s=4.8e12,
-            launch_s=33e-6,
-            launch_spread=0.4,
-        ),
-        Gpu(
-            name="b200",
-            tables="b200_sxm",
-            memory_bytes=178.4 * GIB,
-            bytes_per_s=7.7e12,
-            launch_s=33e-6,
-            launch_spread=0.4,
-        ),
-        Gpu(
-            name="l40s", tables="l40s", memory_bytes=44.4 * GIB, bytes_per_s=0.864e12, launch_s=33e-6, launch_spread=0.4
-        ),
+    name: Gpu(
+        name=name, tables=tables, memory_bytes=gib * GIB, bytes_per_s=bandwidth, launch_s=launch_s, launch_spread=spread
     )
+    for name, tables, gib, bandwidth, (launch_s, spread) in _ROWS
 }
 
 

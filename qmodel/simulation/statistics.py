@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import ndtri, stdtrit
+from scipy.special import stdtrit
 
 from qmodel.errors import InputError
 
@@ -145,9 +145,3 @@ def quantile_interval(values: npt.ArrayLike, q: float, batches: int = 30, level:
     cut = x[x.size - size * batches :].reshape(batches, size)
     _, half = mean_interval(np.quantile(cut, q, axis=1), level)
     return float(np.quantile(x, q)), half
-
-
-def proportion_interval(share: float, n: int, level: float = 0.95) -> float:
-    """Return the half-width of Wilson's interval for a share of n independent trials."""
-    z = float(ndtri((1 + level) / 2))
-    return z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
