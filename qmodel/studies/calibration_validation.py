@@ -96,7 +96,7 @@ class Validation:
         laws = {}
         for rows in self.measured:
             if rows.requests is not None:
-                from qmodel.studies.requests import request_laws
+                from qmodel.studies.calibration_requests import request_laws
 
                 laws = request_laws(self.calibrations[0], rows.requests)
         draw_validation(self.calibrations, self.measured, path, laws)
@@ -188,7 +188,7 @@ def _compared(pairs: Sequence[tuple[Sequence[Calibration], Measurements]], notes
         errors["token_time_mape"] += zip(decode.tp, token, strict=True)
         errors["prompt_time_mape"] += zip(prompt.tp, phase, strict=True)
         if rows.requests is not None:
-            from qmodel.studies.requests import percentile_errors
+            from qmodel.studies.calibration_requests import percentile_errors
 
             percentiles = percentile_errors(calibrations[0], rows.requests)
     if not any(errors.values()):

@@ -13,7 +13,6 @@ from qmodel.studies.evaluation_cases import (
     CONDITIONS,
     EXTRA_PANELS,
     MODELS,
-    Case,
     Condition,
     Source,
     case_of,
@@ -182,7 +181,7 @@ def run_row(row: Mapping[str, Any]) -> dict[str, Any]:
     case = case_of(source, str(row["model"]), str(row["panel"]), float(row["sweep"]))
     condition = condition_named(str(row["condition"]))
     slo = case.slo(str(row["ttft_slo"]), float(row["tbt_slo_s"]))
-    policy, planned = _policy(row, case, condition)
+    policy, planned = _policy(row, condition)
     run = case.run if condition.rate == 1.0 else case.run.at_rate(case.run.rate_per_s * condition.rate)
     result = simulate(
         condition.real(case.cluster),
@@ -203,7 +202,7 @@ def run_row(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _policy(row: Mapping[str, Any], case: Case, condition: Condition) -> tuple[Any, str]:
+def _policy(row: Mapping[str, Any], condition: Condition) -> tuple[Any, str]:
     """Return the policy of a row, and the hash of what it was planned on."""
     from qmodel import policies
 
