@@ -15,16 +15,15 @@ extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.mathjax",
     "numpydoc",
     "from_code",
+    "mathml",
 ]
 exclude_patterns = ["_build"]
 source_suffix = {".md": "markdown"}
 myst_enable_extensions = ["dollarmath", "deflist"]
 myst_heading_anchors = 3
-# Decision pages and pages written by tools are reached through their folder's index, not the main menu.
-suppress_warnings = ["toc.not_included", "toc.empty_glob"]
+highlight_language = "none"  # blocks in Python and of the shell say so
 
 autosummary_generate = False
 autodoc_typehints = "none"
@@ -34,6 +33,9 @@ numpydoc_class_members_toctree = False
 
 html_theme = "furo"
 html_title = f"qmodel {release}"
+html_math_renderer = "mathml"
+html_static_path = ["_static"]
+html_css_files = ["wide.css"]
 html_show_copyright = False
 html_copy_source = False
 html_show_sphinx = False

@@ -76,10 +76,15 @@ pd.DataFrame(
 )
 
 # %% [markdown]
-# Where does the P95 go? Nearly all of it is queueing: prompts wait for the prefill pool. More bandwidth would not help.
+# Where does the P95 of a cluster that never deflects go? The largest part says what would help: *queue* and *prefill*
+# call for prefill capacity (more instances, or deflection), *transfer* for bandwidth, *admission* and *first step* for
+# decode capacity.
 
 # %%
-pd.Series({part: format_duration(value) for part, value in plain.breakdown(0.95).items()}, name="P95 TTFT")
+parts = plain.breakdown(0.95)
+largest = max(parts, key=parts.get)
+print(f"{parts[largest] / sum(parts.values()):.0%} of the P95 TTFT is {largest.replace('_', ' ')}")
+pd.Series({part: format_duration(value) for part, value in parts.items()}, name="P95 TTFT")
 
 # %% [markdown]
 # ## 2. When to deflect
@@ -98,7 +103,12 @@ pd.DataFrame(
 
 # %% [markdown]
 # Columns: seconds of deflected work that wait at the decode instance already. The more there is, the higher the
-# threshold. "Never" marks prompts for which no chunk is small enough to keep the TBT SLO at the mean decode batch.
+# threshold. "Never" marks prompts that would end too late there, or for which no chunk is small enough to keep the TBT
+# SLO at the mean decode batch.
+#
+# The table is for a router that decides *at dispatch*, when a request arrives: most can do that today. Where prefill
+# workers pull from a common queue, the same prices decide *late*, when an instance becomes free, and in which order:
+# that gains more, and it is what the plan itself does unless you ask for `binding="dispatch"`.
 #
 # The convex program also says what more hardware is worth, as *shadow prices*:
 
@@ -109,8 +119,10 @@ for sentence in plan.shadow_price_sentences():
 # %% [markdown]
 # ## 3. Does it hold?
 #
-# The simulator plays the plan against its rivals on the same arrivals, with several seeds. `better` is true only when
-# the plan beats each of them beyond the 95 % interval and loses no attainment.
+# The simulator plays the plan against its rivals on the same arrivals, with several seeds: *thresholds* is the plan,
+# *thresholds at dispatch* its table alone, and a *kairos* with an order named is Kairos with the plan's order of the
+# queue. The plan counts as better only when it beats each published rule beyond the 95 % interval and loses no
+# attainment.
 
 # %%
 checked = check_plan(plan, cluster, workload, slo, seeds=seeds, requests=requests)
@@ -129,27 +141,33 @@ pd.DataFrame(
 ).T
 
 # %%
+print("better than every rival" if checked.plan.better else "\n".join(checked.plan.warnings))
+
+# %%
 plan_figure(checked.plan, workload.windows(cluster, workload.span_s / 90), slo, checked)
 
 # %% [markdown]
 # ## What to do
 #
-# Two ways remain to meet the SLO: deflect, or buy. Compare the plan on this cluster with the cluster that has one more
-# prefill instance and never deflects.
+# Two ways remain to meet the SLO: deflect, or buy. Compare both forms of the plan on this cluster with the cluster that
+# has one more prefill instance and never deflects. From cheap to dear:
 
 # %%
 bigger = cluster.with_(prefill=cluster.prefill_count + 1)
 more_gpus = qmodel.compare(bigger, workload, slo, {"one more instance": None}, seeds=seeds, requests=requests)
+at_dispatch = "thresholds at dispatch" if "thresholds at dispatch" in comparison.policies else "thresholds"
 choices = {
     "as it is": comparison.mean("disaggregated", "slo_attainment"),
-    "deflect": comparison.mean("thresholds", "slo_attainment"),
+    "deflect, decided at dispatch": comparison.mean(at_dispatch, "slo_attainment"),
+    "deflect, bound late": comparison.mean("thresholds", "slo_attainment"),
     "one more prefill instance": more_gpus.mean("one more instance", "slo_attainment"),
 }
 for name, attainment in choices.items():
-    print(f"{name:26} SLO met by {100 * attainment:.1f} % of requests")
+    print(f"{name:30} SLO met by {100 * attainment:.1f} % of requests")
 
 # %% [markdown]
-# Take the cheapest choice that meets the SLO for 95 % of requests; where none does, the best one.
+# Take the cheapest choice that meets the SLO for 95 % of requests; where none does, the best one. (When even that is
+# not enough, or to look for a smaller cluster, `qmodel.plan_capacity` searches all splits.)
 
 # %%
 wanted = 0.95
@@ -158,6 +176,7 @@ decision = enough[0] if enough else max(choices, key=choices.get)
 print(f"Decision: {decision} (SLO met by {100 * choices[decision]:.1f} % of requests).")
 
 # %% [markdown]
-# To put the plan to work: `qmodel.io.plan_file.save_plan(checked.plan, "plan.json")`, or on the command line
-# `qmodel thresholds --workload trace.csv.gz -o plan.json`. The how-to pages of the documentation say how Dynamo, llm-d,
-# TensorRT-LLM and vLLM take it.
+# To put the plan to work: `qmodel.io.plan_file.save_plan(checked.plan, "plan.json")`, or on the command line `qmodel
+# thresholds --model deepseek-v2-lite --cluster 2P2D --workload trace.csv.gz -o plan.json`, which does all of the
+# above and writes a page about it with `--report report.html`. The how-to pages of the documentation say how Dynamo,
+# llm-d, TensorRT-LLM and vLLM take a plan, and how to size a cluster from scratch.

@@ -119,7 +119,6 @@ def _llm_d(plan: Plan, settings: Settings) -> str:
         "    parameters:\n"
         "      deciders:\n"
         "        prefill: pd-decider\n"
-        "  - type: disagg-headers-handler\n"
         "  - type: prefill-filter\n"
         "  - type: decode-filter\n"
         "  - type: queue-scorer\n"
@@ -143,6 +142,7 @@ def _llm_d(plan: Plan, settings: Settings) -> str:
 
 def _trtllm(plan: Plan, settings: Settings) -> str:
     return _comments(plan, settings) + (
+        "# Needs `router: {type: kv_cache_aware}` under generation_servers.\n"
         "conditional_disagg_config:\n"
         f"  max_local_prefill_length: {settings.values['max_local_prefill_length']}  # uncached tokens, inclusive\n"
     )

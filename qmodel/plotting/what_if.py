@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from qmodel.errors import QModelError
+import numpy as np
+
+from qmodel.errors import InputError, QModelError
 from qmodel.plotting.figure import COLORS, HATCHES, new_figure, style
-from qmodel.scenario import SLO, Cluster, Workload
+from qmodel.scenario import SLO, Cluster, Requests, Workload
 from qmodel.system import predict
 from qmodel.units import MS, format_duration
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["answer_figure", "changed", "what_if"]
+__all__ = ["answer_figure", "changed", "smoothed", "what_if"]
 
+REQUESTS = 12_000  # of a recorded workload, so that a prediction takes some 20 ms
+SEED = 0
+DPI = 110  # of the screen: a picture takes longer than its prediction
 PARTS = ("queue", "prefill", "transfer", "admission", "first_step")
 LEVELS = (0.5, 0.9, 0.95, 0.99)
 
@@ -56,6 +62,36 @@ def changed(
     return there, moved, SLO(ttft_s=ttft_slo_s, tbt_s=tbt_slo_ms * MS, tbt_quantile=slo.tbt_quantile)
 
 
+def smoothed(requests: Requests, burstiness: float) -> Requests:
+    """Return the same requests with other arrival times: between a Poisson stream and the recorded bursts.
+
+    t(b) = b*t + (1 - b)*u, u the times of a Poisson stream with as many arrivals over the same span. Prompts keep their
+    order, so a drift of their lengths stays.
+
+    Parameters
+    ----------
+    requests : Requests
+        As recorded.
+    burstiness : float
+        b, in [0, 1]: 0 is a Poisson stream, 1 as recorded.
+
+    Returns
+    -------
+    Requests
+        At the same mean rate.
+
+    Raises
+    ------
+    InputError
+        When the burstiness is outside [0, 1].
+    """
+    if not 0 <= burstiness <= 1:
+        raise InputError("burstiness", burstiness, "in [0, 1]", "0 is a Poisson stream, 1 as recorded")
+    t = requests.arrival_s
+    u = np.sort(np.random.default_rng(SEED).uniform(t[0], t[-1], len(t)))
+    return replace(requests, arrival_s=burstiness * t + (1 - burstiness) * u)
+
+
 def answer_figure(cluster: Cluster, workload: Workload, slo: SLO, policy: Any = None) -> Figure:
     """Return the answer as a picture: parts of TTFT at some percentiles, and the attainment in the title.
 
@@ -73,6 +109,7 @@ def answer_figure(cluster: Cluster, workload: Workload, slo: SLO, policy: Any = 
     """
     with style():
         figure = new_figure(6.4, 2.6)
+        figure.set_dpi(DPI)
         axes = figure.subplots()
         try:
             found = predict(cluster, workload, slo, policy)
@@ -105,7 +142,8 @@ def what_if(cluster: Cluster, workload: Workload, slo: SLO, policy: Any = None) 
     Parameters
     ----------
     cluster, workload, slo : Cluster, Workload, SLO
-        Where the sliders start from; both pools of one kind of instance.
+        Where the sliders start from; both pools of one kind of instance. A workload that is not Poisson gets a slider
+        for burstiness too, over its first 12,000 requests.
     policy : Policy, Plan or None, optional
         Who prefills where; never deflects by default.
 
@@ -114,19 +152,29 @@ def what_if(cluster: Cluster, workload: Workload, slo: SLO, policy: Any = None) 
     ipywidgets.VBox or Figure
         For the last line of a notebook cell.
     """
+    recorded = None if workload.kind == "poisson" else workload.requests(count=min(REQUESTS, len(workload.requests())))
     start: dict[str, Any] = {
         "load": round(workload.load(cluster), 2), "prefill": cluster.prefill_count, "decode": cluster.decode_count,
         "bandwidth_gb_s": cluster.bandwidth_gb_s, "ttft_slo_s": slo.ttft_s, "tbt_slo_ms": slo.tbt_s / MS,
     }  # fmt: skip
+    if recorded is not None:
+        start["burstiness"] = 1.0
+
+    def answer(burstiness: float = 1.0, **values: Any) -> Figure:
+        moved = workload
+        if recorded is not None:
+            moved = Workload.from_requests(smoothed(recorded, burstiness), workload.name)
+        return answer_figure(*changed(cluster, moved, slo, **values), policy)
+
     try:
         import ipywidgets
     except ImportError:
-        return answer_figure(*changed(cluster, workload, slo, **start), policy)
+        return answer(**start)
 
     def show(**values: Any) -> None:
         from IPython.display import display
 
-        display(answer_figure(*changed(cluster, workload, slo, **values), policy))
+        display(answer(**values))
 
     wide = {"layout": ipywidgets.Layout(width="28em"), "style": {"description_width": "9em"}}
     sliders = {
@@ -143,4 +191,8 @@ def what_if(cluster: Cluster, workload: Workload, slo: SLO, policy: Any = None) 
             value=start["tbt_slo_ms"], min=10, max=200, step=5, description="TBT SLO [ms]", **wide
         ),
     }
+    if recorded is not None:
+        sliders["burstiness"] = ipywidgets.FloatSlider(
+            value=start["burstiness"], min=0.0, max=1.0, step=0.05, description="burstiness", **wide
+        )
     return ipywidgets.VBox([*sliders.values(), ipywidgets.interactive_output(show, sliders)])

@@ -211,7 +211,8 @@ def _trtllm(family: _Family) -> Settings:
     tokens, result = family.best({n: StaticLength.trtllm(n) for n in lengths})
     notes = (
         _searched(len(lengths), "max_local_prefill_length"),
-        "Servers that keep prompts without any cached prefix disaggregated apply it to the others only.",
+        "The loss is that of the length for every prompt; TensorRT-LLM itself keeps prompts without any cached prefix "
+        "disaggregated, whatever their length.",
     )
     return Settings(
         target="trtllm", values={"max_local_prefill_length": int(tokens)}, notes=notes, loss=family.loss(result)
