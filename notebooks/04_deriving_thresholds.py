@@ -78,11 +78,16 @@ sp.simplify(theta.expression.subs({price_p: 0, price_d: 0, harm: 0}))
 # %%
 plan = qmodel.derive_thresholds(cluster, workload, slo)
 split = plan.split_table()
-pd.DataFrame(split["bins"]).round(4).head(12)
+bins = pd.DataFrame(split["bins"])
+bins["host per prefill"] = bins["host_s"] / bins["prefill_s"]
+bins.round(4)
 
 # %% [markdown]
-# Short prompts that fit one chunk are cheap to host, so they are deflected first. The loads that are left give the
-# prices:
+# The last column is the exchange rate: seconds of a decode instance for one second of prefill work saved. Short prompts
+# have a poor one, since a chunk costs much however little is in it. The program weighs it against what a prompt does to
+# the queue, where work counts with its square: the longest prompts go first, at most one bin is divided. That is the
+# split on average; from moment to moment thresholds decide, by the backlogs that they see. The loads that are left give
+# the prices:
 
 # %%
 rule = plan.dispatch_rule
