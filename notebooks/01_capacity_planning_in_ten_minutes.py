@@ -30,7 +30,7 @@ import qmodel
 from qmodel.plotting.plan import plan_figure
 from qmodel.policies import Kairos
 from qmodel.studies.thresholds import check_plan
-from qmodel.units import format_duration
+from qmodel.units import format_duration, format_threshold
 
 # %%
 calibration = qmodel.load_calibration("deepseek-v2-lite", "a100")
@@ -98,8 +98,8 @@ table = plan.threshold_table()
 pd.DataFrame(
     table["threshold_s"],
     index=pd.Index(table["prompt_tokens"], name="prompt tokens"),
-    columns=pd.Index([f"{v:g} s waiting" for v in table["decode_backlog_s"]], name="prefill backlog [s]"),
-).where(lambda thresholds: thresholds < 3600, "never")
+    columns=pd.Index([f"{v:g} s waiting" for v in table["decode_backlog_s"]], name="prefill backlog"),
+).map(format_threshold)
 
 # %% [markdown]
 # Columns: seconds of deflected work that wait at the decode instance already. The more there is, the higher the

@@ -10,6 +10,8 @@ from qmodel.errors import InputError
 MS = 1e-3
 US = 1e-6
 GB = 1e9
+# A prefill backlog not met in practice: thresholds beyond it, as those of prompts without a safe chunk, mean never.
+NEVER_S = 3600.0
 
 _DURATION_UNITS = {"us": US, "ms": MS, "s": 1.0, "min": 60.0, "h": 3600.0}
 _RATE_UNITS = {"/s": 1.0, "/min": 1 / 60.0, "/h": 1 / 3600.0}
@@ -106,3 +108,26 @@ def format_duration(seconds: float) -> str:
     if abs(seconds) >= 1:
         return f"{seconds:.3g} s" if abs(seconds) < 1000 else f"{seconds:,.0f} s"
     return f"{seconds * 1e3:.3g} ms" if abs(seconds) >= 1e-3 or seconds == 0 else f"{seconds * 1e6:.3g} us"
+
+
+def format_threshold(seconds: float) -> str:
+    """Return a threshold on the prefill backlog for people: ``always``, ``never`` or a duration.
+
+    Parameters
+    ----------
+    seconds : float
+        Backlog above which a prompt is deflected [s].
+
+    Returns
+    -------
+    str
+        Text.
+
+    Examples
+    --------
+    >>> format_threshold(-0.1), format_threshold(0.5), format_threshold(1e9)
+    ('always', '500 ms', 'never')
+    """
+    if seconds <= 0:
+        return "always"
+    return "never" if seconds >= NEVER_S else format_duration(seconds)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from qmodel.units import format_duration
+from qmodel.units import format_duration, format_threshold
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -271,7 +271,7 @@ def interval_table(interval: Mapping[str, Any], prompt_tokens: Sequence[float] =
         for name, limits in interval["intervals"].items()
     ]
     rows += [
-        (f"threshold of {tokens:,.0f} tokens", _threshold(low[0]), _threshold(high[0]))
+        (f"threshold of {tokens:,.0f} tokens", format_threshold(low[0]), format_threshold(high[0]))
         for tokens, low, high in zip(
             prompt_tokens, interval.get("threshold_low_s", ()), interval.get("threshold_high_s", ()), strict=True
         )
@@ -308,13 +308,6 @@ def split_table(split: Mapping[str, Any]) -> Table:
     return _table("Static split by prompt length", columns, rows)
 
 
-def _threshold(seconds: float) -> str:
-    """Return a threshold for people; a backlog of a day and more is one that no queue reaches."""
-    if seconds <= 0:
-        return "always"
-    return "never" if seconds >= 86_400 else format_duration(seconds)
-
-
 def threshold_table(table: Mapping[str, Any]) -> Table:
     """Return the threshold table: prefill backlog above which a prompt is deflected.
 
@@ -330,7 +323,7 @@ def threshold_table(table: Mapping[str, Any]) -> Table:
     """
     columns = ("prompt tokens", *(f"v = {format_duration(v)}" for v in table["decode_backlog_s"]))
     rows = [
-        (f"{tokens:,.0f}", *(_threshold(t) for t in row))
+        (f"{tokens:,.0f}", *(format_threshold(t) for t in row))
         for tokens, row in zip(table["prompt_tokens"], table["threshold_s"], strict=True)
     ]
     title = "Deflect when the prefill backlog exceeds (v: deflected work waiting at the decode instance)"

@@ -9,7 +9,7 @@ import numpy as np
 
 from qmodel.plotting.comparison import draw_breakdown, draw_ttft_cdf
 from qmodel.plotting.figure import COLORS, LINES, new_figure, plain_log, save_figure, style
-from qmodel.units import format_duration
+from qmodel.units import NEVER_S, format_duration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,7 +23,6 @@ __all__ = ["draw_load", "draw_plan", "draw_thresholds", "plan_figure"]
 
 Windows = tuple[Any, Any, Any]
 
-NEVER_S = 3600.0  # a backlog of an hour is not met in practice; beyond it, and where no chunk is safe: never
 _ORDERS = {
     "fcfs": "first come first served",
     "spf": "shortest prefill first",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qmodel.errors import InputError, QModelError
+from qmodel.plotting.comparison import PARTS
 from qmodel.plotting.figure import COLORS, HATCHES, new_figure, style
 from qmodel.scenario import SLO, Cluster, Requests, Workload
 from qmodel.system import predict
@@ -21,7 +22,6 @@ __all__ = ["answer_figure", "changed", "smoothed", "what_if"]
 REQUESTS = 12_000  # of a recorded workload, so that a prediction takes some 20 ms
 SEED = 0
 DPI = 110  # of the screen: a picture takes longer than its prediction
-PARTS = ("queue", "prefill", "transfer", "admission", "first_step")
 LEVELS = (0.5, 0.9, 0.95, 0.99)
 
 
@@ -120,10 +120,10 @@ def answer_figure(cluster: Cluster, workload: Workload, slo: SLO, policy: Any = 
         left = [0.0] * len(LEVELS)
         shares = [found.breakdown(q) for q in LEVELS]
         names = [f"P{100 * q:g}: {format_duration(found.ttft_s(q))}" for q in LEVELS]
-        for number, part in enumerate(PARTS):
+        for number, (part, label) in enumerate(PARTS):
             width = [share[part] for share in shares]
             axes.barh(
-                names, width, left=left, label=part.replace("_", " "), color=COLORS[number], hatch=HATCHES[number],
+                names, width, left=left, label=label, color=COLORS[number], hatch=HATCHES[number],
                 edgecolor="white", linewidth=0.4,
             )  # fmt: skip
             left = [a + b for a, b in zip(left, width, strict=True)]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from qmodel.studies.scenes import Stage
+from qmodel.units import NEVER_S
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 __all__ = ["shadow_prices", "threshold_map"]
 
 SHORTEST_PROMPT = 64.0
-NEVER_S = 3600.0  # a backlog of an hour is not met in practice; beyond it, and where no chunk is safe: never
 LOADS = tuple(round(0.3 + 0.1 * step, 1) for step in range(10))
 
 

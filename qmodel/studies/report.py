@@ -24,13 +24,13 @@ from qmodel.studies.report_parts import (
     workload_section,
 )
 from qmodel.studies.thresholds import DISPATCH, PLAN, CheckedPlan
+from qmodel.units import format_threshold
 
 if TYPE_CHECKING:
     from qmodel.scenario.plan import Plan
 
 __all__ = ["Origin", "comparison_report", "plan_report"]
 
-NEVER_S = 86_400.0
 PLAN_SPLITS, PLAN_RATES = 5, 6  # under the plan every cell derives one of its own, in some .6 s
 _ORDERS = {
     "fcfs": "first come, first served",
@@ -136,18 +136,12 @@ def _plan_answer(plan: Plan, comparison: Comparison | None) -> Section:
     return Section(title="Answer", blocks=blocks)
 
 
-def _threshold(seconds: float) -> str:
-    if seconds <= 0:
-        return "always"
-    return "never" if seconds >= NEVER_S else duration(seconds)
-
-
 def _thresholds_section(plan: Plan) -> Section:
     from qmodel.plotting.report import svg_of, thresholds_figure
 
     table = plan.threshold_table()
     rows = [
-        [f"{tokens:,.0f}", *(_threshold(t) for t in row)]
+        [f"{tokens:,.0f}", *(format_threshold(t) for t in row)]
         for tokens, row in zip(table["prompt_tokens"], table["threshold_s"], strict=True)
     ]
     columns = ["prompt tokens", *(f"v = {duration(v)}" for v in table["decode_backlog_s"])]
