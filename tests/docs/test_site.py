@@ -61,6 +61,14 @@ def test_shown_commands_and_options_exist(command):
     assert shown <= known
 
 
+def test_modules_that_pages_name_exist():
+    package = FOLDER.parent / "qmodel"
+    for page in (FOLDER / "architecture.md", FOLDER.parent / "CONTRIBUTING.md"):
+        for name in re.findall(r"`([\w/*]+\.py)`", page.read_text()):
+            path = name.removeprefix("qmodel/")
+            assert list(package.rglob(path)) or (FOLDER.parent / name).exists(), f"{page.name} names {name}"
+
+
 def test_it_builds_without_warnings(tmp_path):
     pytest.importorskip("myst_parser", reason="the extra `docs` is not installed")
     pytest.importorskip("furo", reason="the extra `docs` is not installed")
@@ -70,6 +78,9 @@ def test_it_builds_without_warnings(tmp_path):
     words = ["-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", str(FOLDER), str(tmp_path / "site")]
     run = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
+    model = (tmp_path / "site" / "explanation" / "model.html").read_text()
+    assert "<mfrac>" in model
+    assert "mathjax" not in model.lower()
     page = (tmp_path / "site" / "reference" / "cli.html").read_text()
     assert "qmodel thresholds" in page
     assert "--ttft-slo" in page
