@@ -38,7 +38,7 @@ FURTHER_MARGIN = 0.8
 DENSE_LIMITS = {"step_mape": 0.04, "step_p95": 0.10, "chunk_increment_mape": 0.10, "prefill_mape": 0.02}
 MOE_LIMITS = DENSE_LIMITS | {"step_mape": 0.07, "step_p95": 0.18}
 SHORT_PROMPT = 256  # below it the prefill law's error is stated apart
-_SHORTEST = 16
+_SHORTEST = 16  # prompts that prefill laws are fitted to [tokens]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,17 +12,18 @@ from qmodel.laws.samples import StepSamples
 __all__ = ["MAX_BATCH", "MAX_CHUNK", "MAX_CONTEXT", "context_limit", "fit_steps", "off_grid_steps", "prompts"]
 
 MAX_BATCH = 256  # vLLM's default max_num_seqs
-MAX_CHUNK = 8192
+MAX_CHUNK = 8192  # the longest prompt step in the kernel tables [tokens]
 MAX_CONTEXT = 32768  # of one request; the valid range flags longer ones
 LEAST_CONTEXT = 8192  # engines stretch the trained context of older models at least this far
+# Steps that laws are fitted to: decode batches by context of a request, and chunks by tokens done of their prompt.
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 _CONTEXTS = (128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 _HOST_BATCHES = (1, 4, 16, 64, 128, 256)
 _HOST_CONTEXTS = (256, 1024, 4096, 16384)
 _CHUNKS = (128, 256, 512, 1024, 2048, 4096, 8192)
 _DONE = (0, 1024, 4096, 16384)
-_OFF_GRID = 600
-_SEED = 20260702
+_OFF_GRID = 600  # random steps that laws are checked on
+_SEED = 20260702  # of those steps; any other draws others of the same law
 
 
 def context_limit(model_context: int) -> int:

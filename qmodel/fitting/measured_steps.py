@@ -21,9 +21,9 @@ __all__ = ["MeasuredSteps", "calibrate_steps", "check_unit"]
 Array = npt.NDArray[np.float64]
 Law = PNormLaw | LinearLaw
 
-_FOLDS = 5
-_SEED = 411
-_LEAST_ROWS = 12
+_FOLDS = 5  # of the cross-validation that chooses the form
+_SEED = 411  # who is in which fold
+_LEAST_ROWS = 12  # of each kind of step; fewer do not tell the coefficients apart
 _FASTEST, _SLOWEST = 0.2, 200.0  # step over a lower bound of its time; a wrong unit is off by 1000
 
 

@@ -19,7 +19,7 @@ Array = npt.NDArray[np.float64]
 Family = Literal["linear", "dense", "moe", "experts"]
 
 P_RANGE = (1.0, 8.0)  # beyond 8 the joint is a corner and p is not identified
-A_RANGE = (0.0, 0.9)
+A_RANGE = (0.0, 0.9)  # at 1 reading weights grows like multiplying tokens and the two are not told apart
 CROSSING_RANGE = (1.0, 1e5)  # tokens at which reading weights and multiplying tokens take equal time, for a = 0
 
 

@@ -17,12 +17,13 @@ from qmodel.simulation import SimulationResult, simulate
 
 __all__ = ["fit_settings", "policy_of", "scenario_of"]
 
+# What is tried of each setting: prompt tokens, token budgets of prefill backlog, used share of the decode cache.
 LENGTHS = (1, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 8192)
 PREFILL_BUSY = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 20.0)
 DECODE_BUSY = (1.0, 0.9, 0.75, 0.5, 0.3)
 # TBT attainment given up before a setting counts as worse, whatever its TTFT.
 TBT_TOLERANCE = 0.002
-REQUESTS = 5000
+REQUESTS = 5000  # of one simulated run, as in a plan's check
 
 
 def scenario_of(plan: Plan) -> tuple[Cluster, Workload, SLO]:
