@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -109,6 +111,40 @@ def test_dynamo_reads_it(plan, fitted):
     assert run.stdout.split() == [values["policy"], str(values["prefill_busy_threshold"])]
     wrong = json.dumps(values | {"eff_isl_ratio_threshold": 1.5})
     assert subprocess.run(check, input=wrong, capture_output=True, text=True, check=False).returncode != 0
+
+
+def test_trtllm_reads_it(plan, fitted):
+    """TensorRT-LLM's own configuration, where it is installed."""
+    reader = pytest.importorskip("tensorrt_llm.llmapi.disagg_utils", reason="tensorrt-llm is not installed")
+    values = parsed("trtllm", emit(plan, fitted["trtllm"]))["conditional_disagg_config"]
+    read = reader.ConditionalDisaggConfig(**values)
+    assert read.max_local_prefill_length == fitted["trtllm"].values["max_local_prefill_length"]
+
+
+def test_vllm_knows_every_setting(plan, fitted):
+    """vLLM's own engine arguments, where it is installed: ``--config`` takes their names as they are on the command line."""
+    arguments = pytest.importorskip("vllm.engine.arg_utils", reason="vllm is not installed")
+    known = {field.name for field in dataclasses.fields(arguments.EngineArgs)}
+    assert {name.replace("-", "_") for name in parsed("vllm", emit(plan, fitted["vllm"]))} <= known
+
+
+def test_promtool_accepts_the_rules(plan, fitted, tmp_path):
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed (Debian: prometheus)")
+    path = tmp_path / "rules.yaml"
+    save_emitted(emit(plan, fitted["prometheus"]), path)
+    run = subprocess.run([promtool, "check", "rules", str(path)], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_llm_d_names_only_plugins_that_it_declares(plan, fitted):
+    content = parsed("llm-d", emit(plan, fitted["llm-d"]))
+    declared = {plugin.get("name", plugin["type"]) for plugin in content["plugins"]}
+    used = {plugin["pluginRef"] for profile in content["schedulingProfiles"] for plugin in profile["plugins"]}
+    handler = next(plugin for plugin in content["plugins"] if plugin["type"] == "disagg-profile-handler")
+    assert used | set(handler["parameters"]["deciders"].values()) <= declared
+    assert declared - used == {"pd-decider", "profile-handler"}  # deciders and handlers stand outside profiles
 
 
 def test_length_is_the_best_of_its_family(cluster, workload, plan, fitted):
