@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_attainment", "draw_p95_ttft", "draw_tbt_laws", "draw_ttft_laws", "draw_ttft_parts"]
 
+EXECUTION = "prefill"  # the part whose share is published
+
 
 def draw_ttft_parts(table: DataFrame) -> Figure:
     """Draw the parts of P95 TTFT without deflection as stacked bars per panel.
@@ -30,9 +32,9 @@ def draw_ttft_parts(table: DataFrame) -> Figure:
     panels = list(dict.fromkeys(table["panel"]))
     place = np.arange(len(panels))[::-1]
     left = np.zeros(len(panels))
-    for number, (part, label) in enumerate(PARTS):
-        rows = table[table["part"] == part].set_index("panel")
-        width = 100 * rows.loc[panels, "share"].to_numpy()
+    share = table.pivot(index="panel", columns="part", values="share").loc[panels] * 100
+    for number, (part, label) in sorted(enumerate(PARTS), key=lambda item: item[1][0] != EXECUTION):  # beside its band
+        width = share[part].to_numpy()
         axes.barh(
             place, width, left=left, height=0.66, label=label, color=COLORS[number], hatch=HATCHES[number],
             edgecolor="white", linewidth=0.4,
@@ -40,17 +42,16 @@ def draw_ttft_parts(table: DataFrame) -> Figure:
         left += width
     totals = table.groupby("panel", sort=False)["mean_s"].sum()
     for y, panel in zip(place, panels, strict=True):
-        rest = 100 - 100 * float(table[(table["panel"] == panel) & (table["part"] == "queue")]["share"].iloc[0])
-        text = f"{totals[panel]:.2g} s, {rest:.0f} % not queueing"
+        text = f"{totals[panel]:.2g} s, {share.loc[panel, EXECUTION]:.0f} % execution"
         axes.annotate(text, (101, y), va="center", fontsize=7, annotation_clip=False)
     axes.set_yticks(place, [panel_title(panel, short=True) for panel in panels])
     axes.set(xlabel="share of P95 TTFT [%]", xlim=(0, 100))
     axes.grid(visible=False, axis="y")
     low, high = 100 * table["published_low"].iloc[0], 100 * table["published_high"].iloc[0]
-    axes.axvspan(100 - high, 100 - low, color="black", alpha=0.12, lw=0, zorder=3)
+    axes.axvspan(low, high, color="black", alpha=0.15, lw=0, zorder=3)
     axes.annotate(
-        f"published: queueing ends here\n({low:.0f}-{high:.0f} % is not queueing)", (100 - high, place[0] + 0.45),
-        xytext=(-2, 3), textcoords="offset points", ha="right", va="bottom", fontsize=6.5, annotation_clip=False,
+        f"published: execution is {low:.0f}-{high:.0f} %", (low, place[0] + 0.45),
+        xytext=(0, 6), textcoords="offset points", va="bottom", fontsize=6.5, annotation_clip=False,
     )  # fmt: skip
     axes.set_ylim(-0.6, len(panels) - 0.3)
     figure.legend(loc="outside lower center", ncols=3)

@@ -57,7 +57,8 @@ def ttft_parts(stage: Stage) -> DataFrame:
     Returns
     -------
     DataFrame
-        Columns panel, sweep, source, part, mean_s, share, published_low and published_high (of what is not queue).
+        Columns panel, sweep, source, part, mean_s, share, published_low and published_high (share of execution, the
+        part "prefill").
     """
     import pandas as pd
 
@@ -65,7 +66,7 @@ def ttft_parts(stage: Stage) -> DataFrame:
     table = summarised(runs, [f"p95_{part}_s" for part in PARTS])
     table["part"] = table["metric"].str.removeprefix("p95_").str.removesuffix("_s")
     total = table.groupby("panel")["mean"].transform("sum")
-    known = PUBLISHED["not_queue_share"]
+    known = PUBLISHED["execution_share"]
     return pd.DataFrame(
         {
             "panel": table["panel"], "sweep": table["sweep"], "source": table["source"], "part": table["part"],

@@ -18,17 +18,17 @@ __all__ = ["against_published", "markdown", "write_published"]
 Tables = Mapping[str, "DataFrame"]
 
 
-def _not_queueing(tables: Tables) -> tuple[str, str]:
+def _execution(tables: Tables) -> tuple[str, str]:
     table = tables["fig02_ttft_parts"]
-    queue = table[table["part"] == "queue"].set_index("panel")["share"]
-    shares = ", ".join(f"{panel} {1 - share:.1%}" for panel, share in queue.items())
-    known = PUBLISHED["not_queue_share"]
-    all_queue, little = queue[queue > 1 - known.low].index, queue[queue < 1 - known.high].index
+    found = table[table["part"] == "prefill"].set_index("panel")["share"]
+    known = PUBLISHED["execution_share"]
+    queue, idle = found[found < known.low].index, found[found > known.high].index
     reasons = []
-    if len(all_queue):
-        reasons.append(f"{', '.join(all_queue)}: bursts overload prefill for minutes: P95 is nearly all queueing")
-    if len(little):
-        reasons.append(f"{', '.join(little)}: queue too little for it to dominate")
+    if len(queue):
+        reasons.append(f"{', '.join(queue)}: bursts overload prefill for minutes: P95 is nearly all queueing")
+    if len(idle):
+        reasons.append(f"{', '.join(idle)}: little waits, so execution is most of what is left")
+    shares = ", ".join(f"{panel} {share:.1%}" for panel, share in found.items())
     return shares, "; ".join(reasons) or "in the published range"
 
 
@@ -65,8 +65,8 @@ def _gain(tables: Tables, name: str, metric: str) -> dict[str, float]:
 
 def _p95(tables: Tables) -> tuple[str, str]:
     ratios = _gain(tables, "fig04_p95_ttft", "p95_ttft_s")
-    queue = tables["fig02_ttft_parts"].query("part == 'queue'").set_index("panel")["share"]
-    light = queue[queue < 1 - PUBLISHED["not_queue_share"].high].index
+    execution = tables["fig02_ttft_parts"].query("part == 'prefill'").set_index("panel")["share"]
+    light = execution[execution > PUBLISHED["execution_share"].high].index
     why = "ours binds late and orders its queue, the published rule does neither"
     return ", ".join(f"{panel} {ratio - 1:+.0%}" for panel, ratio in ratios.items()), (
         f"{why}; little waits in {', '.join(light)}" if len(light) else why
@@ -112,7 +112,7 @@ def _peers(tables: Tables) -> tuple[str, str]:
 ROWS: Mapping[str, tuple[str, Callable[[Tables], tuple[str, str]]]] = {
     "flat_chunk_s": ("fig01", _flat_chunk),
     "large_chunk_s": ("fig01", _large_chunk),
-    "not_queue_share": ("fig02", _not_queueing),
+    "execution_share": ("fig02", _execution),
     "p95_ttft_ratio": ("fig04", _p95),
     "attainment_ratio": ("fig05", _attained),
     "decision_s": ("fig09", _decision),
@@ -153,7 +153,7 @@ def _shown(key: str) -> str:
     known = PUBLISHED[key]
     if key.endswith("_ratio"):
         return f"{known.low - 1:+.0%}"
-    if key == "not_queue_share":
+    if key == "execution_share":
         return f"{known.low:.0%}-{known.high:.0%}"
     if known.unit == "s":
         ends = dict.fromkeys(f"{1e3 * value:.3g}" for value in (known.low or known.high, known.high))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from qmodel.system.prediction import PARTS
+
 __all__ = ["METRICS", "PARTS", "Outcome", "measure"]
 
 METRICS = (
@@ -17,7 +19,6 @@ METRICS = (
     "slo_attainment",
     "deflected_share",
 )
-PARTS = ("queue", "prefill", "transfer", "admission", "first_step")
 
 
 class Outcome(Protocol):

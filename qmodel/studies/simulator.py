@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 from qmodel.scenario import SLO, Cluster, Requests, Workload
 from qmodel.simulation import simulate
 from qmodel.studies.evaluation_cases import CONDITIONS, Condition
+from qmodel.studies.metrics import PARTS
 from qmodel.studies.panels import CELLS, Cell, cell_requests
+from qmodel.studies.published import PUBLISHED
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 __all__ = ["PAGE_CELLS", "fault_policies", "fault_table", "simulator_page", "ttft_part_table"]
 
-#: Share of P95 TTFT that execution takes in the paper where prefill is saturated.
-PAPER_EXECUTION = (0.02, 0.23)
 _SATURATED = 0.7  # prefill load from which a bursty panel's prefill queue saturates
 _LOAD = 0.9
 
@@ -169,8 +169,7 @@ def _paragraph(*sentences: str) -> list[str]:
 
 
 def _parts_section(parts: DataFrame) -> list[str]:
-    low, high = PAPER_EXECUTION
-    names = ("queue", "prefill", "transfer", "admission", "first_step")
+    low, high = PUBLISHED["execution_share"].low, PUBLISHED["execution_share"].high
     lines = ["## Where P95 TTFT goes without deflection", ""]
     lines += _paragraph(
         "DeepSeek-V2-Lite, 2P2D, the evaluation's panels, and HH at some loads between them. The paper reports that",
@@ -182,7 +181,7 @@ def _parts_section(parts: DataFrame) -> list[str]:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in parts.to_dict("records"):
-        shares = " | ".join(f"{100 * row[name]:.1f}" for name in names)
+        shares = " | ".join(f"{100 * row[name]:.1f}" for name in PARTS)
         numbers = f"{row['load_prefill']:.2f} | {row['load_decode']:.2f} | {row['p95_ttft_s']:.2f}"
         lines.append(f"| {row['cell']} | {numbers} | {shares} |")
     full = parts[parts.load_prefill >= _SATURATED - 1e-9]
