@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -72,14 +73,21 @@ def test_composition_agrees_with_an_independent_one(shared_data, key, name, tp):
     assert np.mean(np.abs(error)) < 0.015
 
 
+NUMBER = re.compile(r"(?<=[ \[])(-?\d+\.\d+(?:e-?\d+)?)(?=[,\]\n])")
+
+
 @needs_profiles
 @pytest.mark.parametrize(
     ("name", "tp"),
     [("deepseek-v2-lite", 1), ("llama-3.1-8b", 1), pytest.param("mixtral-8x7b", 2, marks=pytest.mark.full)],
 )
-def test_shipped_files_are_rebuilt_byte_for_byte(name, tp):
+def test_shipped_files_are_rebuilt(name, tp):
     rebuilt = calibrate_model(load_model(name), AiconfiguratorTables("a100"), gpu_named("a100"), tp)
-    assert calibration_json(rebuilt) == (shipped_folder() / f"{name}_a100_tp{tp}.json").read_text("utf-8")
+    mine = NUMBER.split(calibration_json(rebuilt))
+    shipped = NUMBER.split((shipped_folder() / f"{name}_a100_tp{tp}.json").read_text("utf-8"))
+    # Files hold six digits, and the last one may turn with the processor's linear algebra: all else byte for byte.
+    assert mine[::2] == shipped[::2]
+    assert [float(x) for x in mine[1::2]] == pytest.approx([float(x) for x in shipped[1::2]], rel=1e-5)
 
 
 @needs_profiles
