@@ -136,6 +136,7 @@ class RuntimePlan:
         "_moved",
         "_per_batch",
         "_per_context",
+        "_pull_deadline",
         "_pull_harm",
         "_room",
         "_work",
@@ -179,6 +180,7 @@ class RuntimePlan:
         self.harm_weight = _finite(at_dispatch["harm_weight"], "harm_weight")
         self._pull_harm = _finite(rule["harm_weight"], "harm_weight")
         self.deadline_s = _finite(at_dispatch.get("deadline_s", 0.0), "deadline_s")
+        self._pull_deadline = _finite(rule.get("deadline_s", 0.0), "deadline_s")
         self.relief_weight = _finite(rule.get("relief_weight", 0.0), "relief_weight")
         self.ageing_per_s = _finite(rule.get("ageing_per_s", 0.0), "ageing_per_s")
         self.max_batch = _finite(rule.get("max_batch", 0), "max_batch")
@@ -304,8 +306,8 @@ class RuntimePlan:
         """Return which waiting request a decode instance takes now, or -1; late binding.
 
         gain = expected wait + s + x - v - h - harm, relief = (requests behind)*s/k; among those with
-        gain + relief_weight*relief > 0 the first, or in order "fcfs" the one of largest (gain + relief)/h. Takes time
-        in proportion to the queue.
+        gain + relief_weight*relief > 0 and v + h within the rule's deadline the first, or in order "fcfs" the one of
+        largest (gain + relief)/h. Takes time in proportion to the queue.
 
         Parameters
         ----------
@@ -342,12 +344,13 @@ class RuntimePlan:
             s, i, f = self._curve(self._work, need)
             x = self._curve(self._moved, need)[0]
             h = max(1e-9, self._at(self._host, i, f, batch, context))
+            late = 0.0 < self._pull_deadline < v + h
             gain = ahead / k + s + x - v - h
             if self._pull_harm > 0.0:
                 gain -= self._pull_harm * self._at(self._harm, i, f, batch, context)
             relief = (len(queue) - 1 - place) * s / k
             value = (gain + relief) / h
-            safe = h < NO_SCHEDULE_S and context + prompt <= self._contexts[-1]
+            safe = not late and h < NO_SCHEDULE_S and context + prompt <= self._contexts[-1]
             if safe and gain + self.relief_weight * relief > 0.0 and value > best_value:
                 if self.order != "fcfs":
                     return place

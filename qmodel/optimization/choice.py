@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from qmodel.optimization.split import StaticSplit
 from qmodel.policies import Kairos, LateThresholds, Thresholds
 from qmodel.policies.rule import Order, ThresholdRule
 from qmodel.scenario import SLO, Cluster, Requests, Workload
@@ -19,8 +20,10 @@ __all__ = [
     "Outcome",
     "Scenario",
     "best_rule",
+    "bounded_rules",
     "busiest",
     "deadline_rules",
+    "hosts_outlast",
     "late_rules",
     "price_rules",
 ]
@@ -38,6 +41,9 @@ SCREENED_CANDIDATES = 6
 TIED_P95 = 1.10
 TIED_ATTAINMENT = 0.002
 STARVED_P99 = 1.10
+# Bounds of hosting are judged where prompts that outlast the TTFT SLO there have this share of the work (0070).
+LONG_WORK = 0.1
+HOST_SHARES = (1.0, 2.0)
 ORDERS: tuple[Order, ...] = ("due", "spf", "fcfs")
 
 
@@ -181,6 +187,42 @@ def late_rules(
         name + text: replace(one, **change)  # type: ignore[arg-type]
         for name, one in found.items()
         for text, change in changes.items()
+    }
+
+
+def hosts_outlast(split: StaticSplit, ttft_s: float) -> bool:
+    """Return whether prompts of some share of the work are hosted for longer than the TTFT SLO.
+
+    Only then can a bound of what a decode instance takes decide anything: elsewhere it would end all in time.
+
+    Parameters
+    ----------
+    split : StaticSplit
+        Bins and their host times.
+    ttft_s : float
+        TTFT SLO [s].
+    """
+    law, host = split.problem.bins, split.problem.host_s
+    work = law.rate_per_s * law.work_s
+    return bool(np.sum(work[host > ttft_s]) > LONG_WORK * np.sum(work))
+
+
+def bounded_rules(rules: Mapping[str, ThresholdRule], ttft_s: float) -> dict[str, ThresholdRule]:
+    """Return the candidates that host a prompt only where that ends within one or two TTFT SLOs.
+
+    A prompt that is hosted for seconds blocks the instance for all that could still be in time.
+
+    Parameters
+    ----------
+    rules : mapping of str to ThresholdRule
+        Candidates without such a bound.
+    ttft_s : float
+        TTFT SLO [s].
+    """
+    return {
+        f"{name}, hosted within {share:g} SLO": replace(rule, deadline_s=share * ttft_s)
+        for share in HOST_SHARES
+        for name, rule in rules.items()
     }
 
 

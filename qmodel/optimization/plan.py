@@ -20,8 +20,10 @@ from qmodel.optimization.choice import (
     Effort,
     Scenario,
     best_rule,
+    bounded_rules,
     busiest,
     deadline_rules,
+    hosts_outlast,
     late_rules,
     price_rules,
 )
@@ -123,7 +125,7 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def _late(rule: ThresholdRule, order: Order) -> ThresholdRule:
-    return replace(rule, binding="late", order=order, harm_weight=HARM_WEIGHT["late"])
+    return replace(rule, binding="late", order=order, harm_weight=HARM_WEIGHT["late"], deadline_s=0.0)
 
 
 def _chosen(
@@ -144,6 +146,8 @@ def _chosen(
     deadline_s = DEADLINE_SHARE * slo.ttft_s
     if at_dispatch.order != "due":  # the model has that order for the shared queue only
         rules = price_rules(at_dispatch, deadline_s) if effort == "high" else deadline_rules(at_dispatch, deadline_s)
+        if hosts_outlast(split, slo.ttft_s):
+            rules |= bounded_rules({"dispatch": at_dispatch}, slo.ttft_s)
         if len(scenarios) > 1:
             prices = robust_prices(cluster, workload, slo, split, at_dispatch)
             rules |= {f"robust {name}": rule for name, rule in deadline_rules(prices, deadline_s).items()}
@@ -158,6 +162,9 @@ def _chosen(
     if binding != "dispatch":
         orders = ORDERS if order == "auto" else (order,)
         candidates = late_rules(_late(at_dispatch, "spf"), orders, effort)
+        if hosts_outlast(split, slo.ttft_s):
+            first = f"late {orders[0]}"
+            candidates |= bounded_rules({first: candidates[first]}, slo.ttft_s)
         candidates |= _capped_rules({f"late {one}": candidates[f"late {one}"] for one in orders}, caps, cluster, slo)
         choice = best_rule(candidates, scenarios, slo, objective, judged.get("kairos"))
         late = choice.rule

@@ -62,7 +62,7 @@ class ThresholdRule:
     relief_weight : float
         Late binding: how much the time that a pull saves those behind it counts in whether to pull; 0 or more.
     deadline_s : float
-        Decided at arrival: longest v + h with which a decode instance is considered [s]; 0 for any.
+        Longest v + h with which a decode instance is considered [s]; 0 for any.
     max_batch : int
         A decode instance with this many residents or more hosts nothing new; 0 for no limit.
     """

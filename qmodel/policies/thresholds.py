@@ -94,7 +94,8 @@ class LateThresholds:
     A free prefill instance fills its step from the head of the queue. A decode instance takes, at each arrival, end
     of a prefill step and end of a hosting step, waiting prompts while it has less than `max_waiting_tokens` deflected
     prompt tokens and fewer residents than `max_batch`. Of the prompts whose gain, with the rule's weight of the relief,
-    is positive, it is the first in the queue's order, or in a queue first come first served the one of most value:
+    is positive and whose v + h is within `deadline_s`, it is the first in the queue's order, or in a queue first come
+    first served the one of most value:
 
         gain = expected wait + s + x - v - h - harm,   value = (gain + (requests behind)*s/k)/h
 

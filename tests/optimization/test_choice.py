@@ -7,8 +7,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from qmodel.optimization import derive_plan
-from qmodel.optimization.choice import Outcome, Scenario, _ranks, best_rule, busiest, late_rules, outcome
+from qmodel.optimization import derive_plan, static_split
+from qmodel.optimization.choice import (
+    Outcome,
+    Scenario,
+    _ranks,
+    best_rule,
+    bounded_rules,
+    busiest,
+    hosts_outlast,
+    late_rules,
+    outcome,
+)
 from qmodel.policies import LateThresholds
 from qmodel.scenario import Requests, Workload
 from qmodel.simulation import simulate
@@ -113,3 +123,41 @@ def test_halving_keeps_the_best(cluster, chat, slo, rule):
     assert len(many) == 18
     assert len(few.outcomes) < len(many)
     assert few.outcomes[few.name][0].p95_ttft_s <= 1.1 * outcome(scenario[0], slo, LateThresholds(rule)).p95_ttft_s
+
+
+def long_prompts(cluster, seed=4):
+    """Return traffic whose prompts are mostly longer than a decode instance can take within the TTFT SLO."""
+    rng = np.random.default_rng(seed)
+    n = 4000
+    prompt = np.where(rng.random(n) < 0.5, rng.integers(200, 2000, n), rng.integers(10_000, 60_000, n))
+    requests = Requests.from_arrays(np.cumsum(rng.exponential(1.0, n)), prompt, rng.integers(50, 400, n))
+    return Workload.from_requests(requests).at_load(1.0, cluster)
+
+
+def test_long_prompts_are_hosted_only_where_they_end_soon(cluster, chat, slo):
+    long = long_prompts(cluster)
+    assert hosts_outlast(static_split(cluster, long, slo), slo.ttft_s)
+    assert not hosts_outlast(static_split(cluster, chat, slo), slo.ttft_s)
+    plan = derive_plan(cluster, long, slo)
+    judged = plan.predicted["candidates"]
+    bound = [name for name in judged if "hosted within" in name]
+    assert {name.split(",")[0] for name in bound} == {"late due", "dispatch"}
+    free = replace(plan.late_rule, deadline_s=0.0)
+    rules = bounded_rules({"late due": replace(free, order="due")}, slo.ttft_s)
+    assert [rule.deadline_s for rule in rules.values()] == [slo.ttft_s, 2 * slo.ttft_s]
+    met = {
+        name: simulate(cluster, long, slo, LateThresholds(rule), seed=1).slo_attainment
+        for name, rule in {"free": replace(free, order="due"), **rules}.items()
+    }
+    assert met["late due, hosted within 1 SLO"] > met["free"] + 0.02
+
+
+def test_a_late_rule_hosts_nothing_beyond_its_deadline(cluster, slo, rule):
+    long = long_prompts(cluster).requests(seed=0, count=1500)
+    bounded = replace(rule, deadline_s=1.0)
+    run = simulate(cluster, long, slo, LateThresholds(bounded)).requests
+    hosted = run[run.deflected]
+    assert len(hosted) > 20
+    assert (hosted.prefill_s < 2.0).all()  # a second as planned; residents may slow it
+    free = simulate(cluster, long, slo, LateThresholds(replace(rule, deadline_s=0.0))).requests
+    assert (free[free.deflected].prefill_s > 2.0).any()

@@ -333,7 +333,7 @@ class Reference:
                 gain -= rule.harm_weight * lookup_table(rule, rule.harm_s, job.rest, B, K)
             relief = (len(self.shared) - at - 1) * s / k
             value = (gain + relief) / h
-            full = 0 < rule.max_batch <= B or K + job.need > rule.contexts[-1]
+            full = 0 < rule.max_batch <= B or K + job.need > rule.contexts[-1] or 0 < rule.deadline_s < v + h
             if gain + rule.relief_weight * relief > 0 and value > best_value and not full:
                 best, best_value, best_host = job, value, h
                 if self.order != "fcfs":
