@@ -4,8 +4,9 @@
 that this one imports, so that an edit of one kernel can never leave a caller in another file running the old one
 (numba itself only looks at the file a function is defined in), and recompiles nothing else.
 
-Kernels that allocate nothing borrow their arrays: numba would otherwise count references to each array argument of each
-call with atomic instructions, which took three quarters of the time of a recursion over requests (decision 0084).
+Kernels that allocate nothing borrow their arrays and are put in place where they are called: numba would otherwise count
+references to each array argument of each call with atomic instructions and copy some seven words of each, which took
+nine tenths of the time of a recursion over requests (decision 0084).
 """
 
 import ast
@@ -31,7 +32,8 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a function on first call; its machine code is kept for later processes."""
     numba.config.CACHE_DIR = _USERS_FOLDER or str(_cache_folder(function.__module__.rpartition(".")[2]))
     try:
-        compiled: Callable[..., Any] = numba.njit(cache=True, _nrt=not borrows(function))(function)
+        small = borrows(function)
+        compiled: Callable[..., Any] = numba.njit(cache=True, _nrt=not small, forceinline=small)(function)
     finally:
         numba.config.CACHE_DIR = _USERS_FOLDER
     return compiled
@@ -40,7 +42,7 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
 def borrows(function: Callable[..., Any]) -> bool:
     """Return whether a function only calls arithmetic and other borrowing kernels, so that it can own no array.
 
-    What is called must be known when the function is defined. Returned arrays would dangle; a test looks for them.
+    What is called must be defined before. A returned array would dangle: `tests/house` looks for those.
     """
     calls = [node.func for node in ast.walk(ast.parse(inspect.getsource(function))) if isinstance(node, ast.Call)]
     return all(_is_harmless(call, function) for call in calls)

@@ -7,10 +7,12 @@ import json
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import product
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Literal
 
 from qmodel.errors import InputError, MissingExtraError, QModelError
@@ -31,6 +33,8 @@ TABLE_S, TABLE_SHARE = 10.0, 20.0
 # Batches per worker: enough to balance unequal cells, few enough to keep the cost of handing them over small.
 BATCHES_PER_WORKER = 16
 LARGEST_BATCH = 50
+AHEAD = 2  # batches handed to each local process: one to run, one to go on with
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 RAY_ROUND = 4  # batches per worker of one round
 
 
@@ -193,6 +197,9 @@ def _batches(
         for batch in batches:
             yield _run_batch(study, batch)
         return
+    if engine == "local":
+        yield from _beside(study, batches, count - 1)
+        return
     from joblib import Parallel, delayed
 
     jobs = [delayed(_run_batch)(study, batch) for batch in batches]
@@ -201,8 +208,46 @@ def _batches(
             for at in range(0, len(jobs), RAY_ROUND * count):
                 yield from Parallel(n_jobs=-1, batch_size=1)(jobs[at : at + RAY_ROUND * count])
             return
-        workers_or_all = count if engine == "local" else -1
-        yield from Parallel(n_jobs=workers_or_all, return_as="generator_unordered", batch_size=1)(jobs)
+        yield from Parallel(n_jobs=-1, return_as="generator_unordered", batch_size=1)(jobs)
+
+
+def _beside(
+    study: Callable[[Cell], Mapping[str, Any]], batches: Sequence[Sequence[tuple[int, Cell]]], helpers: int
+) -> Iterator[list[tuple[int, dict[str, Any]]]]:
+    """Yield batches run by joblib's worker processes and by this one, which does not wait for the others to start."""
+    from joblib.externals.loky import get_reusable_executor
+
+    waiting = deque(batches)
+    done: SimpleQueue[Any] = SimpleQueue()
+    workers = get_reusable_executor(max_workers=helpers, env=dict.fromkeys(ONE_THREAD, "1"))
+
+    def hand_over(finished: Any = None) -> None:  # also called by the executor's thread, whenever a batch is done
+        if finished is not None:
+            done.put(finished)
+        with suppress(IndexError):
+            batch = waiting.popleft()
+            try:
+                workers.submit(_run_batch, study, batch).add_done_callback(hand_over)
+            except RuntimeError:  # the pool broke; what was handed over says why
+                waiting.append(batch)
+
+    left = len(batches)
+    try:
+        for _ in range(AHEAD * helpers):
+            hand_over()
+        while left:
+            with suppress(IndexError):
+                yield _run_batch(study, waiting.popleft())
+                left -= 1
+            while left and not (done.empty() and waiting):
+                yield done.get().result()
+                left -= 1
+    except BaseException as stop:
+        waiting.clear()
+        workers.shutdown(wait=True, kill_workers=True)
+        if type(stop).__name__ in ("TerminatedWorkerError", "BrokenProcessPool"):
+            raise InputError("worker process", "killed", "memory for each", "run again with fewer --workers") from None
+        raise
 
 
 @contextmanager
@@ -210,10 +255,7 @@ def _backend(engine: Engine, workers: int, address: str | None) -> Iterator[None
     """Make joblib use an engine, starting a cluster on this machine where no address is given."""
     from joblib import parallel_config
 
-    if engine == "local":
-        with parallel_config(backend="loky", inner_max_num_threads=1):
-            yield
-    elif engine == "dask":
+    if engine == "dask":
         with _dask_client(workers, address), parallel_config(backend="dask"):
             yield
     else:

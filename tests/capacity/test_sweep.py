@@ -156,3 +156,31 @@ def test_axes_that_are_refused(qmodel, tmp_path, axis):
     run = qmodel("sweep", "--model", "llama-3.1-8b", "--workload", "azure-conv", "--over", axis, "-o", "t.csv")
     assert run.code == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_that_dies_ends_the_sweep_with_its_rows_kept(tmp_path):
+    here = os.getpid()
+
+    def study(cell):
+        if os.getpid() != here:
+            os._exit(9)
+        time.sleep(0.02)
+        return {"square": 1.0}
+
+    target = tmp_path / "t.csv"
+    with pytest.raises(InputError, match="worker process"):
+        run_grid(study, grid({"x": list(range(2000))}), output=target, workers=2)
+    kept = pd.read_csv(target)
+    assert 0 < len(kept) < 2000
+    rows = run_grid(lambda cell: {"square": 2.0}, grid({"x": list(range(2000))}), output=target, workers=1)
+    assert [row["square"] for row in rows].count(1.0) == len(kept)
+
+
+def test_this_process_works_beside_its_workers(tmp_path):
+    def study(cell):
+        time.sleep(0.01)
+        return {"pid": os.getpid()}
+
+    rows = run_grid(study, grid({"x": list(range(600))}), workers=2)
+    assert os.getpid() in {row["pid"] for row in rows}
+    assert len({row["pid"] for row in rows}) == 2
