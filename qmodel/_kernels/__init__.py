@@ -4,9 +4,9 @@
 that this one imports, so that an edit of one kernel can never leave a caller in another file running the old one
 (numba itself only looks at the file a function is defined in), and recompiles nothing else.
 
-Kernels that allocate nothing borrow their arrays and are put in place where they are called: numba would otherwise count
-references to each array argument of each call with atomic instructions and copy some seven words of each, which took
-nine tenths of the time of a recursion over requests (decision 0084).
+Kernels that allocate nothing borrow their arrays and are put in place where they are called: numba would otherwise
+count references to each array argument of each call with atomic instructions and copy some seven words of each,
+which took nine tenths of the time of a recursion over requests (decision 0084).
 """
 
 import ast

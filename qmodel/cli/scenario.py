@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,11 @@ class Scenario:
     notices: tuple[str, ...]
 
 
-def resolve(options: dict[str, Any], fallback: dict[str, Any] | None = None) -> Scenario:
+def resolve(
+    options: dict[str, Any],
+    fallback: dict[str, Any] | None = None,
+    open_with: Callable[..., Workload] | None = None,
+) -> Scenario:
     """Return the scenario that flags, a configuration file and defaults mean, in this order of precedence.
 
     Parameters
@@ -58,6 +63,8 @@ def resolve(options: dict[str, Any], fallback: dict[str, Any] | None = None) -> 
         Flags; None where not given; ``config`` names the file.
     fallback : dict, optional
         Options to use before the defaults, e.g. those a plan was made with.
+    open_with : callable, optional
+        In place of `open_workload`, e.g. one that keeps what it opened.
 
     Returns
     -------
@@ -80,7 +87,7 @@ def resolve(options: dict[str, Any], fallback: dict[str, Any] | None = None) -> 
             raise InputError(name, "missing", "given", f"for example {example}")
     if merged.get("load") is not None and merged.get("rate") is not None:
         raise InputError("--load and --rate", "both given", "one of the two")
-    return _build(merged)
+    return _build(merged, open_with or open_workload)
 
 
 def _override(base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
@@ -92,7 +99,7 @@ def _override(base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     return merged | given
 
 
-def _build(options: dict[str, Any]) -> Scenario:
+def _build(options: dict[str, Any], open_with: Callable[..., Workload]) -> Scenario:
     from qmodel.io.calibrations import load_calibration
     from qmodel.scenario import SLO, Cluster
 
@@ -111,8 +118,7 @@ def _build(options: dict[str, Any]) -> Scenario:
         max_num_batched_tokens=options["max_num_batched_tokens"],
         max_num_seqs=options["max_num_seqs"],
     )
-    how = {name: options.get(name) for name in ("trace_format", "time_unit", "cached")}
-    workload = open_workload(str(options["workload"]), **how)
+    workload = open_with(str(options["workload"]), *map(options.get, ("trace_format", "time_unit", "cached")))
     found = Scenario(cluster=cluster, workload=workload, slo=slo, options=options, notices=tuple(workload.notices))
     return scaled(found, options.get("load"), options.get("rate"))
 

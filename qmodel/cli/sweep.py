@@ -26,6 +26,7 @@ from qmodel.errors import InputError
 
 if TYPE_CHECKING:
     from qmodel.cli.scenario import Scenario
+    from qmodel.scenario import Workload
 
 __all__ = ["run_cell", "sweep"]
 
@@ -71,7 +72,8 @@ def sweep(
 
     show.first_run_notice()
     cells = [fixed | cell for cell in grid(axes)]
-    _inputs.cache_clear()  # files may have changed since an earlier sweep of this process
+    for kept in (_inputs, _opened):
+        kept.cache_clear()  # files may have changed since an earlier sweep of this process
     with show.progress() as report:
         rows = run_grid(
             run_cell, cells, output=output, engine=engine.value, workers=workers, address=address, progress=report
@@ -137,12 +139,20 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, float]:
     return measure(simulate(inputs.cluster, inputs.workload, inputs.slo, policy, seed=seed, requests=requests))
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=64)
 def _inputs(options: tuple[tuple[str, Any], ...], fallback: tuple[tuple[str, Any], ...]) -> Scenario:
     """Return the scenario before scaling; cells that differ in rate or policy share it."""
     from qmodel.cli.scenario import resolve
 
-    return resolve(dict(options), dict(fallback))
+    return resolve(dict(options), dict(fallback), _opened)
+
+
+@lru_cache(maxsize=8)
+def _opened(text: str, *how: str | None) -> Workload:
+    """Return a workload; cells on other clusters share it, and what was drawn from it."""
+    from qmodel.cli.scenario import open_workload
+
+    return open_workload(text, *how)
 
 
 def _plain(fallback: Mapping[str, Any]) -> dict[str, Any]:

@@ -252,7 +252,7 @@ def load_model(name_or_path: str | Path) -> ModelShape:
         config = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise InputError("model configuration", f"'{path}', which does not exist", "a config.json") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError("model configuration", f"'{path}': {error}", "a readable JSON object") from None
     if not isinstance(config, dict):
         raise InputError("model configuration", f"'{path}'", "a JSON object")

@@ -177,7 +177,7 @@ def _read_object(path: str | Path) -> dict[str, Any]:
         content = json.loads(Path(path).read_text("utf-8"))
     except FileNotFoundError:
         raise InputError("calibration file", f"'{path}', which does not exist", "there") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError("calibration file", f"'{path}': {error}", "a readable JSON object") from None
     if not isinstance(content, dict):
         raise InputError("calibration file", f"'{path}'", "a JSON object")

@@ -23,6 +23,7 @@ SECTIONS = (
 )  # fmt: skip
 _MAX_BYTES = 1_000_000
 _MAX_BRACKETS = 100  # values are plain; a reader of nested ones takes time that grows with the square of their depth
+_MAX_VALUES = 100_000
 
 
 class ScenarioConfig(BaseModel):
@@ -160,7 +161,8 @@ def load_config(path: str | Path, sections: Mapping[str, type[BaseModel]] | None
 def _entries(tree: Any) -> tuple[dict[str, Any], dict[str, int]]:
     """Return the values of a parsed mapping, and the line of each key."""
     where_is = tree.lc.key  # the parser's own mapping type
-    lines = {str(key).replace("-", "_"): where_is(key)[0] + 1 for key in tree}
+    own = [key for key in tree if key in tree.lc.data]  # keys merged from an anchor stand elsewhere
+    lines = {str(key).replace("-", "_"): where_is(key)[0] + 1 for key in own}
     return {str(key).replace("-", "_"): value for key, value in tree.items()}, lines
 
 
@@ -180,9 +182,24 @@ def _tree(source: Path) -> Any:
         where = f"{source.name} line {mark.line + 1}" if mark else source.name
         problem = getattr(error, "problem", None) or "not readable as plain UTF-8 YAML"
         raise InputError(f"config {where}", problem, "valid YAML") from None
+    _check_size(tree, source)
     if not isinstance(tree, dict) or not tree:
         raise InputError("config", f"'{source}', without keys", "a mapping such as 'cluster: 2P2D'")
     return tree
+
+
+def _check_size(tree: Any, source: Path) -> None:
+    """Refuse a file whose aliases, written out, would be endless or fill the memory."""
+    left, found = [tree], 0
+    while left:
+        item = left.pop()
+        found += 1
+        if found > _MAX_VALUES:
+            raise InputError("config", f"'{source}' with its aliases written out", f"at most {_MAX_VALUES:,} values")
+        if isinstance(item, dict):
+            left.extend(item.values())
+        elif isinstance(item, (list, tuple, set)):
+            left.extend(item)
 
 
 def _validated(

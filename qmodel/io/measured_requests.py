@@ -73,7 +73,7 @@ def aiperf_requests(file: Path, text: str) -> tuple[RequestTimes, list[str]]:
         try:
             entry = json.loads(line)
             metrics = entry["metrics"]
-        except (json.JSONDecodeError, KeyError, TypeError):
+        except (ValueError, RecursionError, KeyError, TypeError):
             raise InputError(f"line {number} of '{file}'", "not an aiperf record", "an object with metrics") from None
         if entry.get("error") or "time_to_first_token" not in metrics:
             failed += 1

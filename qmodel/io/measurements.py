@@ -212,7 +212,7 @@ def _from_steps(steps: StepSamples, tp: int, model: str, gpu: str) -> Measuremen
 def _json(file: Path, text: str, tp: int, model: str, gpu: str) -> Measurements:
     try:
         whole = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         whole = None
     if isinstance(whole, dict) and "ttfts" in whole:
         requests, notes = vllm_requests(file, whole)

@@ -184,3 +184,29 @@ def test_this_process_works_beside_its_workers(tmp_path):
     rows = run_grid(study, grid({"x": list(range(600))}), workers=2)
     assert os.getpid() in {row["pid"] for row in rows}
     assert len({row["pid"] for row in rows}) == 2
+
+
+MEMORY = """
+import json, resource, sys
+from qmodel.studies.sweep import run_grid
+cells = [{"x": i} for i in range(int(sys.argv[1]))]
+run_grid(PREDICT, cells, output=sys.argv[2], workers=1)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+PREDICT = """
+from qmodel.cli.sweep import run_cell
+def predict(cell):
+    fixed = {"model": "llama-3.1-8b", "cluster": "2P2D", "workload": "azure-conv", "policy": "none", "by": "predict"}
+    return run_cell(fixed | {"rate": f"{3 + 0.01 * cell['x']:.2f}/s", "bandwidth": f"{5 + cell['x'] % 90}GB/s"})
+"""
+
+
+def test_four_times_as_long_a_sweep_takes_as_much_memory(tmp_path):
+    code = PREDICT + MEMORY.replace("PREDICT", "predict")
+    peaks = []
+    for count in (150, 600):
+        words = [sys.executable, "-c", code, str(count), str(tmp_path / f"{count}.csv")]
+        done = subprocess.run(words, env=os.environ | {"PYTHONPATH": str(Path.cwd())}, capture_output=True, check=True)
+        peaks.append(float(done.stdout))
+    # [MB]; rows of the table are kept, about 1 kB each
+    assert peaks[1] - peaks[0] < 8, peaks

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from qmodel.cli import main
 
+BOMBS = ["bomb.yaml", "loop.yaml", "merge.yaml"]
 BASE = {"--model": "deepseek-v2-lite", "--workload": "azure-conv", "--cluster": "2P2D"}
 COMMANDS = {
     "thresholds": ["-o", "out.json"],
@@ -53,7 +54,17 @@ BAD_VALUES = {
     "--rate": ["5", "0/s", "-5/s", "nan/s", "5/parsec", "", "1e400/s"],
     "--ttft-slo": ["5", "0s", "-1s", "nan s", "", "1 fortnight"],
     "--tbt-slo": ["60", "0ms", "-60ms", "inf s", "", "60m s"],
-    "--config": ["missing.yaml", ".", "noise.csv", "binary.csv", "empty.csv", "bad.yaml", "tag.yaml", "deep.yaml"],
+    "--config": [
+        "missing.yaml",
+        ".",
+        "noise.csv",
+        "binary.csv",
+        "empty.csv",
+        "bad.yaml",
+        "tag.yaml",
+        "deep.yaml",
+        *BOMBS,
+    ],
 }
 OWN = {
     "thresholds": {
@@ -99,6 +110,10 @@ WITHOUT_SCENARIO = [
     ["data"], ["data", "fetch"], ["data", "fetch", "nothing-like-it"], ["data", "fetch", "../../x"], ["data", "steal"],
     ["init", "no/q.yaml"], ["init", "."], ["init", "noise.csv"], ["config", "draw"], ["emit"], ["emit", "missing.json"],
     ["emit", "bad.json", "--target", "dynamo", "-o", "out.yaml"], ["emit", "list.json", "--target", "vllm", "-o", "out"],
+    ["calibrate", "--model", "deep.json", "-o", "out.json"], ["calibrate", "--model", "digits.json", "-o", "out.json"],
+    ["calibrate", "--model", "llama-3.1-8b", "--measured", "deep.json", "-o", "out.json"],
+    ["validate", "--calibration", "deep.json", "--measured", "deep.json"],
+    ["validate", "--calibration", "digits.json", "--measured", "digits.json"],
     ["emit", "noise.json", "--target", "abacus", "-o", "out"], ["nonsense"], ["--nonsense"], ["thresholds", "--nonsense"],
 ]  # fmt: skip
 FILES = {
@@ -110,6 +125,12 @@ FILES = {
     "list.json": b"[]",
     "bad.yaml": b"cluster: [1, 2\nb: 3",
     "tag.yaml": b"model: !!python/object/apply:os.system ['touch pwned']\n",
+    "deep.json": b"[" * 100_000,
+    "digits.json": b'{"a": ' + b"9" * 5000 + b"}",
+    "bomb.yaml": b"a: &a [x, x, x, x, x, x, x, x, x]\n"
+    + b"".join(b"%c: &%c [%s]\n" % (c + 1, c + 1, b", ".join([b"*%c" % c] * 9)) for c in b"abcdefghij"),
+    "merge.yaml": b"a: &a {model: x}\n<<: *a\n",
+    "loop.yaml": b"model: &a [*a, *a]\n",
     "deep.yaml": b"a: " + b"[" * 2000,
 }
 

@@ -1,5 +1,6 @@
 """Compiled kernels on disk follow the sources that they were made from, and no others."""
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import qmodel._kernels as kernels
 def edited(tmp_path, monkeypatch):
     """Return a function that tells the modules whose cache folder changes when one source is edited."""
     modules = [path.stem for path in Path(kernels.__file__).parent.glob("[a-z]*.py")]
-    for name in modules:
+    for name in (*modules, "__init__"):
         (tmp_path / f"{name}.py").write_bytes(kernels._source(name))
 
     def folders() -> dict[str, Path]:
@@ -42,3 +43,30 @@ def test_kernels_are_compiled_into_their_folder():
     from qmodel._kernels.heap import heap_push
 
     assert str(kernels._USERS_FOLDER or kernels._cache_folder("heap")) in heap_push._cache.cache_path
+
+
+def test_no_kernel_that_borrows_its_arrays_returns_one():
+    from qmodel.studies.warm import warm_kernels
+
+    warm_kernels()
+    seen = 0
+    for path in Path(kernels.__file__).parent.glob("[a-z]*.py"):
+        module = importlib.import_module(f"qmodel._kernels.{path.stem}")
+        for name, function in vars(module).items():
+            if (
+                getattr(function, "targetoptions", {}).get("_nrt") is not False
+                or function.__module__ != module.__name__
+            ):
+                continue
+            for signature in function.nopython_signatures:
+                seen += 1
+                assert "array" not in str(signature.return_type), (path.stem, name)
+    assert seen >= 10
+
+
+def test_a_kernel_borrows_only_when_it_cannot_own_an_array():
+    from qmodel._kernels.heap import heap_pop, heap_push
+    from qmodel._kernels.system import packed_prefill, prefill_step
+
+    assert all(f.targetoptions["_nrt"] is False for f in (heap_pop, heap_push, prefill_step))
+    assert packed_prefill.targetoptions["_nrt"] is True
