@@ -3,7 +3,7 @@
 # ruff: noqa: I001 - columns are imported many to a line
 
 import numpy as np
-from qmodel._kernels import kernel
+from qmodel._kernels import inlined, kernel
 
 from qmodel._kernels.heap import heap_pop, heap_push
 from qmodel._kernels.laws import chunked_time, law_time, schedule_time, span_steps, span_time, work_time
@@ -56,7 +56,7 @@ def strictest_tbt(j, classes, slo, own):
     return own if best == np.inf else best
 
 
-@kernel
+@inlined
 def observe_prefill(t, k, UF, UI, seen):
     """Write what a router sees of the prefill instances at time t."""
     for i in range(k):
@@ -71,14 +71,14 @@ def observe_prefill(t, k, UF, UI, seen):
         seen[i, OB_LINK] = UF[i, U_LINK_FREE]
 
 
-@kernel
+@inlined
 def observe_decode(t, k, d, UF, UI, classes, slo, seen):
     """Write what a router sees of the decode instances at time t; K is that of the last finished step."""
     for j in range(d):
         observe_hosting(t, k + j, j, UF, UI, classes, slo, seen)
 
 
-@kernel
+@inlined
 def observe_hosting(t, u, j, UF, UI, classes, slo, seen):
     """Write what a router sees at time t of unit u, decode instance j."""
     seen[u, OB_HOSTING] = 1.0 if UI[u, I_HOST_TOKENS] > 0 else 0.0
@@ -294,7 +294,7 @@ def full(B, K, tokens, PK, contexts):
     return 0 < PK[K_MAX_BATCH] <= B or K + tokens > contexts[len(contexts) - 1]
 
 
-@kernel
+@inlined
 def hosting_cost(v, i, f, cell, PF, tables, g):
     """Return (a_D(v, h) + harm, v + h, h) of a prompt at a cell of batch and context, behind v [s] of hosted work."""
     gd = PF[P_PRICE_DECODE]
@@ -305,7 +305,7 @@ def hosting_cost(v, i, f, cell, PF, tables, g):
     return cost, v + h, h
 
 
-@kernel
+@inlined
 def prefill_cost(i, f, k, seen, PF, curves, e):
     """Return (instance, a_P(w, s) + x) of the prefill instance with the least work."""
     s, x = e * max(0.0, at(curves[0], i, f)), max(0.0, at(curves[1], i, f))
@@ -314,7 +314,7 @@ def prefill_cost(i, f, k, seen, PF, curves, e):
     return best, w + s + gp * ((w + s) * (w + s) - w * w) + x
 
 
-@kernel
+@inlined
 def decide_thresholds(r, k, d, R, seen, PK, PF, lengths, batches, contexts, curves, tables, e, g):
     """Return (unit, host time): deflect iff a_P(w, s) + x > a_D(v, h) + harm at the best decode instance."""
     i, f = bracket(lengths, R[r, R_NEED] - R[r, R_DONE])

@@ -3,7 +3,7 @@
 # ruff: noqa: I001 - columns are imported many to a line
 
 import numpy as np
-from qmodel._kernels import kernel
+from qmodel._kernels import inlined, kernel
 
 from qmodel._kernels.policies import (
     FCFS, K_ORDER, OB_BATCH, OB_CONTEXT, OB_HOST, P_DEADLINE, P_HARM, P_RELIEF, at, bracket, full, locate, within,
@@ -18,7 +18,7 @@ W_ID, W_TOKENS, W_BIN, W_SHARE, W_NOISE, W_GAIN, W_RELIEF = range(7)
 WAITING_FLOATS = 7
 
 
-@kernel
+@inlined
 def late_queue(t, k, R, UF, UI, lists, lengths, curves, noise):
     """Return a row per waiting prompt with what is the same for every decode instance, in order of the queue.
 
@@ -58,7 +58,7 @@ def _between(table, known, i, f, cell):
     return low + f * (_once(table, known, min(i + 1, len(known) - 1), cell) - low)
 
 
-@kernel
+@inlined
 def late_pull(u, rows, seen, PK, PF, batches, contexts, tables, scratch):
     """Return (request, host time) that decode instance u pulls from the shared queue, or (-1, 0).
 

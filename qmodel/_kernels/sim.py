@@ -8,7 +8,7 @@ start. An engine thus forms its batch from everything that has arrived by then.
 # ruff: noqa: I001 - columns are imported many to a line
 
 import numpy as np
-from qmodel._kernels import kernel
+from qmodel._kernels import inlined, kernel
 
 from qmodel._kernels.laws import work_time
 from qmodel._kernels.policies import (
@@ -31,7 +31,7 @@ from qmodel._kernels.user import decide_compiled
 DONE, ASK, STUCK, REFUSED = range(4)
 
 
-@kernel
+@inlined
 def _place(t, r, u, host, R, F, UF, UI, lists, times, winners, loop, dirty, PK, EC, EB, EW, XI):
     """Put request r where the policy sends it: the queue of a prefill instance or of a decode instance."""
     k = XI[X_PREFILL]
@@ -98,7 +98,7 @@ def _sort_dirty(dirty, n):
         dirty[b + 1] = u
 
 
-@kernel
+@inlined
 def _pull_all(
     t, R, F, UF, UI, lists, times, winners, loop, dirty, classes, slo, seen, scratch, PK, PF, lengths, batches,
     contexts, curves, tables, floors, noted, bounds, EC, EB, EW, XI, noise,
@@ -145,7 +145,7 @@ def _sort_queue(t, first, last, pulled, R, F, UF, UI, lists, slo, PK, EC, EB, EW
         sort_due(t, max(1, running), ahead, first, lists, R, F, slo, EW, EC, EB)
 
 
-@kernel
+@inlined
 def _start_all(
     now, late, R, F, UF, UI, lists, times, winners, loop, dirty, slots, longest, classes, violations, hist, seen,
     scratch, slo, PK, PF, chunks, lengths, batches, contexts, curves, tables, floors, noted, bounds, LC, LB, EC, EB, EW,
@@ -204,7 +204,7 @@ def run(
     stale = clock[CLOCK_INTERVAL] > 0.0
     live = PK[K_KIND] == THRESHOLDS and not stale
     floors = floors_of(PK[K_KIND], PF, tables)
-    noted, bounds = np.full((d, NOTED), np.nan), np.empty((d, len(lengths)))
+    noted, bounds = np.full((d, NOTED), np.nan), np.empty((2, len(lengths), d))
     now = clock[CLOCK_NOW]
     while True:
         leaf = winners[1]
@@ -271,7 +271,7 @@ def run(
             elif live:
                 u, host = decide_live(
                     t, r, R, UF, UI, classes, slo, seen, PK, PF, lengths, batches, contexts, curves, tables, floors,
-                    noted, XI, noise[r % len(noise), 0], noise[r % len(noise), 1],
+                    noted, bounds, XI, noise[r % len(noise), 0], noise[r % len(noise), 1],
                 )  # fmt: skip
             else:
                 e, g = noise[r % len(noise), 0], noise[r % len(noise), 1]

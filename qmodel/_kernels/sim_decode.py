@@ -5,7 +5,7 @@
 import math
 
 import numpy as np
-from qmodel._kernels import kernel
+from qmodel._kernels import inlined, kernel
 
 from qmodel._kernels.laws import law_time, safe_chunk_beside, span_lines, span_time, step_of_span, steps_above
 from qmodel._kernels.policies import K_COMMIT, K_HOST_BUDGET, K_HOST_PACKING, chunk_limit, strictest_tbt
@@ -31,7 +31,7 @@ def _count_tbt(hist, XF, time, weight):
     return math.exp(XF[Y_HIST_LOG0] + (bin_ + 1) * XF[Y_HIST_STEP])
 
 
-@kernel
+@inlined
 def _count_span(hist, XF, x, s, y, z, m, counted, new):
     """Add the tokens of a span: `counted` of them a step, `new` fewer in its first step."""
     i = 0
@@ -46,7 +46,7 @@ def _count_span(hist, XF, x, s, y, z, m, counted, new):
         i = upto
 
 
-@kernel
+@inlined
 def _join(r, u, j, R, UF, UI, slots, longest, classes, violations, XI):
     """Make request r resident at decode instance u."""
     b = UI[u, I_BATCH]
@@ -65,7 +65,7 @@ def _join(r, u, j, R, UF, UI, slots, longest, classes, violations, XI):
     R[r, R_STATE] = DECODING
 
 
-@kernel
+@inlined
 def leave(b, u, j, R, F, UF, UI, slots, longest, classes, violations, XI):
     """Take the resident of slot b out of the batch; return (request, steps it still had to make)."""
     r = slots[j, b, S_ID]
@@ -86,7 +86,7 @@ def leave(b, u, j, R, F, UF, UI, slots, longest, classes, violations, XI):
     return r, left
 
 
-@kernel
+@inlined
 def next_leave(u, j, UI, slots):
     best = _NEVER
     for b in range(UI[u, I_BATCH]):
@@ -124,7 +124,7 @@ def _preempt(t, u, j, R, F, UF, UI, lists, slots, longest, classes, violations, 
     push_front(lists, R, 2 * XI[X_PREFILL] + j, r)
 
 
-@kernel
+@inlined
 def _admit(t, u, j, R, F, UF, UI, lists, slots, longest, classes, violations, XI):
     """Admit landed requests while sequences and cache allow; none while a preempted one waits to come back."""
     k, d = XI[X_PREFILL], XI[X_DECODE]
@@ -145,7 +145,7 @@ def _admit(t, u, j, R, F, UF, UI, lists, slots, longest, classes, violations, XI
     return joiners
 
 
-@kernel
+@inlined
 def _host(t, u, j, R, F, UF, UI, lists, slo, classes, PK, PF, chunks, LC, LB, XI):
     """Choose the prompt tokens of the next step; return (n, q, reloaded), n = 0 if nothing is hosted."""
     k, d = XI[X_PREFILL], XI[X_DECODE]
@@ -227,7 +227,7 @@ def _forget(u, j, run, R, UI, lists, slots):
     UI[u, I_REQUESTS] -= UI[u, I_BATCH] + lists[run, L_COUNT]
 
 
-@kernel
+@inlined
 def start_decode(
     t, u, R, F, UF, UI, lists, times, winners, slots, longest, classes, violations, hist, slo,
     PK, PF, chunks, LC, LB, XI, XF,
@@ -280,7 +280,7 @@ def start_decode(
     schedule(times, winners, XI[X_TREE], d + u, UF[u, U_END])
 
 
-@kernel
+@inlined
 def _end_hosted(t, u, j, R, F, UF, UI, lists, slots, longest, classes, violations, hist, slo, loop, XI, XF):
     """Make the prompts whose last chunk was in this step resident; the step has sampled a token of each."""
     k, d = XI[X_PREFILL], XI[X_DECODE]
@@ -309,7 +309,7 @@ def _end_hosted(t, u, j, R, F, UF, UI, lists, slots, longest, classes, violation
         r = lists[run, L_HEAD]
 
 
-@kernel
+@inlined
 def end_decode(
     t, u, R, F, UF, UI, lists, times, winners, slots, longest, classes, violations, hist, slo, loop, XI, XF
 ):  # fmt: skip

@@ -6,7 +6,7 @@ lets every transfer use the full rate. The fixed hand-over time follows the byte
 """
 
 import numpy as np
-from qmodel._kernels import kernel
+from qmodel._kernels import inlined, kernel
 
 # ruff: noqa: I001 - columns are imported many to a line
 from qmodel._kernels.sim_state import (
@@ -36,7 +36,7 @@ def push_by_landing(lists, R, F, row, r):
     lists[row, L_COUNT] += 1
 
 
-@kernel
+@inlined
 def send(t, r, i, u, size, busy, R, F, UF, lists, times, winners, XI, XF):
     """Start moving request r from prefill instance i to decode instance u: `size` bytes, `busy` [s] at full rate."""
     k, d = XI[X_PREFILL], XI[X_DECODE]

@@ -8,11 +8,11 @@ at: whoever passes is judged by the rule itself, so that no decision depends on 
 # ruff: noqa: I001 - columns are imported many to a line
 
 import numpy as np
-from qmodel._kernels import kernel
+from qmodel._kernels import inlined, kernel
 
 from qmodel._kernels.policies import (
-    K_MAX_BATCH, K_ROOM, LATE, OB_BATCH, OB_CONTEXT, OB_HOST, P_DEADLINE, P_HARM, P_RELIEF, THRESHOLDS, at, bracket,
-    collapse, full, hosting_cost, locate, observe_hosting, prefill_cost,
+    K_MAX_BATCH, K_ROOM, LATE, OB_BATCH, OB_CONTEXT, OB_HOST, P_DEADLINE, P_HARM, P_PRICE_DECODE, P_RELIEF, THRESHOLDS,
+    at, bracket, collapse, decide_thresholds, full, hosting_cost, locate, observe_decode, observe_hosting, prefill_cost,
 )  # fmt: skip
 from qmodel._kernels.policies_late import W_BIN, W_GAIN, W_NOISE, W_RELIEF, W_SHARE
 from qmodel._kernels.sim_state import (
@@ -20,9 +20,12 @@ from qmodel._kernels.sim_state import (
     U_SINCE, X_DECODE, X_PREFILL,
 )  # fmt: skip
 
-# What identifies a span, whether its bounds are there, and its cell of batch and context.
-N_SINCE, N_BATCH, N_CONTEXT, N_BOUND, N_CELL = range(5)
-NOTED = 10
+# What identifies a span, whether its bounds are there, and the bound of a prompt's cost.
+N_SINCE, N_BATCH, N_CONTEXT, N_BOUND, N_LOW = range(5)
+NOTED = 5
+
+# With so few decode instances, looking at all costs no more than bounding.
+_FEW = 4
 
 # Rounding that a bound allows for [s], absolute and relative.
 _SLACK, _SHARE = 1e-9, 1e-9
@@ -30,16 +33,15 @@ _SLACK, _SHARE = 1e-9, 1e-9
 
 @kernel
 def floors_of(kind, PF, tables):
-    """Return lower bounds of the tables of host and harm, each that of this or any larger context.
+    """Return lower bounds of the tables of host and of host + weight*harm, each that of this or any larger context.
 
-    Late binding needs host + weight*harm alone, in the first. At the longest length they also bound what is
-    extrapolated: zero, unless a table rises there.
+    The sum is bounded as one: where no chunk is safe, host is large and harm nothing. At the longest length they also
+    bound what is extrapolated: zero, unless a table rises there.
     """
     if kind != LATE and kind != THRESHOLDS:
         return tables
     low, last = tables.copy(), tables.shape[1] - 1
-    if kind == LATE and PF[P_HARM] > 0.0:
-        low[0] += PF[P_HARM] * low[1]
+    low[1] = low[0] + PF[P_HARM] * low[1]
     for which in range(2):
         if last > 0 and (low[which, last] < low[which, last - 1]).any():
             low[which, last] = 0.0
@@ -48,7 +50,7 @@ def floors_of(kind, PF, tables):
     return low
 
 
-@kernel
+@inlined
 def _changed(u, j, UF, UI, noted):
     """Return whether instance u is in another span than when it was last noted, and note it."""
     row = noted[j]
@@ -66,7 +68,16 @@ def has_room(u, UI, PK):
     return UI[u, I_HOST_TOKENS] < PK[K_ROOM]
 
 
-@kernel
+@inlined
+def _hosted_work(t, u, UF, UI):
+    """Return the work of deflected prompts at unit u at time t [s]: v, or a little less if a step is due now."""
+    v = UF[u, U_HOST_WAIT] + UF[u, U_HOST_PART]
+    if UI[u, I_HOSTING] > 0 and UI[u, I_SPAN] == 1 and UF[u, U_END] < np.inf:
+        v += UF[u, U_END] - t
+    return v
+
+
+@inlined
 def may_pull(t, u, j, rows, UF, UI, classes, slo, seen, PF, batches, contexts, floors, noted, bounds):
     """Return False only if decode instance u would pull none of the waiting prompts.
 
@@ -77,54 +88,77 @@ def may_pull(t, u, j, rows, UF, UI, classes, slo, seen, PF, batches, contexts, f
     if noted[j, N_BOUND] == 0.0:
         noted[j, N_BOUND] = 1.0
         observe_hosting(t, u, j, UF, UI, classes, slo, seen)
-        collapse(floors[0], batches, contexts, seen[u, OB_BATCH], seen[u, OB_CONTEXT], bounds[j])
-    v = UF[u, U_HOST_WAIT] + UF[u, U_HOST_PART]
-    if UI[u, I_HOSTING] > 0 and UI[u, I_SPAN] == 1 and UF[u, U_END] < np.inf:
-        v += UF[u, U_END] - t
+        collapse(floors[1], batches, contexts, seen[u, OB_BATCH], seen[u, OB_CONTEXT], bounds[1, :, j])
+    v = _hosted_work(t, u, UF, UI)
     for m in range(len(rows)):
         if rows[m, W_SHARE] < 0.0:
             return True
-        low = max(0.0, at(bounds[j], int(rows[m, W_BIN]), min(1.0, rows[m, W_SHARE])))
+        low = max(0.0, at(bounds[1, :, j], int(rows[m, W_BIN]), min(1.0, rows[m, W_SHARE])))
         cost = v + min(1.0, rows[m, W_NOISE]) * low
         if rows[m, W_GAIN] + PF[P_RELIEF] * rows[m, W_RELIEF] + _SLACK > cost * (1.0 - _SHARE):
             return True
     return False
 
 
-@kernel
-def _cell(u, j, UF, UI, batches, contexts, noted):
-    """Return the cell of batch and context where the span of instance u began."""
-    row = noted[j, N_CELL:]
-    if _changed(u, j, UF, UI, noted):
-        row[0], row[1], row[2], row[3], row[4], row[5] = locate(batches, contexts, UI[u, I_BATCH], UF[u, U_CONTEXT])
-    return int(row[0]), int(row[1]), row[2], int(row[3]), int(row[4]), row[5]
+@inlined
+def _bounds_of_costs(t, i, f, need, k, d, UF, UI, PK, PF, batches, contexts, floors, noted, bounds, g):
+    """Write a lower bound of what a prompt costs at each decode instance, inf where it cannot go; return the least's.
+
+    Written so that an instance whose span has been looked at before takes a dozen operations.
+    """
+    gd, latest, within, first = PF[P_PRICE_DECODE], PF[P_DEADLINE], min(1.0, f), 0
+    i1 = min(i + 1, bounds.shape[1] - 1)
+    for j in range(d):
+        u = k + j
+        noted[j, N_LOW] = np.inf
+        if UI[u, I_DOWN] or full(UI[u, I_BATCH], UF[u, U_CONTEXT], need, PK, contexts):
+            continue
+        if f < 0.0:
+            noted[j, N_LOW] = 0.0
+            continue
+        if _changed(u, j, UF, UI, noted):
+            for which in range(2):
+                collapse(floors[which], batches, contexts, UI[u, I_BATCH], UF[u, U_CONTEXT], bounds[which, :, j])
+        v = g * _hosted_work(t, u, UF, UI)
+        h = g * max(0.0, bounds[0, i, j] + within * (bounds[0, i1, j] - bounds[0, i, j]))
+        if 0.0 < latest < (v + h) * (1.0 - _SHARE):
+            continue
+        both = max(0.0, bounds[1, i, j] + within * (bounds[1, i1, j] - bounds[1, i, j]))
+        noted[j, N_LOW] = (v + min(1.0, g) * both + gd * h * (h + 2.0 * v)) * (1.0 - _SHARE)
+        if noted[j, N_LOW] < noted[first, N_LOW]:
+            first = j
+    return first
 
 
-@kernel
+@inlined
 def decide_live(
-    t, r, R, UF, UI, classes, slo, seen, PK, PF, lengths, batches, contexts, curves, tables, floors, noted, XI, e, g
+    t, r, R, UF, UI, classes, slo, seen, PK, PF, lengths, batches, contexts, curves, tables, floors, noted, bounds, XI,
+    e, g,
 ):  # fmt: skip
-    """Return `decide_thresholds` of what is seen now, looking only at decode instances that may be the best."""
-    k = XI[X_PREFILL]
+    """Return `decide_thresholds` of what is seen now, looking only at decode instances that may be the best.
+
+    The one with the least bound is judged first: after it few others are left.
+    """
+    k, d = XI[X_PREFILL], XI[X_DECODE]
+    if d <= _FEW:
+        observe_decode(t, k, d, UF, UI, classes, slo, seen)
+        return decide_thresholds(r, k, d, R, seen, PK, PF, lengths, batches, contexts, curves, tables, e, g)
     i, f = bracket(lengths, R[r, R_NEED] - R[r, R_DONE])
     best, at_prefill = prefill_cost(i, f, k, seen, PF, curves, e)
     host, least, own, need = -1, at_prefill, 0.0, R[r, R_NEED]
-    for j in range(XI[X_DECODE]):
+    first = _bounds_of_costs(t, i, f, need, k, d, UF, UI, PK, PF, batches, contexts, floors, noted, bounds, g)
+    for at_ in range(-1, d):
+        j = first if at_ < 0 else at_
         u = k + j
-        B, K = float(UI[u, I_BATCH]), UF[u, U_CONTEXT]
-        if UI[u, I_DOWN] or full(B, K, need, PK, contexts):
+        if noted[j, N_LOW] > least or at_ == first:
             continue
-        if f >= 0.0:
-            v = g * (UF[u, U_HOST_WAIT] + UF[u, U_HOST_PART])
-            cost, _, _ = hosting_cost(v, i, min(1.0, f), _cell(u, j, UF, UI, batches, contexts, noted), PF, floors, g)
-            if cost * (1.0 - _SHARE) >= least:
-                continue
         observe_hosting(t, u, j, UF, UI, classes, slo, seen)
-        K = seen[u, OB_CONTEXT]
+        B, K = seen[u, OB_BATCH], seen[u, OB_CONTEXT]
         if full(B, K, need, PK, contexts):
             continue
         cost, wait, h = hosting_cost(g * seen[u, OB_HOST], i, f, locate(batches, contexts, B, K), PF, tables, g)
-        if cost < least and not 0.0 < PF[P_DEADLINE] < wait:
+        earlier = cost == least and 0 <= u < host  # ties go to the lowest id
+        if (cost < least or earlier) and not 0.0 < PF[P_DEADLINE] < wait:
             host, least, own = u, cost, h
     if host >= 0:
         return host, own

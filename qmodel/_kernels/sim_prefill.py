@@ -3,7 +3,7 @@
 # ruff: noqa: I001 - columns are imported many to a line
 
 import numpy as np
-from qmodel._kernels import kernel
+from qmodel._kernels import inlined, kernel
 
 from qmodel._kernels.laws import law_time, span_steps, span_time, work_time
 from qmodel._kernels.policies import (
@@ -19,7 +19,7 @@ from qmodel._kernels.sim_state import (
 )  # fmt: skip
 
 
-@kernel
+@inlined
 def start_prefill(t, i, late, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, XI):
     """Fill the next step of prefill instance i from its queue (the shared one when late) and start it."""
     if UI[i, I_DOWN]:
@@ -72,7 +72,7 @@ def start_prefill(t, i, late, R, F, UF, UI, lists, times, winners, PK, LC, LB, E
     schedule(times, winners, XI[X_TREE], i, t + step)
 
 
-@kernel
+@inlined
 def end_prefill(t, i, R, F, UF, UI, lists, times, winners, loop, PK, XI, XF):
     """End the step of prefill instance i: its finished prompts start their transfers."""
     k, d = XI[X_PREFILL], XI[X_DECODE]
@@ -117,7 +117,7 @@ def end_prefill(t, i, R, F, UF, UI, lists, times, winners, loop, PK, XI, XF):
         r = lists[row, L_HEAD]
 
 
-@kernel
+@inlined
 def land(t, u, R, F, UF, UI, lists, times, winners, loop, dirty, PK, XI, XF):
     """Put the next cache that arrives at decode instance u in place and free its copy on the prefill side."""
     k, d = XI[X_PREFILL], XI[X_DECODE]
