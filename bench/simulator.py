@@ -98,6 +98,59 @@ def plans():
     }
 
 
+def decision_us(policy, repeats=200_000):
+    """Return the time of one decision of a built-in policy at 2P2D with busy instances, observing included [us]."""
+    import numba
+
+    from qmodel._kernels import policies as kp
+    from qmodel.simulation import encode
+
+    cluster, spec = Cluster(prefill=2, decode=2, calibration=load_calibration(MODEL)), policy.kernel_spec()
+    requests = Workload.builtin("azure-conv").at_load(LOAD, cluster).requests(count=1024)
+    a = encode.arrays_of(encode.scene_of(cluster, spec), requests, (SLO(),), spec, 0)
+    a.UF[:, encode.ks.U_WORK] = 0.3, 0.4, 0.0, 0.0
+    a.UI[2:, encode.ks.I_BATCH], a.UF[2:, encode.ks.U_CONTEXT] = (60, 65), (70_000, 75_000)
+
+    @numba.njit
+    def repeat(
+        n, R, UF, UI, classes, seen, slo, PK, PF, chunks, lengths, batches, contexts, curves, tables, EC, EB, XI, XF
+    ):
+        total = 0.0
+        for i in range(n):
+            t = 1e-6 * i
+            kp.observe_prefill(t, 2, UF, UI, seen)
+            kp.observe_decode(t, 2, 2, UF, UI, classes, slo, seen)
+            u, host = kp.decide(
+                t,
+                i % 1024,
+                R,
+                UF,
+                seen,
+                slo,
+                PK,
+                PF,
+                chunks,
+                lengths,
+                batches,
+                contexts,
+                curves,
+                tables,
+                EC,
+                EB,
+                XI,
+                XF,
+            )
+            total += u + host
+        return total
+
+    given = (
+        a.R, a.UF, a.UI, a.classes, a.seen, a.slo, a.PK, a.PF, a.chunks, a.lengths, a.batches, a.contexts, a.curves,
+        a.tables, a.EC, a.EB, a.XI, a.XF,
+    )  # fmt: skip
+    repeat(1, *given)
+    return 1e6 * timed(lambda: repeat(repeats, *given))[0] / repeats
+
+
 def speeds(size, count, planned):
     """Print requests per second of several policies at one cluster size; return the seconds of each."""
     cluster = Cluster(prefill=size, decode=size, calibration=load_calibration(MODEL))
@@ -207,6 +260,8 @@ def main():
                 raise SystemExit(f"the run at {size}P{size}D ended with code {process.exitcode}")
     start_up(options.compile)
     planned = plans()
+    for name, policy in {"kairos": policies.Kairos(), "dispatch": planned["dispatch fcfs"]}.items():
+        print(f"one decision of {name} at 2P2D, observing included: {decision_us(policy):.3f} us")
     small, big = speeds(2, 200_000, planned), speeds(64, 200_000, planned)
     for name in big:
         print(f"{name}: 64P64D takes {big[name] / small[name]:.2f} times the time per request of 2P2D")

@@ -47,6 +47,17 @@ UNAVAILABLE, DOWN = 1e15, 2.0
 
 
 @kernel
+def observe_stops(k, d, UI, seen):
+    """Write which instances are down: a router that sees late learns that much at once, from refused connections."""
+    for i in range(k):
+        if UI[i, I_DOWN]:
+            seen[i, OB_WORK], seen[i, OB_TOKENS], seen[i, OB_REQUESTS] = UNAVAILABLE, UNAVAILABLE, UNAVAILABLE
+    for u in range(k, k + d):
+        if UI[u, I_DOWN]:
+            seen[u, OB_HOSTING], seen[u, OB_HOST], seen[u, OB_LOAD] = DOWN, UNAVAILABLE, UNAVAILABLE
+
+
+@kernel
 def strictest_tbt(j, classes, slo, own):
     """Return the strictest TBT SLO [s] among an instance's residents, `own` if there are none."""
     best = np.inf

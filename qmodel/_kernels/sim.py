@@ -13,12 +13,12 @@ from qmodel._kernels import inlined, kernel
 from qmodel._kernels.laws import work_time
 from qmodel._kernels.policies import (
     AT_ARRIVAL, COMPILED, DUE, EXTERNAL, FCFS, K_DECODE_EARLY, K_KIND, K_ORDER, K_ROOM, LATE, NONE, THRESHOLDS,
-    available, decide_noisy, observe_decode, observe_hosting, observe_prefill, queue_key, sort_due,
+    available, decide_noisy, observe_decode, observe_hosting, observe_prefill, observe_stops, queue_key, sort_due,
 )  # fmt: skip
 from qmodel._kernels.policies_late import WAITING_FLOATS, late_pull, late_queue
 from qmodel._kernels.sim_decode import end_decode, start_decode
 from qmodel._kernels.sim_faults import E_TIME, apply_fault
-from qmodel._kernels.sim_offers import NOTED, decide_live, floors_of, has_room, may_pull
+from qmodel._kernels.sim_offers import NOTED, decide_live, floors_of, has_room, note_offers
 from qmodel._kernels.sim_prefill import end_prefill, land, start_prefill, wake
 from qmodel._kernels.sim_state import (
     CLOCK_INTERVAL, CLOCK_NOW, CLOCK_OBSERVE, F_ARRIVAL, F_HOST, F_KEY, HOSTED, I_DIRTY, I_DOWN, I_HOST_TOKENS,
@@ -101,7 +101,7 @@ def _sort_dirty(dirty, n):
 @inlined
 def _pull_all(
     t, R, F, UF, UI, lists, times, winners, loop, dirty, classes, slo, seen, scratch, PK, PF, lengths, batches,
-    contexts, curves, tables, floors, noted, bounds, EC, EB, EW, XI, noise,
+    contexts, curves, tables, floors, noted, bounds, lows, EC, EB, EW, XI, noise,
 ):  # fmt: skip
     """Let each decode instance pull waiting prompts until it has no room, in order of id; return whether any did."""
     k, d, pulled = XI[X_PREFILL], XI[X_DECODE], False
@@ -111,9 +111,8 @@ def _pull_all(
         while lists[0, L_COUNT] > 0 and has_room(u, UI, PK):
             if stale:
                 rows, stale = late_queue(t, k, R, UF, UI, lists, lengths, curves, noise), False
-            if not may_pull(
-                t, u, j, rows, UF, UI, classes, slo, seen, PF, batches, contexts, floors, noted, bounds
-            ):  # fmt: skip
+                note_offers(t, k, j, rows, UF, UI, PK, PF, batches, contexts, floors, noted, bounds, lows)
+            if lows[1, j] == 0.0:
                 break
             observe_hosting(t, u, j, UF, UI, classes, slo, seen)
             r, host = late_pull(u, rows, seen, PK, PF, batches, contexts, tables, scratch)
@@ -148,8 +147,8 @@ def _sort_queue(t, first, last, pulled, R, F, UF, UI, lists, slo, PK, EC, EB, EW
 @inlined
 def _start_all(
     now, late, R, F, UF, UI, lists, times, winners, loop, dirty, slots, longest, classes, violations, hist, seen,
-    scratch, slo, PK, PF, chunks, lengths, batches, contexts, curves, tables, floors, noted, bounds, LC, LB, EC, EB, EW,
-    XI, XF, noise,
+    scratch, slo, PK, PF, chunks, lengths, batches, contexts, curves, tables, floors, noted, bounds, lows, LC, LB, EC,
+    EB, EW, XI, XF, noise,
 ):  # fmt: skip
     """End an instant: prefill instances fill steps, decode instances pull, decode instances start."""
     k = XI[X_PREFILL]
@@ -173,7 +172,7 @@ def _start_all(
         loop[LOOP_PULL] = 0
         pulled = _pull_all(
             now, R, F, UF, UI, lists, times, winners, loop, dirty, classes, slo, seen, scratch, PK, PF, lengths,
-            batches, contexts, curves, tables, floors, noted, bounds, EC, EB, EW, XI, noise,
+            batches, contexts, curves, tables, floors, noted, bounds, lows, EC, EB, EW, XI, noise,
         )  # fmt: skip
         if pulled:
             _fill_late(now, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, XI)
@@ -204,7 +203,7 @@ def run(
     stale = clock[CLOCK_INTERVAL] > 0.0
     live = PK[K_KIND] == THRESHOLDS and not stale
     floors = floors_of(PK[K_KIND], PF, tables)
-    noted, bounds = np.full((d, NOTED), np.nan), np.empty((2, len(lengths), d))
+    noted, bounds, lows = np.full((d, NOTED), np.nan), np.zeros((2, len(lengths), d)), np.empty((2, d))
     now = clock[CLOCK_NOW]
     while True:
         leaf = winners[1]
@@ -221,13 +220,16 @@ def run(
             _start_all(
                 now, late, R, F, UF, UI, lists, times, winners, loop, dirty, slots, longest, classes, violations,
                 hist, seen, scratch, slo, PK, PF, chunks, lengths, batches, contexts, curves, tables, floors, noted,
-                bounds, LC, LB, EC, EB, EW, XI, XF, noise,
+                bounds, lows, LC, LB, EC, EB, EW, XI, XF, noise,
             )  # fmt: skip
             continue
         if loop[LOOP_FINISHED] == n or t == np.inf:
             clock[CLOCK_NOW] = now
             return DONE if loop[LOOP_FINISHED] == n else STUCK
         if clock[CLOCK_OBSERVE] <= t:
+            # Of several looks before the next event only the last is ever seen.
+            skipped = (t - clock[CLOCK_OBSERVE]) // clock[CLOCK_INTERVAL] - 1.0
+            clock[CLOCK_OBSERVE] += clock[CLOCK_INTERVAL] * max(0.0, skipped)
             now = clock[CLOCK_OBSERVE]
             observe_prefill(now, k, UF, UI, seen)
             observe_decode(now, k, d, UF, UI, classes, slo, seen)
@@ -240,6 +242,8 @@ def run(
                 t, faults[loop[LOOP_FAULT]], late, R, F, UF, UI, lists, times, winners, loop, dirty, slots, longest,
                 classes, violations, PK, LC, XI, XF,
             )  # fmt: skip
+            if stale:
+                observe_stops(k, d, UI, seen)
             loop[LOOP_FAULT] += 1
             noted[:] = np.nan
             loop[LOOP_PULL] = 1 if late else 0
@@ -271,7 +275,7 @@ def run(
             elif live:
                 u, host = decide_live(
                     t, r, R, UF, UI, classes, slo, seen, PK, PF, lengths, batches, contexts, curves, tables, floors,
-                    noted, bounds, XI, noise[r % len(noise), 0], noise[r % len(noise), 1],
+                    noted, bounds, lows, XI, noise[r % len(noise), 0], noise[r % len(noise), 1],
                 )  # fmt: skip
             else:
                 e, g = noise[r % len(noise), 0], noise[r % len(noise), 1]

@@ -12,7 +12,7 @@ from qmodel._kernels import inlined, kernel
 
 from qmodel._kernels.policies import (
     K_MAX_BATCH, K_ROOM, LATE, OB_BATCH, OB_CONTEXT, OB_HOST, P_DEADLINE, P_HARM, P_PRICE_DECODE, P_RELIEF, THRESHOLDS,
-    at, bracket, collapse, decide_thresholds, full, hosting_cost, locate, observe_decode, observe_hosting, prefill_cost,
+    bracket, collapse, decide_thresholds, full, hosting_cost, locate, observe_decode, observe_hosting, prefill_cost,
 )  # fmt: skip
 from qmodel._kernels.policies_late import W_BIN, W_GAIN, W_NOISE, W_RELIEF, W_SHARE
 from qmodel._kernels.sim_state import (
@@ -20,9 +20,9 @@ from qmodel._kernels.sim_state import (
     U_SINCE, X_DECODE, X_PREFILL,
 )  # fmt: skip
 
-# What identifies a span, whether its bounds are there, and the bound of a prompt's cost.
-N_SINCE, N_BATCH, N_CONTEXT, N_BOUND, N_LOW = range(5)
-NOTED = 5
+# What identifies a span, and whether its bounds are there.
+N_SINCE, N_BATCH, N_CONTEXT, N_BOUND = range(4)
+NOTED = 4
 
 # With so few decode instances, looking at all costs no more than bounding.
 _FEW = 4
@@ -78,30 +78,39 @@ def _hosted_work(t, u, UF, UI):
 
 
 @inlined
-def may_pull(t, u, j, rows, UF, UI, classes, slo, seen, PF, batches, contexts, floors, noted, bounds):
-    """Return False only if decode instance u would pull none of the waiting prompts.
+def note_offers(t, k, first, rows, UF, UI, PK, PF, batches, contexts, floors, noted, bounds, lows):
+    """Note in lows[1] which decode instances from `first` on may pull one of the waiting prompts: 0.0 where none is.
 
     The bounds of a span are computed when it is looked at for the second time: on a small cluster seldom.
     """
-    if _changed(u, j, UF, UI, noted):
-        return True
-    if noted[j, N_BOUND] == 0.0:
-        noted[j, N_BOUND] = 1.0
-        observe_hosting(t, u, j, UF, UI, classes, slo, seen)
-        collapse(floors[1], batches, contexts, seen[u, OB_BATCH], seen[u, OB_CONTEXT], bounds[1, :, j])
-    v = _hosted_work(t, u, UF, UI)
+    d = lows.shape[1]
+    for j in range(first, d):
+        u = k + j
+        lows[0, j], lows[1, j] = np.inf, -np.inf
+        if not has_room(u, UI, PK):
+            continue
+        if _changed(u, j, UF, UI, noted):
+            lows[0, j] = -np.inf
+            continue
+        if noted[j, N_BOUND] == 0.0:
+            noted[j, N_BOUND] = 1.0
+            collapse(floors[1], batches, contexts, UI[u, I_BATCH], UF[u, U_CONTEXT], bounds[1, :, j])
+        lows[0, j] = _hosted_work(t, u, UF, UI) * (1.0 - _SHARE) - _SLACK
     for m in range(len(rows)):
-        if rows[m, W_SHARE] < 0.0:
-            return True
-        low = max(0.0, at(bounds[1, :, j], int(rows[m, W_BIN]), min(1.0, rows[m, W_SHARE])))
-        cost = v + min(1.0, rows[m, W_NOISE]) * low
-        if rows[m, W_GAIN] + PF[P_RELIEF] * rows[m, W_RELIEF] + _SLACK > cost * (1.0 - _SHARE):
-            return True
-    return False
+        i, f = int(rows[m, W_BIN]), min(1.0, rows[m, W_SHARE])
+        i1, part = min(i + 1, bounds.shape[1] - 1), min(1.0, rows[m, W_NOISE]) * (1.0 - _SHARE)
+        gain = rows[m, W_GAIN] + PF[P_RELIEF] * rows[m, W_RELIEF]
+        if f < 0.0:  # shorter than all that the bounds know
+            f, part = 0.0, 0.0
+        for j in range(first, d):
+            low = bounds[1, i, j] + f * (bounds[1, i1, j] - bounds[1, i, j])
+            lows[1, j] = max(lows[1, j], gain - part * max(0.0, low))
+    for j in range(first, d):
+        lows[1, j] = 1.0 if lows[1, j] > lows[0, j] else 0.0
 
 
 @inlined
-def _bounds_of_costs(t, i, f, need, k, d, UF, UI, PK, PF, batches, contexts, floors, noted, bounds, g):
+def _bounds_of_costs(t, i, f, need, k, d, UF, UI, PK, PF, batches, contexts, floors, noted, bounds, lows, g):
     """Write a lower bound of what a prompt costs at each decode instance, inf where it cannot go; return the least's.
 
     Written so that an instance whose span has been looked at before takes a dozen operations.
@@ -110,11 +119,11 @@ def _bounds_of_costs(t, i, f, need, k, d, UF, UI, PK, PF, batches, contexts, flo
     i1 = min(i + 1, bounds.shape[1] - 1)
     for j in range(d):
         u = k + j
-        noted[j, N_LOW] = np.inf
+        lows[0, j] = np.inf
         if UI[u, I_DOWN] or full(UI[u, I_BATCH], UF[u, U_CONTEXT], need, PK, contexts):
             continue
         if f < 0.0:
-            noted[j, N_LOW] = 0.0
+            lows[0, j] = 0.0
             continue
         if _changed(u, j, UF, UI, noted):
             for which in range(2):
@@ -124,16 +133,16 @@ def _bounds_of_costs(t, i, f, need, k, d, UF, UI, PK, PF, batches, contexts, flo
         if 0.0 < latest < (v + h) * (1.0 - _SHARE):
             continue
         both = max(0.0, bounds[1, i, j] + within * (bounds[1, i1, j] - bounds[1, i, j]))
-        noted[j, N_LOW] = (v + min(1.0, g) * both + gd * h * (h + 2.0 * v)) * (1.0 - _SHARE)
-        if noted[j, N_LOW] < noted[first, N_LOW]:
+        lows[0, j] = (v + min(1.0, g) * both + gd * h * (h + 2.0 * v)) * (1.0 - _SHARE)
+        if lows[0, j] < lows[0, first]:
             first = j
     return first
 
 
 @inlined
 def decide_live(
-    t, r, R, UF, UI, classes, slo, seen, PK, PF, lengths, batches, contexts, curves, tables, floors, noted, bounds, XI,
-    e, g,
+    t, r, R, UF, UI, classes, slo, seen, PK, PF, lengths, batches, contexts, curves, tables, floors, noted, bounds,
+    lows, XI, e, g,
 ):  # fmt: skip
     """Return `decide_thresholds` of what is seen now, looking only at decode instances that may be the best.
 
@@ -146,11 +155,11 @@ def decide_live(
     i, f = bracket(lengths, R[r, R_NEED] - R[r, R_DONE])
     best, at_prefill = prefill_cost(i, f, k, seen, PF, curves, e)
     host, least, own, need = -1, at_prefill, 0.0, R[r, R_NEED]
-    first = _bounds_of_costs(t, i, f, need, k, d, UF, UI, PK, PF, batches, contexts, floors, noted, bounds, g)
+    first = _bounds_of_costs(t, i, f, need, k, d, UF, UI, PK, PF, batches, contexts, floors, noted, bounds, lows, g)
     for at_ in range(-1, d):
         j = first if at_ < 0 else at_
         u = k + j
-        if noted[j, N_LOW] > least or at_ == first:
+        if lows[0, j] > least or at_ == first:
             continue
         observe_hosting(t, u, j, UF, UI, classes, slo, seen)
         B, K = seen[u, OB_BATCH], seen[u, OB_CONTEXT]

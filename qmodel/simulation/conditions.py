@@ -73,8 +73,8 @@ class Signals:
     Parameters
     ----------
     observation_interval_s : float
-        The router decides on a snapshot taken every so often [s]; 0: on the state of the moment. Late binding
-        decides at the instances and has no such delay.
+        The router decides on a snapshot taken every so often [s]; 0: on the state of the moment. That an instance has
+        stopped is known at once. Late binding decides at the instances and has no such delay.
     estimate_noise : float
         Standard deviation of the logarithm of the error by which each request's estimates on the prefill side and
         on the decode side are multiplied, each with mean 1.

@@ -174,12 +174,13 @@ def arrays_of(
     XI[ks.X_SHARING] = _SHARING[cluster.link_sharing]
     XI[ks.X_LAYERS] = cluster.calibration.layers if cluster.pipelined_transfer else 0
     XF[:] = cluster.transfer_fixed_s, cluster.calibration.kv_bytes_per_token, HISTOGRAM_LOG0, HISTOGRAM_STEP
-    slots = np.zeros((d, cluster.max_num_seqs, 4), np.int64)
+    seats = min(cluster.max_num_seqs, n)
+    slots = np.zeros((d, seats, 4), np.int64)
     policy, interval = policy_arrays(spec), signals.observation_interval_s
     return Arrays._make((
         np.array([0.0, 0.0 if interval > 0 else np.inf, interval]), np.zeros(ks.LOOP_INTS, np.int64),
         R, F, UF, UI, lists, np.full(size, np.inf), winners,
-        np.zeros(units, np.int64), slots, np.zeros((d, cluster.max_num_seqs)),
+        np.zeros(units, np.int64), slots, np.zeros((d, seats)),
         np.zeros((d, len(slos)), np.int64), np.zeros((d, len(slos)), np.int64), np.zeros(HISTOGRAM_BINS),
         np.zeros((units, kp.OBSERVED)), np.zeros((2, max(ku.ASK_WIDTH, len(policy[3])))),
         np.array([[s.ttft_s, s.tbt_s] for s in slos]), *policy, coef, base, guess, guess_base, work, XI, XF,

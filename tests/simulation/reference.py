@@ -160,6 +160,7 @@ class Reference:
                 p.changed = p.end == t
             while self.faults and self.faults[0][0] == t:
                 self.fault(*self.faults.pop(0)[1:])
+                self.see_stops()
                 pull = True
             for p in self.prefill:
                 if p.end == t:
@@ -386,6 +387,19 @@ class Reference:
                 for p in self.prefill:  # caches lost elsewhere may let it start
                     p.changed = True
                 (self.stop_prefill if number < len(self.prefill) else self.stop_decode)(unit)
+
+    def see_stops(self):
+        """Let a router that sees late know at once who is down."""
+        if self.seen is None:
+            return
+        for i, p in enumerate(self.prefill):
+            if p.down:
+                for column in (self.seen.prefill_work_s, self.seen.prefill_tokens, self.seen.prefill_requests):
+                    column[i] = UNAVAILABLE
+        for j, d in enumerate(self.decode):
+            if d.down:
+                self.seen.deflected_work_s[j] = self.seen.decode_requests[j] = UNAVAILABLE
+                self.seen.hosting[j] = True
 
     def drop(self, jobs):
         """Let jobs arrive again, in order of their first arrival."""

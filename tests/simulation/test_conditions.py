@@ -8,8 +8,8 @@ import pytest
 from qmodel.errors import InputError
 from qmodel.laws import PNormLaw
 from qmodel.policies import Disaggregated, EarliestCompletion, Kairos, StaticLength
-from qmodel.scenario import SLO
-from qmodel.simulation import Fault, Signals, simulate
+from qmodel.scenario import SLO, Requests
+from qmodel.simulation import Fault, Signals, encode, simulate
 
 from .scenes import PREFILL, STEP, calibration, chat_requests, cluster, rule
 
@@ -93,6 +93,41 @@ def test_an_old_snapshot_costs_and_a_fresh_one_does_not():
     ]
     assert times[1] == pytest.approx(times[0], rel=0.02)
     assert times[2] > 1.2 * times[0]
+
+
+@pytest.mark.parametrize("policy", ["none", "kairos", "earliest", "dispatch"])
+@pytest.mark.parametrize("fault", ["prefill down", "decode down"])
+def test_an_old_snapshot_sends_nobody_to_an_instance_that_has_stopped(fault, policy):
+    signals = Signals(observation_interval_s=2.0)
+    frame = simulate(
+        TARGET, REQUESTS, SLO(), POLICIES[policy], warmup=0, faults=FAULTS[fault], signals=signals
+    ).requests
+    during = (frame.arrival_s > FROM) & (frame.arrival_s < UNTIL)
+    assert during.sum() > 50
+    if fault == "prefill down":
+        assert not (during & (frame.prefill_instance == 0)).any()
+    else:
+        assert not (during & frame.deflected & (frame.decode_instance == 1)).any()
+
+
+def test_looks_that_nobody_acts_on_cost_nothing():
+    """Logs may start at a time of day in seconds since 1970: a look every 100 ms from zero on would never end."""
+    begin = 2.0**30
+    later = Requests.from_arrays(
+        REQUESTS.arrival_s[:300] + begin, REQUESTS.prompt_tokens[:300], REQUESTS.output_tokens[:300]
+    )
+    now = Requests.from_arrays(REQUESTS.arrival_s[:300], REQUESTS.prompt_tokens[:300], REQUESTS.output_tokens[:300])
+    signals = Signals(observation_interval_s=0.125)
+    a, b = (simulate(TARGET, requests, SLO(), Kairos(), signals=signals).ttft_values_s for requests in (later, now))
+    assert a.mean() == pytest.approx(b.mean(), rel=0.02)
+
+
+def test_seats_that_nobody_can_take_need_no_memory():
+    wide = TARGET.with_(max_num_seqs=1_000_000)
+    spec = Disaggregated().kernel_spec()
+    arrays = encode.arrays_of(encode.scene_of(wide, spec), REQUESTS, (SLO(),), spec, 0)
+    assert arrays.slots.shape == (2, len(REQUESTS.arrival_s), 4)
+    assert simulate(wide, REQUESTS, SLO()).count == len(REQUESTS.arrival_s)
 
 
 @pytest.mark.parametrize("policy", ["kairos", "earliest", "dispatch", "late"])

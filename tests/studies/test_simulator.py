@@ -41,6 +41,7 @@ def test_parts_of_ttft_add_up_and_the_page_shows_them(shared_data, faults):
     assert total.to_numpy() == pytest.approx(1.0)
     saturated = parts.set_index("cell").loc["HH 0.7"]
     assert 0.02 <= saturated.prefill <= 0.23  # the paper's range
+    assert 0.02 <= saturated.p95_execution_s / saturated.p95_ttft_s <= 0.23
     page = simulator_page(parts, faults)
     assert "| HH 0.7 |" in page
     assert "0 did not finish" in page
