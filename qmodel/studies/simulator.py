@@ -210,7 +210,7 @@ def _parts_explained(parts: DataFrame) -> list[str]:
         f"Execution does not depend on the load: {near.min():.2f}-{near.max():.2f} s around P95 TTFT,",
         f"{alone.min():.2f}-{alone.max():.2f} s at its own P95. So the share only tells how long the queue is:",
         f"it lies in the paper's range iff P95 TTFT is {near.min() / high:.1f}-{near.max() / low:.0f} s,",
-        f"in panel HH {seen}. These panels queue longer: their bursts and drifts overload two instances for minutes",
+        f"in panel HH {seen}. These panels queue longer: their bursts overload two instances for a while",
         "already at a mean load of 0.7, most of all those with code traces.",
     ]
 
