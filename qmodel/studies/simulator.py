@@ -195,7 +195,8 @@ def _parts_section(parts: DataFrame) -> list[str]:
 
 def _parts_explained(parts: DataFrame) -> list[str]:
     """Return how the shares of execution compare with the paper's, and why."""
-    low, high = PAPER_EXECUTION
+    known = PUBLISHED["execution_share"]
+    low, high = known.low, known.high
     full = parts[parts.load_prefill >= _SATURATED - 1e-9]
     other = full.p95_execution_s / full.p95_ttft_s
     inside, inside_other = full.prefill.between(low, high).sum(), other.between(low, high).sum()
