@@ -87,37 +87,6 @@ def pick(ranks: Array, cumulative: Array, first: Integers, values: Array, out: A
 
 
 @kernel
-def coupled_path(
-    gaps: Array, works: Array, free: Array, state: Array, cells_per_s: float, own: Array, pooled: Array, sums: Array
-) -> None:
-    """Go on with FCFS on k servers and with the same work on one server k times as fast, and count waits of both.
-
-    `free` holds the times at which servers fall free, increasing; `state` the time and the work the fast server has
-    left. `own` and `pooled` count waits: no wait, then cells of equal width, the last open; `sums` adds waits up.
-    """
-    k, now, left = free.size, state[0], state[1]
-    last = own.size - 2
-    for i in range(gaps.size):
-        now += gaps[i]
-        left = max(left - k * gaps[i], 0.0)
-        wait = free[0] - now
-        if wait > 0.0:
-            own[min(int(wait * cells_per_s), last) + 1] += 1.0
-            sums[0] += wait
-        else:
-            wait = 0.0
-            own[0] += 1.0
-        if left > 0.0:
-            pooled[min(int(left / k * cells_per_s), last) + 1] += 1.0
-            sums[1] += left / k
-        else:
-            pooled[0] += 1.0
-        insert_sorted(free, now + wait + works[i])
-        left += works[i]
-    state[0], state[1] = now, left
-
-
-@kernel
 def balking_path(
     gaps: Array,
     ranks: Array,

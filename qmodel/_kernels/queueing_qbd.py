@@ -20,14 +20,19 @@ G_TOLERANCE = 1e-15
 
 @kernel
 def product(a: Array, b: Array) -> Array:
-    """Return the matrix product. Plain loops: as fast as BLAS at these sizes, and far quicker to compile."""
-    out = np.zeros((a.shape[0], b.shape[1]))
-    for i in range(a.shape[0]):
-        for k in range(a.shape[1]):
+    """Return the matrix product, four rows of b at a time: as fast as BLAS at these sizes, far quicker to compile."""
+    rows, inner, columns = a.shape[0], a.shape[1], b.shape[1]
+    out = np.zeros((rows, columns))
+    whole = inner - inner % 4
+    for i in range(rows):
+        for k in range(0, whole, 4):
+            one, two, three, four = a[i, k], a[i, k + 1], a[i, k + 2], a[i, k + 3]
+            for j in range(columns):
+                out[i, j] += one * b[k, j] + two * b[k + 1, j] + three * b[k + 2, j] + four * b[k + 3, j]
+        for k in range(whole, inner):
             factor = a[i, k]
-            if factor != 0.0:
-                for j in range(b.shape[1]):
-                    out[i, j] += factor * b[k, j]
+            for j in range(columns):
+                out[i, j] += factor * b[k, j]
     return out
 
 
@@ -144,6 +149,19 @@ def identity(size: int) -> Array:
 
 
 @kernel
+def beside(a: Array, b: Array) -> Array:
+    """Return two matrices of as many rows side by side."""
+    rows, columns = a.shape[0], a.shape[1]
+    out = np.empty((rows, columns + b.shape[1]))
+    for i in range(rows):
+        for j in range(columns):
+            out[i, j] = a[i, j]
+        for j in range(b.shape[1]):
+            out[i, columns + j] = b[i, j]
+    return out
+
+
+@kernel
 def log_reduction(up: Array, local: Array, down: Array) -> tuple[Array, float]:
     """Return (G, mass missing from G's rows) of a QBD with blocks up, local, down (Latouche & Ramaswami 1993)."""
     size = local.shape[0]
@@ -154,8 +172,8 @@ def log_reduction(up: Array, local: Array, down: Array) -> tuple[Array, float]:
     eye = identity(size)
     for _ in range(MAX_STEPS):
         u = plus(eye, negated(plus(product(high, low), product(low, high))))
-        high = solve(u, product(high, high))
-        low = solve(u, product(low, low))
+        both = solve(u, beside(product(high, high), product(low, low)))
+        high, low = both[:, :size].copy(), both[:, size:].copy()
         g = plus(g, product(t, low))
         t = product(t, high)
         largest = 0.0

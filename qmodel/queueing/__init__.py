@@ -20,6 +20,7 @@ from qmodel.queueing.approximations import (
     kingman_bound_s,
 )
 from qmodel.queueing.balking import BalkingMetrics, mgk_balking
+from qmodel.queueing.bounds import daley_bound_s, whitt_bound_s
 from qmodel.queueing.bursty import map_k, mmpp_k
 from qmodel.queueing.decay import lundberg_rate
 from qmodel.queueing.decode import DecodeBatch, decode_batch
@@ -57,6 +58,7 @@ __all__ = [
     "approximate",
     "busy_period",
     "compare_methods",
+    "daley_bound_s",
     "decode_batch",
     "departure_scv",
     "erlang_b",
@@ -83,4 +85,5 @@ __all__ = [
     "shared_link",
     "two_pools",
     "two_pools_over_time",
+    "whitt_bound_s",
 ]

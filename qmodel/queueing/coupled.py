@@ -1,4 +1,4 @@
-"""M/G/k for laws that no solvable law is near: a sample path, coupled with a queue whose waits are known exactly."""
+"""M/G/k for laws that no solvable law is near: sample paths, corrected by queues whose waits are known exactly."""
 
 from __future__ import annotations
 
@@ -8,38 +8,44 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from qmodel._kernels.queueing_paths import coupled_path, pick
+from qmodel._kernels.queueing_lanes import count_lanes, look_up
+from qmodel._kernels.queueing_paths import pick
 from qmodel.distributions.service import ServiceTime
 from qmodel.queueing.checks import check_load
+from qmodel.queueing.controls import CELLS as RANKS
+from qmodel.queueing.controls import LANES, controls_of, exponential_table
 from qmodel.queueing.decay import lundberg_rate
 from qmodel.queueing.metrics import QueueMetrics, TabulatedTail, tabulated
-from qmodel.queueing.renewal import renewal_tail
 
 __all__ = ["Choice", "blended", "regressed", "solve_coupled"]
 
 FloatArray = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
 
 #: The path is the same for every question: answers repeat, and differences between them are not noise.
 SEED = 20_020
-#: Segments of the path whose spread gives the error, arrivals of the first look and of the last, and those left out.
-SEGMENTS = 32
-FIRST_ARRIVALS, LAST_ARRIVALS = 1 << 18, 1 << 22
-WARM_UP = 1 << 14
+#: Rows of two lanes whose spread gives the error; steps of all lanes at a time; arrivals of the first look and of the
+#: last; steps of each lane left out.
+ROWS, STEPS = LANES // 2, 512
+FIRST_ARRIVALS, LAST_ARRIVALS = 1 << 17, 1 << 20
+WARM_UP = 128
 #: Standard errors at which the path is long enough: of the mean, and of P95 and P99.
 MEAN_ERROR, PERCENTILE_ERROR = 0.004, 0.008
+#: Shortfall of the errors up to which it is made up at once.
+LONGER = 4.0
 #: Half-width of an error estimate in standard errors, and what the grid adds.
 STANDARD_ERRORS = 2.5
 GRID_ERROR = 0.002
-#: Arrivals at least, in relaxation times of the queue, (1 + scv)/(1 - rho)^2 arrivals.
-RELAXATIONS = 400
 #: Cells of the counts of waits and their reach in mean delays; points of the tail that is returned.
-CELLS, REACH, KEPT = 4096, 14.0, 240
+CELLS, REACH, KEPT = 2048, 14.0, 140
 #: Arrivals beyond a point of the tail from which on the exact queue's tail is followed in proportion.
 FEW = 400
 #: Relative error of the mean of waits of which none was seen.
 UNKNOWN = 1.0
 #: Share of its level by which a tail is followed each way for its slope.
 SLOPE_WIDTH = 0.1
+#: Ridge of the regression, relative: controls may be copies of each other.
+RIDGE = 1e-9
 
 
 def solve_coupled(
@@ -51,16 +57,15 @@ def solve_coupled(
     last_arrivals: int = LAST_ARRIVALS,
     seed: int = SEED,
 ) -> QueueMetrics:
-    """Approximation with a known error, for any law: a long path of the queue, corrected by one solved exactly.
+    """Approximation with a known error, for any law: sample paths of the queue, corrected by queues solved exactly.
 
-    The same arrivals bring the same work to k servers and to one server k times as fast. Waits W of the first and V of
-    the second differ by bounded amounts however long the queue, and V is M/G/1, known exactly, so that
+    The same arrivals bring services of the same rank to M/G/k and to queues whose waits V are known: one server k times
+    as fast, an exactly solved law like this one, and unlimited servers (`controls_of`). Then
 
-        E[W] = avg(W) - beta*(avg(V) - E[V]),    P(W > t) = avg(W > t) - beta*(avg(V > u) - P(V > u))
+        E[W] = avg(W) - sum beta*(avg(V) - E[V]),    P(W > t) = avg(W > t) - sum beta*(avg(V > u) - P(V > u))
 
-    at u where both tails are as high, with beta the regression over segments of the path: in heavy traffic a thousandth
-    of the arrivals do. The path goes on until the standard errors are small or it is `last_arrivals` long; the error
-    estimate is what they then are.
+    with beta the regression over groups of 64 independent paths, each started near its steady state. Paths go on until
+    the standard errors are small or they are `last_arrivals` long in all; the error estimate is what they then are.
 
     Parameters
     ----------
@@ -71,7 +76,7 @@ def solve_coupled(
     service : ServiceTime
         Law of a service time.
     first_arrivals, last_arrivals : int
-        Length of the path when errors are first looked at, and at most.
+        Arrivals when errors are first looked at, and at most.
     seed : int
         Seed of the path.
 
@@ -98,12 +103,11 @@ def solve_coupled(
     mean = service.mean_s
     check_load(arrival_rate_per_s, servers, mean)
     path = _Path(arrival_rate_per_s * mean, servers, service.scaled(1 / mean), seed)
-    path.extend(WARM_UP // SEGMENTS, counted=False)
-    slow = int(RELAXATIONS * (1 + service.scv) / (1 - arrival_rate_per_s * mean / servers) ** 2)
-    path.extend(max(min(max(first_arrivals, slow), last_arrivals) // SEGMENTS, 2))
+    path.extend(WARM_UP * LANES, counted=False)
+    path.extend(min(first_arrivals, last_arrivals))
     answer = path.answer()
-    while path.arrivals + SEGMENTS <= last_arrivals and not answer.good:
-        path.extend(min(path.arrivals, last_arrivals - path.arrivals) // SEGMENTS)
+    while path.arrivals + LANES <= last_arrivals and answer.shortfall > 1:
+        path.extend(min(int(path.arrivals * (min(answer.shortfall, LONGER) ** 2 - 1)), last_arrivals - path.arrivals))
         answer = path.answer()
     table = answer.table
     return QueueMetrics(
@@ -113,7 +117,7 @@ def solve_coupled(
         mean_wait_s=answer.mean * mean,
         wait_probability=math.exp(table.log_tail[0]),
         wait_law=TabulatedTail(grid=table.grid * mean, log_tail=table.log_tail, decay=table.decay / mean),
-        method=f"path of {path.arrivals} arrivals coupled with exact M/G/1",
+        method=f"path of {path.arrivals} arrivals coupled with exact {path.names}",
         exact=False,
         error_estimate={
             name: STANDARD_ERRORS * error + GRID_ERROR if error > 0 else 0.0 for name, error in answer.errors.items()
@@ -179,51 +183,60 @@ class _Answer:
     errors: dict[str, float]
 
     @property
-    def good(self) -> bool:
-        """Whether the path is long enough."""
-        return self.errors["mean"] <= MEAN_ERROR and max(self.errors["p95"], self.errors["p99"]) <= PERCENTILE_ERROR
+    def shortfall(self) -> float:
+        """How many times the standard errors are what they may be."""
+        return max(
+            self.errors["mean"] / MEAN_ERROR,
+            self.errors["p95"] / PERCENTILE_ERROR,
+            self.errors["p99"] / PERCENTILE_ERROR,
+        )
 
 
 class _Path:
-    """A path of the two coupled queues for a law of mean 1, in segments."""
+    """Paths of the coupled queues for a law of mean 1, one in each lane."""
 
     def __init__(self, rate: float, servers: int, service: ServiceTime, seed: int) -> None:
-        self.rate, self.k, self.service = rate, servers, service
+        self.rate = rate
         self.rng = np.random.default_rng(seed)
-        atoms = service.atoms()
-        self.law = service if atoms is None else Choice(*atoms)
-        self.free, self.state = np.zeros(servers), np.zeros(2)
         rho = rate / servers
-        self.exact_mean = rate * service.moment(2) / (2 * servers**2 * (1 - rho))
-        self.reach = REACH * (self.exact_mean / rho + 1 / servers)
-        self.per_s = CELLS / self.reach
-        fast = renewal_tail(rate, 1, service.scaled(1 / servers), self.reach, 2 * CELLS).scaled(rho)
-        self.exact = fast.tail(np.arange(CELLS + 1) / self.per_s)
-        self.exact[0] = rho
-        self.own, self.pooled = np.zeros((SEGMENTS, CELLS + 2)), np.zeros((SEGMENTS, CELLS + 2))
-        self.sums = np.zeros((SEGMENTS, 2))
+        delayed = rate * service.moment(2) / (2 * servers**2 * (1 - rho)) / rho
+        reach = REACH * (delayed + 1 / servers)
+        self.per_s = CELLS / reach
+        self.own, self.controls = controls_of(rate, servers, service, reach, CELLS, self.rng)
+        self.queues = [self.own, *(control.queue for control in self.controls)]
+        self.counts = np.zeros((len(self.queues), ROWS, CELLS + 2), np.int32)
+        self.sums = np.zeros((len(self.queues), ROWS))
         self.arrivals = 0
+        self.decay = lundberg_rate(rate, servers, service) if service.mgf_limit_per_s > 0 else 0.0
+
+    @property
+    def names(self) -> str:
+        """Return what the path is compared with."""
+        return ", ".join(control.name for control in self.controls)
 
     def extend(self, count: int, *, counted: bool = True) -> None:
-        """Go on by `count` arrivals in each segment."""
-        for i in range(SEGMENTS):
-            gaps = self.rng.standard_exponential(count) / self.rate
-            works = self.law.sample(count, self.rng)
-            counts = (self.own[i], self.pooled[i], self.sums[i])
-            if not counted:
-                counts = (np.zeros(CELLS + 2), np.zeros(CELLS + 2), np.zeros(2))
-            coupled_path(gaps, works, self.free, self.state, self.per_s, *counts)
-        self.arrivals += SEGMENTS * count if counted else 0
+        """Go on by `count` arrivals, a multiple of the lanes."""
+        left = max(count // LANES, 1)
+        while left > 0:
+            steps = min(left, STEPS)
+            gaps = np.empty((steps, LANES))
+            waiting, ranks = self.rng.integers(0, RANKS, (2, steps, LANES), dtype=np.uint16)
+            look_up(waiting, exponential_table(), 1 / self.rate, gaps)
+            for i, queue in enumerate(self.queues):
+                waits = queue.waits(gaps, ranks)
+                if counted:
+                    count_lanes(waits, self.per_s, self.counts[i], self.sums[i])
+            left -= steps
+            self.arrivals += steps * LANES if counted else 0
 
     def answer(self) -> _Answer:
         """Return what the path so far says."""
-        share = SEGMENTS / self.arrivals
+        share = ROWS / self.arrivals
         sums = self.sums * share
-        means, errors = regressed(sums[:, :1], sums[:, 1:] - self.exact_mean)
-        own = 1.0 - np.cumsum(self.own[:, :-1], axis=1) * share
-        pooled = 1.0 - np.cumsum(self.pooled[:, :-1], axis=1) * share
+        exact = np.array([control.mean for control in self.controls])
+        means, errors = regressed(sums[0][:, None], (sums[1:] - exact[:, None])[..., None])
         cells = np.unique(np.concatenate([np.arange(24), np.geomspace(24, CELLS, KEPT).astype(np.int64)]))
-        tail, spread = self._tail(own[:, cells], pooled)
+        tail, spread = self._tail(cells)
         tail = self._followed(tail, cells)
         grid = cells / self.per_s
         log_tail = np.minimum.accumulate(np.log(np.clip(tail, 1e-300, 1.0)))
@@ -233,27 +246,36 @@ class _Path:
             relative[name] = _quantile_error(table, spread, q)
         return _Answer(mean=max(float(means[0]), 0.0), table=table, errors=relative)
 
-    def _tail(self, own: FloatArray, pooled: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return P(W > t) and its standard error at some t, each with the fast queue's tail at the same level."""
-        seen = pooled.mean(axis=0)
-        tail = own.mean(axis=0)
-        level = len(seen) - 1 - np.searchsorted(seen[::-1], tail, side="right")
-        spread = tail
-        for _ in range(2):
-            control = np.take(pooled, np.maximum(level, 0), axis=1) - self.exact[np.maximum(level, 0)]
-            tail, spread = regressed(own, control)
-            level = len(self.exact) - 1 - np.searchsorted(self.exact[::-1], tail, side="right")
-        return tail, spread
+    def _tail(self, cells: Integers) -> tuple[FloatArray, FloatArray]:
+        """Return P(W > t) and its standard error at some t, controls at the same t or where they are as high."""
+        own = self._beyond(0, cells)
+        seen = own.mean(axis=0)
+        off = np.empty((len(self.controls), ROWS, len(cells)))
+        for i, control in enumerate(self.controls):
+            level = cells
+            if not control.aligned:
+                theirs = 1.0 - np.cumsum(self.counts[i + 1].sum(axis=0)[:-1]) / self.arrivals
+                level = np.maximum(len(theirs) - 1 - np.searchsorted(theirs[::-1], seen, side="right"), 0)
+            off[i] = self._beyond(i + 1, level) - control.tail(level / self.per_s)
+        return regressed(own, off)
 
-    def _followed(self, tail: FloatArray, cells: npt.NDArray[np.int64]) -> FloatArray:
+    def _beyond(self, queue: int, cells: Integers) -> FloatArray:
+        """Return the share of waits above some cells, increasing, in each row."""
+        distinct, place = np.unique(cells, return_inverse=True)
+        parts = np.add.reduceat(self.counts[queue], distinct + 1, axis=1)
+        above = np.cumsum(parts[:, ::-1], axis=1)[:, ::-1] * (ROWS / self.arrivals)
+        return np.asarray(above[:, place])
+
+    def _followed(self, tail: FloatArray, cells: Integers) -> FloatArray:
         """Return the tail, in proportion to the fast queue's where too few arrivals are beyond."""
         few = tail * self.arrivals < FEW
         if not few.any() or few[0]:
             return tail
         end = int(np.argmax(few))
-        ratio = tail[max(end - 4, 0) : end] / np.maximum(self.exact[cells[max(end - 4, 0) : end]], 1e-300)
+        exact = self.controls[0].tail(cells / self.per_s)
+        ratio = tail[max(end - 4, 0) : end] / np.maximum(exact[max(end - 4, 0) : end], 1e-300)
         tail = tail.copy()
-        tail[end:] = np.minimum(float(np.median(ratio)) * self.exact[cells[end:]], tail[end - 1])
+        tail[end:] = np.minimum(float(np.median(ratio)) * exact[end:], tail[end - 1])
         return tail
 
     def _decay(self, grid: FloatArray, log_tail: FloatArray) -> float:
@@ -261,20 +283,31 @@ class _Path:
         back = len(grid) // 10
         seen = float((log_tail[-1 - back] - log_tail[-1]) / (grid[-1] - grid[-1 - back]))
         whole = float((log_tail[0] - log_tail[-1]) / grid[-1])
-        if self.service.mgf_limit_per_s > 0:
-            return max(lundberg_rate(self.rate, self.k, self.service), 1e-9)
+        if self.decay > 0:
+            return max(self.decay, 1e-9)
         return max(seen, whole, 1e-9)
 
 
-def regressed(own: FloatArray, control: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return means of `own` over rows, less the regression on `control` of mean zero, and standard errors."""
-    rows = len(own)
-    mean, off = own.mean(axis=0), control.mean(axis=0)
-    spread, moved = own - mean, control - off
-    square = (moved**2).sum(axis=0)
-    beta = np.where(square > 0, (spread * moved).sum(axis=0) / np.where(square > 0, square, 1.0), 0.0)
-    rest = ((spread - beta * moved) ** 2).sum(axis=0)
-    return mean - beta * off, np.sqrt(rest / ((rows - 2) * rows))
+def regressed(own: FloatArray, controls: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return means of `own` over rows, less the regression on controls of mean zero, and standard errors.
+
+    Parameters
+    ----------
+    own : ndarray, shape (rows, points)
+        What is to be averaged.
+    controls : ndarray, shape (controls, rows, points) or (rows, points)
+        What its deviations are explained by.
+    """
+    controls = controls if controls.ndim == 3 else controls[None]
+    rows, count = len(own), len(controls)
+    mean, off = own.mean(axis=0), controls.mean(axis=1)
+    spread, moved = own - mean, controls - off[:, None]
+    square = np.einsum("irp,jrp->pij", moved, moved)
+    size = np.trace(square, axis1=1, axis2=2)
+    square += np.where(size > 0, RIDGE * size, 1.0)[:, None, None] * np.eye(count)
+    beta = np.linalg.solve(square, np.einsum("irp,rp->pi", moved, spread)[..., None])[..., 0]
+    rest = ((spread - np.einsum("pi,irp->rp", beta, moved)) ** 2).sum(axis=0)
+    return mean - np.einsum("pi,ip->p", beta, off), np.sqrt(rest / ((rows - 1 - count) * rows))
 
 
 def _quantile_error(table: TabulatedTail, spread: FloatArray, q: float) -> float:

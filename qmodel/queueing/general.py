@@ -7,7 +7,8 @@ from dataclasses import replace
 from qmodel.distributions.arrivals import Arrivals, MmppArrivals, PoissonArrivals, RenewalArrivals, WindowedArrivals
 from qmodel.distributions.service import ServiceTime
 from qmodel.errors import InputError
-from qmodel.queueing.approximations import heavy_traffic_mean_s, kingman_bound_s
+from qmodel.queueing.approximations import heavy_traffic_mean_s
+from qmodel.queueing.bounds import daley_bound_s
 from qmodel.queueing.bursty import map_k
 from qmodel.queueing.checks import check_load, check_servers, check_service, shown
 from qmodel.queueing.metrics import QueueMetrics
@@ -78,7 +79,7 @@ def checked_arrivals(arrivals: object) -> PoissonArrivals | WindowedArrivals | R
 def ggk_bounds_s(arrivals: Arrivals, servers: int, service: ServiceTime) -> tuple[float | None, float]:
     """Return (upper bound, heavy-traffic value) of the mean wait [s].
 
-    The bound (Kingman; Brumelle for several servers) holds for independent gaps alone and is None otherwise; the
+    The bound (`daley_bound_s`, the tightest that is proven) holds for independent gaps alone and is None otherwise; the
     heavy-traffic value takes the limiting index of dispersion of the counts.
 
     Parameters
@@ -104,12 +105,12 @@ def ggk_bounds_s(arrivals: Arrivals, servers: int, service: ServiceTime) -> tupl
     --------
     >>> bound, heavy = ggk_bounds_s(PoissonArrivals(rate_per_s=0.9), 1, ServiceTime.exponential(1.0))
     >>> round(bound, 3), round(heavy, 3)
-    (10.056, 10.056)
+    (10.0, 10.056)
     """
     checked_arrivals(arrivals)
     check_service(service)
     rate, independent = arrivals.rate_per_s, isinstance(arrivals, PoissonArrivals | RenewalArrivals)
-    bound = kingman_bound_s(rate, arrivals.scv, servers, service.mean_s, service.scv) if independent else None
+    bound = daley_bound_s(rate, arrivals.scv, servers, service.mean_s, service.scv) if independent else None
     limit = arrivals.scv if independent else arrivals.idc(LIMIT_GAPS / rate)
     return bound, heavy_traffic_mean_s(rate, limit, servers, service.mean_s, service.scv)
 

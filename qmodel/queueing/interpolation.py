@@ -21,10 +21,10 @@ from qmodel.errors import QModelError
 from qmodel.queueing.deterministic import solve_mdk
 from qmodel.queueing.erlang import mmk
 from qmodel.queueing.matrix import mean_wait_mphk, solve_mphk
-from qmodel.queueing.metrics import QueueMetrics, TabulatedTail
+from qmodel.queueing.metrics import FunctionTail, QueueMetrics, TabulatedTail, WaitLaw
 from qmodel.queueing.renewal import least_residual, renewal_tail
 
-__all__ = ["matching_frequency", "solve_mgk"]
+__all__ = ["heaviest_neighbour", "matching_frequency", "solve_mgk"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -77,6 +77,8 @@ ERRORS = {
 CORRECTED_UP_TO, UNCORRECTED_FROM = 2, 10
 #: The table of the tail: points of the renewal equation, points kept, length in conditional means.
 POINTS, KEPT, REACH = 1024, 160, 10.0
+#: Even steps of a tail that is marched.
+EVEN = 301
 _GRID = np.unique(np.concatenate([np.linspace(0, 1, KEPT // 3), np.geomspace(0.05, REACH, 2 * KEPT // 3)]))
 
 
@@ -175,6 +177,13 @@ def _regular_laws() -> tuple[ServiceTime, ServiceTime, PhaseType2]:
 @lru_cache(maxsize=32)
 def _own_least_residual(unit: ServiceTime, servers: int) -> float:
     return least_residual(unit, servers)
+
+
+def heaviest_neighbour(rate: float, servers: int, unit: ServiceTime) -> tuple[ServiceTime, QueueMetrics, float]:
+    """Return the exactly solved law nearest to one of mean 1, its wait, and the mean wait that follows for this."""
+    base = _base(rate, servers, LawFacts(1.0, unit.scv, _largest_atom(unit), unit))
+    at = int(np.argmax(base.weights))
+    return base.laws[at], base.metrics[at], base.mean_wait
 
 
 def matching_frequency(k: int, rho: float, scv: float) -> float:
@@ -338,4 +347,12 @@ def _tail(lam: float, k: int, unit: ServiceTime, base: _Base) -> TabulatedTail:
 
 
 def _mixed(base: _Base, grid: FloatArray) -> FloatArray:
-    return np.asarray(sum(w * m.wait_law.tail(grid) for w, m in zip(base.weights, base.metrics, strict=True)))
+    return np.asarray(sum(w * _tail_at(m.wait_law, grid) for w, m in zip(base.weights, base.metrics, strict=True)))
+
+
+def _tail_at(law: WaitLaw, grid: FloatArray) -> FloatArray:
+    """Return a tail on the grid; one that is marched step by step is read off even steps."""
+    if not isinstance(law, FunctionTail):
+        return law.tail(grid)
+    even = np.linspace(0.0, float(grid[-1]), EVEN)
+    return np.asarray(np.exp(np.interp(grid, even, np.log(np.maximum(law.tail(even), 1e-300)))))

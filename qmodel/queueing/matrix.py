@@ -21,6 +21,10 @@ FloatArray = npt.NDArray[np.float64]
 REDUCTION_TOLERANCE = 1e-9
 #: How far the eigen-expansion may miss the tail at zero before it is given up for uniformisation.
 EXPANSION_TOLERANCE = 1e-9
+#: Relative difference below which two steps are one: rounding of an even grid.
+SAME_STEP = 1e-12
+#: Terms of the series of a step of at most one event: 1/20! is left.
+TERMS = 20
 #: Servers up to which the exact solver is offered: its cost grows as k^4.
 MAX_SERVERS = 128
 
@@ -117,22 +121,37 @@ def _tail_law(start: FloatArray, generator: FloatArray, mean: float) -> Exponent
     return FunctionTail(function=_Uniformised(start, generator, mean))
 
 
+def _uniformised(generator: FloatArray) -> FloatArray:
+    """Return exp(generator) of a (defective) generator by uniformisation and squaring: positive terms alone."""
+    events = float(-generator.diagonal().min())
+    halvings = max(math.ceil(math.log2(events)), 0) if events > 0 else 0
+    few = events / 2**halvings
+    jump = generator / 2**halvings + few * np.eye(len(generator))
+    term = total = math.exp(-few) * np.eye(len(generator))
+    for n in range(1, TERMS):
+        term = term @ jump / n
+        total = total + term
+    for _ in range(halvings):
+        total = total @ total
+    return total
+
+
 class _Uniformised:
-    """start exp(generator*t/mean) 1 by scaling and squaring on a common step: positive terms, no eigenvectors."""
+    """start exp(generator*t/mean) 1 step by step: positive terms, no eigenvectors."""
 
     def __init__(self, start: FloatArray, generator: FloatArray, mean: float) -> None:
         self.start, self.generator, self.mean = start, generator, mean
 
     def __call__(self, t: FloatArray) -> FloatArray:
-        from scipy.linalg import expm
-
         flat = np.atleast_1d(np.asarray(t, dtype=np.float64)).ravel()
         order = np.argsort(flat)
-        row, now = self.start, 0.0
+        row, now, step, move = self.start, 0.0, -1.0, np.empty(0)
         out = np.empty_like(flat)
         for index in order:
             if flat[index] > now:
-                row = row @ expm(self.generator * ((flat[index] - now) / self.mean))
-                now = flat[index]
+                if abs(flat[index] - now - step) > SAME_STEP * step:
+                    step = flat[index] - now
+                    move = _uniformised(self.generator * (step / self.mean))
+                row, now = row @ move, flat[index]
             out[index] = row.sum()
         return out.reshape(np.shape(t))

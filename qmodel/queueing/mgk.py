@@ -23,6 +23,8 @@ MgkMethod = Literal["auto", "analytic", "phase-type", "deterministic", "interpol
 
 #: Servers up to which the wait is computed as it is; beyond, it is scaled from this many (Halfin-Whitt).
 SCALED_FROM = 40
+#: Servers it is scaled from for regular laws, which take three matrix solutions.
+REGULAR_FROM = 28
 #: SCV below which a law counts as deterministic.
 DETERMINISTIC_SCV = 1e-12
 #: Error estimates with which an interpolation is good enough; beyond, a path is followed.
@@ -45,8 +47,8 @@ def mgk(arrival_rate_per_s: float, servers: int, service: ServiceTime, method: M
     method : {"auto", "analytic", "phase-type", "deterministic", "interpolation", "path", "single"}
         ``auto`` picks the most exact: the exact solutions for one server, two-phase and deterministic services, else
         ``interpolation`` between them (a millisecond), and where the law is too unlike those for 1 % of the mean and
-        2 % of P95 and P99, also a ``path`` (10 to 200 ms). ``analytic`` is the same without the path: its error
-        estimate says where one was due. ``phase-type`` solves the two-phase law with the same (up to three) moments.
+        2 % of P95 and P99, also sample paths (``path``, 5 to 20 ms). ``analytic`` is the same without them: its error
+        estimate says where they were due. ``phase-type`` solves the two-phase law with the same (up to three) moments.
 
     Returns
     -------
@@ -107,7 +109,7 @@ def _many_servers(lam: float, k: int, service: ServiceTime) -> QueueMetrics:
     """
     mean = service.mean_s
     spare = (1 - lam * mean / k) * math.sqrt(k)
-    few = SCALED_FROM
+    few = SCALED_FROM if law_facts(service).scv > 1 else REGULAR_FROM
     load = 1 - spare / math.sqrt(few)
     whole = mmk(lam, k, mean)
     if load <= 0.02:

@@ -5,9 +5,11 @@ import math
 import numpy as np
 import pytest
 
-from qmodel._kernels.queueing_paths import balking_path, coupled_path
+from qmodel._kernels.queueing_lanes import count_lanes, fcfs_lanes, look_up, mean_by_rank, unlimited_lanes
+from qmodel._kernels.queueing_paths import balking_path
 from qmodel.queueing import ServiceTime, kiefer_wolfowitz, mgk
-from qmodel.queueing.coupled import Choice, blended, solve_coupled
+from qmodel.queueing.controls import controls_of, exponential_table, service_table
+from qmodel.queueing.coupled import GRID_ERROR, STANDARD_ERRORS, Choice, blended, regressed, solve_coupled
 
 H2 = ServiceTime.hyperexponential([0.9, 0.1], [0.5, 5.5])
 FAR_APART = ServiceTime.from_samples([0.6, 9.0], [0.95, 0.05])
@@ -26,12 +28,31 @@ def test_exact_queues_are_within_the_error_estimate(law, servers, load):
         assert path.wait_quantile_s(q) == pytest.approx(exact.wait_quantile_s(q), rel=1.2 * errors[name])
 
 
-def test_the_coupling_saves_most_of_the_noise():
-    waits = kiefer_wolfowitz(*arrivals(FAR_APART, 2, 0.95, 1 << 19, seed=1), 2).reshape(32, -1).mean(axis=1)
-    plain = waits.std() / math.sqrt(32) / waits.mean()
-    rate = 0.95 * 2 / FAR_APART.mean_s
-    path = solve_coupled(rate, 2, FAR_APART, first_arrivals=1 << 19, last_arrivals=1 << 19)
-    assert path.error_estimate["mean"] < plain
+@pytest.mark.parametrize(("servers", "load", "gain"), [(2, 0.95, 8), (8, 0.8, 2), (12, 0.5, 1.8)])
+def test_the_coupling_saves_most_of_the_noise(servers, load, gain):
+    count = 1 << 17
+    waits = kiefer_wolfowitz(*arrivals(FAR_APART, servers, load, 16 * count, seed=1), servers)
+    plain = waits.reshape(32, -1).mean(axis=1).std() / math.sqrt(2) / waits.mean()  # of 131,072 arrivals
+    rate = load * servers / FAR_APART.mean_s
+    path = solve_coupled(rate, servers, FAR_APART, first_arrivals=count, last_arrivals=count)
+    assert (path.error_estimate["mean"] - GRID_ERROR) / STANDARD_ERRORS < plain / gain
+
+
+@pytest.mark.parametrize(
+    ("law", "servers", "load"),
+    [
+        (ServiceTime.from_samples([0.35, 0.36, 1.5], [0.2, 0.2, 0.6]), 8, 0.94),
+        (FAR_APART, 3, 0.9),
+        (ServiceTime.lognormal(1.0, 4.0, upper_s=30.0), 6, 0.7),
+    ],
+)
+def test_paths_start_near_their_steady_state(law, servers, load):
+    # Half the arrivals of a short path are within 2,000 of its start: a wrong start shows against long ones.
+    rate = load * servers / law.mean_s
+    long = solve_coupled(rate, servers, law, first_arrivals=1 << 21, last_arrivals=1 << 21, seed=5)
+    short = [solve_coupled(rate, servers, law, last_arrivals=1 << 17, seed=s).mean_wait_s for s in range(8)]
+    noise = np.std(short) / math.sqrt(8) + long.mean_wait_s * long.error_estimate["mean"] / 2.5
+    assert np.mean(short) == pytest.approx(long.mean_wait_s, abs=3 * noise)
 
 
 def arrivals(law, servers, load, count, seed):
@@ -104,18 +125,93 @@ def test_choice_draws_its_law():
 @pytest.mark.parametrize("servers", [1, 3])
 def test_kernels_are_their_python_source(servers):
     rng = np.random.default_rng(5)
-    gaps, works, ranks = rng.exponential(1.0 / servers, 300), rng.exponential(0.9, 300), rng.random(300)
+    gaps, ranks = rng.exponential(1.0 / servers, 300), rng.random(300)
     choice = Choice(np.array([0.5, 1.5]), np.array([0.6, 0.4]))
     found = []
-    for coupled, balking in ((coupled_path, balking_path), (coupled_path.py_func, balking_path.py_func)):
-        free, state, sums = np.zeros(servers), np.zeros(2), np.zeros(2)
-        own, pooled, fine, coarse = np.zeros(40), np.zeros(40), np.zeros(30), np.zeros(10)
-        coupled(gaps, works, free, state, 8.0, own, pooled, sums)
+    for balking in (balking_path, balking_path.py_func):
+        fine, coarse = np.zeros(30), np.zeros(10)
         law, limits = (choice.cumulative, choice.first), np.array([1.0, 0.3])
         ends = balking(gaps, ranks, law, choice.values, limits, np.zeros(servers), 0.0, (1.0, 29.0, 5.0), fine, coarse)
-        found.append([free, state, sums, own, pooled, fine, coarse, ends])
+        found.append([fine, coarse, ends])
     for compiled, plain in zip(*found, strict=True):
         np.testing.assert_allclose(compiled, plain, rtol=1e-12)
-    assert found[0][3].sum() == found[0][5].sum() + found[0][6].sum() == 300
-    if servers == 1:
-        np.testing.assert_array_equal(found[0][3], found[0][4])
+    assert found[0][0].sum() + found[0][1].sum() == 300
+
+
+@pytest.mark.parametrize("servers", [1, 3])
+def test_lanes_are_queues_side_by_side(servers):
+    rng = np.random.default_rng(7)
+    gaps, works = rng.exponential(1.0, (80, 6)), rng.exponential(0.9 * servers, (80, 6))
+    waits, longest = np.empty_like(gaps), np.empty_like(gaps)
+    fcfs_lanes(gaps, works, np.zeros((servers, 6)), waits)
+    unlimited_lanes(gaps, works, np.zeros((servers, 6)), longest)
+    for lane in range(6):
+        arrival = np.cumsum(gaps[:, lane])
+        want = kiefer_wolfowitz(arrival, works[:, lane], servers, free_at_s=np.zeros(servers))
+        np.testing.assert_allclose(waits[:, lane], want, atol=1e-12)
+        left = np.maximum((arrival + works[:, lane])[None, :] - arrival[:, None], 0.0) * np.tri(80, k=-1)
+        np.testing.assert_allclose(longest[:, lane], np.sort(left, axis=1)[:, -servers], atol=1e-12)
+    assert np.all(longest <= waits + 1e-12)
+
+
+def test_lane_kernels_are_their_python_source():
+    rng = np.random.default_rng(9)
+    gaps, ranks = rng.exponential(1.0, (40, 4)), rng.integers(0, 1 << 16, (40, 4), dtype=np.uint16)
+    found = []
+    for source in (lambda f: f, lambda f: f.py_func):
+        table, works, waits = np.empty(1 << 16), np.empty((40, 4)), np.empty((40, 4))
+        source(mean_by_rank)(np.array([0.0, 0.3, 1.0]), np.array([0.0, 0.1, 2.0]), table)
+        source(look_up)(ranks, table, 1.5, works)
+        free, counts, sums = np.zeros((2, 4)), np.zeros((2, 20), np.int32), np.zeros(2)
+        source(fcfs_lanes)(gaps, works, free, waits)
+        source(count_lanes)(waits, 2.0, counts, sums)
+        source(unlimited_lanes)(gaps, works, free, waits)
+        found.append([table, works, waits, free, counts, sums])
+    for compiled, plain in zip(*found, strict=True):
+        np.testing.assert_allclose(compiled, plain, rtol=1e-12)
+    assert found[0][4].sum() == 160
+
+
+@pytest.mark.parametrize(
+    "law",
+    [FAR_APART, H2, ServiceTime.gamma(1.0, 0.3), ServiceTime.lognormal(1.0, 4.0, upper_s=30.0)],
+    ids=lambda x: x.name,
+)
+def test_tables_of_ranks_have_their_law(law):
+    table = service_table(law)
+    assert np.all(np.diff(table) >= -1e-9)
+    assert table.mean() == pytest.approx(law.mean_s, rel=1e-9)
+    assert (table**2).mean() == pytest.approx(law.moment(2), rel=2e-3)
+    for t in (0.4, 0.7, 3.0):
+        assert (table > t).mean() == pytest.approx(float(law.tail(t)), abs=2e-3)
+    gaps = exponential_table()
+    assert (gaps.mean(), (gaps**2).mean()) == pytest.approx((1.0, 2.0), rel=1e-4)
+
+
+def test_controls_are_what_is_known_of_them():
+    law = FAR_APART.scaled(1 / FAR_APART.mean_s)
+    rng = np.random.default_rng(2)
+    own, controls = controls_of(6.0, 10, law, 8.0, 2048, rng)
+    assert [control.name for control in controls] == ["M/G/1", "M/H2/10", "M/G/infinity"]
+    gaps, ranks = rng.exponential(1 / 6.0, (20_000, 64)), rng.integers(0, 1 << 16, (20_000, 64), dtype=np.uint16)
+    own_waits = own.waits(gaps, ranks)
+    for control in controls:
+        waits = control.queue.waits(gaps, ranks)
+        noise = waits.mean(axis=0).std() / 8
+        assert waits.mean() == pytest.approx(control.mean, abs=4 * noise)
+        for t in (0.05, 0.4):
+            beyond = (waits > t).mean(axis=0)
+            assert beyond.mean() == pytest.approx(float(control.tail(np.array([t]))[0]), abs=4 * beyond.std() / 8)
+        close = np.corrcoef(waits.mean(axis=0), own_waits.mean(axis=0))[0, 1]
+        assert close > 0.2
+
+
+def test_regression_takes_off_what_controls_explain():
+    rng = np.random.default_rng(4)
+    controls = rng.normal(size=(2, 32, 3))
+    own = 5.0 + 2.0 * controls[0] - 3.0 * controls[1] + 0.01 * rng.normal(size=(32, 3))
+    mean, error = regressed(own, controls)
+    np.testing.assert_allclose(mean, 5.0, atol=0.01)
+    assert np.all(error < 0.004)
+    twice, _ = regressed(own, np.stack([controls[0], controls[1], controls[1]]))
+    np.testing.assert_allclose(twice, mean, atol=0.01)
