@@ -13,7 +13,7 @@ from scipy.special import gammainc
 
 from qmodel._kernels.queueing_lanes import fcfs_lanes, look_up, mean_by_rank, unlimited_lanes
 from qmodel.distributions.service import ServiceTime
-from qmodel.queueing.interpolation import heaviest_neighbour
+from qmodel.queueing.interpolation import LawFacts, heaviest_neighbour
 from qmodel.queueing.metrics import QueueMetrics, tabulated
 from qmodel.queueing.renewal import LONGEST, renewal_tail
 
@@ -136,13 +136,14 @@ class Start:
 
     def __post_init__(self) -> None:
         self.level = (self.rng.permutation(LANES) + 0.5) / LANES
-        chance = np.cumsum([math.exp(j * math.log(self.rate) - math.lgamma(j + 1)) for j in range(self.servers)])
+        logs = np.array([j * math.log(self.rate) - math.lgamma(j + 1) for j in range(self.servers)])
+        chance = np.cumsum(np.exp(logs - logs.max()))
         self.number = np.searchsorted(chance / chance[-1], self.rng.random(LANES)).astype(np.float64)
         self.served = np.sort(self.residuals(self.servers), axis=0)
 
     def waits(self, metrics: QueueMetrics) -> FloatArray:
         """Return one wait for each lane, at the same level in every queue."""
-        if not metrics.wait_probability > 0:
+        if metrics.wait_probability < 0.5 / LANES:
             return np.zeros(LANES)
         law = tabulated(metrics)
         return np.asarray(np.interp(-np.log1p(-self.level), -law.log_tail, law.grid, left=0.0))
@@ -168,7 +169,7 @@ class Start:
 
 
 def controls_of(
-    rate: float, servers: int, unit: ServiceTime, reach: float, cells: int, rng: np.random.Generator
+    rate: float, servers: int, law: LawFacts, reach: float, cells: int, rng: np.random.Generator
 ) -> tuple[Lanes, list[Control]]:
     """Return M/G/k, service of mean 1, and the queues that it is compared with, all with the same arrivals and ranks.
 
@@ -178,11 +179,11 @@ def controls_of(
     - Everybody served at once (M/G/infinity), k-th longest residual service: P(V > t) = P(Poisson(a P(S_e > t)) >= k)
       because those with more than t left are a thinned Poisson number. It is close where few wait.
     """
-    k, rho, table = servers, rate / servers, service_table(unit)
+    unit, k, rho, table = law.unit, servers, rate / servers, service_table(law.unit)
     start = Start(rate, k, table, rng)
     mean_fast = rate * unit.moment(2) / (2 * k * k * (1 - rho))
     fast = renewal_tail(rate, 1, unit.scaled(1 / k), reach, 2 * cells).scaled(rho)
-    near, metrics, mean_wait = heaviest_neighbour(rate, k, unit)
+    near, metrics, mean_wait = heaviest_neighbour(rate, k, law)
     waits = start.waits(metrics)
     free = start.busy(waits * (mean_wait / metrics.mean_wait_s if metrics.mean_wait_s > 0 else 1.0))
     level = start.level

@@ -11,10 +11,13 @@ import numpy.typing as npt
 from qmodel._kernels.queueing_lanes import count_lanes, look_up
 from qmodel._kernels.queueing_paths import pick
 from qmodel.distributions.service import ServiceTime
+from qmodel.errors import InputError
 from qmodel.queueing.checks import check_load
 from qmodel.queueing.controls import CELLS as RANKS
 from qmodel.queueing.controls import LANES, controls_of, exponential_table
 from qmodel.queueing.decay import lundberg_rate
+from qmodel.queueing.interpolation import LawFacts, law_facts
+from qmodel.queueing.matrix import MAX_SERVERS
 from qmodel.queueing.metrics import QueueMetrics, TabulatedTail, tabulated
 
 __all__ = ["Choice", "blended", "regressed", "solve_coupled"]
@@ -27,7 +30,7 @@ SEED = 20_020
 #: Rows of two lanes whose spread gives the error; steps of all lanes at a time; arrivals of the first look and of the
 #: last; steps of each lane left out.
 ROWS, STEPS = LANES // 2, 512
-FIRST_ARRIVALS, LAST_ARRIVALS = 1 << 17, 1 << 20
+FIRST_ARRIVALS, LAST_ARRIVALS = 1 << 17, 1 << 21
 WARM_UP = 128
 #: Standard errors at which the path is long enough: of the mean, and of P95 and P99.
 MEAN_ERROR, PERCENTILE_ERROR = 0.004, 0.008
@@ -72,7 +75,7 @@ def solve_coupled(
     arrival_rate_per_s : float
         Poisson rate [1/s].
     servers : int
-        Number of servers.
+        Number of servers, at most 128.
     service : ServiceTime
         Law of a service time.
     first_arrivals, last_arrivals : int
@@ -102,7 +105,9 @@ def solve_coupled(
     """
     mean = service.mean_s
     check_load(arrival_rate_per_s, servers, mean)
-    path = _Path(arrival_rate_per_s * mean, servers, service.scaled(1 / mean), seed)
+    if servers > MAX_SERVERS:
+        raise InputError("servers of the path", servers, f"at most {MAX_SERVERS}", "use method='auto'")
+    path = _Path(arrival_rate_per_s * mean, servers, law_facts(service), seed)
     path.extend(WARM_UP * LANES, counted=False)
     path.extend(min(first_arrivals, last_arrivals))
     answer = path.answer()
@@ -195,14 +200,14 @@ class _Answer:
 class _Path:
     """Paths of the coupled queues for a law of mean 1, one in each lane."""
 
-    def __init__(self, rate: float, servers: int, service: ServiceTime, seed: int) -> None:
-        self.rate = rate
+    def __init__(self, rate: float, servers: int, law: LawFacts, seed: int) -> None:
+        self.rate, service = rate, law.unit
         self.rng = np.random.default_rng(seed)
         rho = rate / servers
         delayed = rate * service.moment(2) / (2 * servers**2 * (1 - rho)) / rho
         reach = REACH * (delayed + 1 / servers)
         self.per_s = CELLS / reach
-        self.own, self.controls = controls_of(rate, servers, service, reach, CELLS, self.rng)
+        self.own, self.controls = controls_of(rate, servers, law, reach, CELLS, self.rng)
         self.queues = [self.own, *(control.queue for control in self.controls)]
         self.counts = np.zeros((len(self.queues), ROWS, CELLS + 2), np.int32)
         self.sums = np.zeros((len(self.queues), ROWS))

@@ -25,6 +25,8 @@ NOISE = 1e-15
 ROOT_STEP = 1e-9
 #: Points of the transform beyond which the load is too close to 1 for this method.
 MAX_POINTS = 1 << 22
+#: Growth beyond which the exponential overflows; waits of such a queue are below the smallest number.
+LARGEST_GROWTH = 512.0
 
 
 def solve_mdk(arrival_rate_per_s: float, servers: int, service_s: float) -> QueueMetrics:
@@ -108,7 +110,7 @@ def _epoch_law(rho: float, k: int) -> FloatArray:
 def _decay(rho: float) -> float:
     """Return ln tau, tau > 1 the root of ln tau = rho*(tau - 1)."""
     low, high = 0.0, 1.0
-    while math.expm1(high) * rho < high:
+    while high < LARGEST_GROWTH and math.expm1(high) * rho < high:
         high *= 2
     for _ in range(200):
         middle = 0.5 * (low + high)

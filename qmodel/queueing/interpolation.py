@@ -17,10 +17,10 @@ import numpy.typing as npt
 from qmodel.distributions.parts import Atoms
 from qmodel.distributions.phase_type import PhaseType2, fit_h2_transform, fit_phase_type, h2_of_shape
 from qmodel.distributions.service import ServiceTime
-from qmodel.errors import QModelError
+from qmodel.errors import InputError, QModelError
 from qmodel.queueing.deterministic import solve_mdk
 from qmodel.queueing.erlang import mmk
-from qmodel.queueing.matrix import mean_wait_mphk, solve_mphk
+from qmodel.queueing.matrix import MAX_SERVERS, mean_wait_mphk, solve_mphk
 from qmodel.queueing.metrics import FunctionTail, QueueMetrics, TabulatedTail, WaitLaw
 from qmodel.queueing.renewal import least_residual, renewal_tail
 
@@ -133,6 +133,8 @@ def solve_mgk(arrival_rate_per_s: float, servers: int, service: ServiceTime) -> 
         When the load is 1 or more.
     """
     law = law_facts(service)
+    if servers > MAX_SERVERS:
+        raise InputError("servers of the interpolation", servers, f"at most {MAX_SERVERS}", "use method='auto'")
     mean, lam = law.mean_s, arrival_rate_per_s * law.mean_s
     base = _nudged(lam, servers, law, _base(lam, servers, law))
     table = _tail(lam, servers, law.unit, base)
@@ -179,9 +181,9 @@ def _own_least_residual(unit: ServiceTime, servers: int) -> float:
     return least_residual(unit, servers)
 
 
-def heaviest_neighbour(rate: float, servers: int, unit: ServiceTime) -> tuple[ServiceTime, QueueMetrics, float]:
-    """Return the exactly solved law nearest to one of mean 1, its wait, and the mean wait that follows for this."""
-    base = _base(rate, servers, LawFacts(1.0, unit.scv, _largest_atom(unit), unit))
+def heaviest_neighbour(rate: float, servers: int, law: LawFacts) -> tuple[ServiceTime, QueueMetrics, float]:
+    """Return the exactly solved law nearest to that of mean 1, its wait, and the mean wait that follows for `law`."""
+    base = _base(rate, servers, law)
     at = int(np.argmax(base.weights))
     return base.laws[at], base.metrics[at], base.mean_wait
 
@@ -200,8 +202,9 @@ def _transform_h2(phases: PhaseType2, at: float) -> float:
     return share * one / (one + at) + (1 - share) * two / (two + at)
 
 
+@lru_cache(maxsize=4)
 def _base(lam: float, k: int, facts: LawFacts) -> _Base:
-    """Return the exactly solved neighbours of a law of mean 1."""
+    """Return the exactly solved neighbours of a law of mean 1; kept, as a path asks again."""
     scv, unit = facts.scv, facts.unit
     at = matching_frequency(k, lam / k, scv)
     if scv >= H2_SCV:

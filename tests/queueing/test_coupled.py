@@ -10,6 +10,7 @@ from qmodel._kernels.queueing_paths import balking_path
 from qmodel.queueing import ServiceTime, kiefer_wolfowitz, mgk
 from qmodel.queueing.controls import controls_of, exponential_table, service_table
 from qmodel.queueing.coupled import GRID_ERROR, STANDARD_ERRORS, Choice, blended, regressed, solve_coupled
+from qmodel.queueing.interpolation import law_facts
 
 H2 = ServiceTime.hyperexponential([0.9, 0.1], [0.5, 5.5])
 FAR_APART = ServiceTime.from_samples([0.6, 9.0], [0.95, 0.05])
@@ -191,7 +192,7 @@ def test_tables_of_ranks_have_their_law(law):
 def test_controls_are_what_is_known_of_them():
     law = FAR_APART.scaled(1 / FAR_APART.mean_s)
     rng = np.random.default_rng(2)
-    own, controls = controls_of(6.0, 10, law, 8.0, 2048, rng)
+    own, controls = controls_of(6.0, 10, law_facts(law), 8.0, 2048, rng)
     assert [control.name for control in controls] == ["M/G/1", "M/H2/10", "M/G/infinity"]
     gaps, ranks = rng.exponential(1 / 6.0, (20_000, 64)), rng.integers(0, 1 << 16, (20_000, 64), dtype=np.uint16)
     own_waits = own.waits(gaps, ranks)
