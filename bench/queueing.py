@@ -129,6 +129,17 @@ def beside_others(law: ServiceTime) -> None:
             print(f"      {name}, {how}: {took * 1e3:8.1f} ms, {took / ours:,.0f} times; mean {value:.4f}{check}")
 
 
+def other_laws() -> None:
+    """Print the time of laws that two phases cannot stand for; each answer at a load of its own, as the last is kept."""
+    regular = ServiceTime.from_samples(np.linspace(0.2, 1.8, 200))
+    rough = ServiceTime.from_samples([0.6, 9.0], [0.95, 0.05]).scaled(1 / 1.02)
+    loads = iter(LOAD - 1e-6 * np.arange(1, 1000))
+    for name, law in (("200 atoms, SCV .22", regular), ("0.6 s or 9 s", rough)):
+        for servers in (2, 4, 8, 16, 256):
+            took = best_s(lambda k=servers, s=law: ask(next(loads), k, s), 5)
+            print(f"M/G/{servers}, {name}: {took * 1e3:.2f} ms")
+
+
 def other_models(law: ServiceTime) -> None:
     """Print the time of models that no other package has."""
     h2 = ServiceTime.hyperexponential([0.9, 0.1], [0.5, 5.5])
@@ -173,6 +184,7 @@ def main() -> None:
     """Print one line per question."""
     law = law_of_200_atoms()
     beside_others(law)
+    other_laws()
     other_models(law)
     sample_paths(law)
 

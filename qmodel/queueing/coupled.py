@@ -141,13 +141,18 @@ def blended(first: QueueMetrics, second: QueueMetrics) -> QueueMetrics:
     Returns
     -------
     QueueMetrics
-        Mean weighted by the errors of means, tails (geometrically) by those of P99.
+        Mean weighted by the errors of means, tails (geometrically) by those of P95 and P99 where they are as high.
     """
     pairs = {name: (first.error_estimate[name], second.error_estimate[name]) for name in ("mean", "p95", "p99")}
     share = {name: b**2 / (a**2 + b**2) if a + b > 0 else 0.5 for name, (a, b) in pairs.items()}
+    levels = [(q, share[name]) for q, name in ((0.05, "p95"), (0.01, "p99")) if sum(pairs[name]) > 0]
     table = tabulated(second)
     theirs = np.log(np.maximum(first.wait_law.tail(table.grid), 1e-300))
-    log_tail = share["p99"] * theirs + (1 - share["p99"]) * table.log_tail
+    if levels:
+        weight = np.interp(-table.log_tail, [-math.log(q) for q, _ in levels], [part for _, part in levels])
+    else:
+        weight = np.full(len(table.grid), share["mean"])
+    log_tail = np.minimum.accumulate(weight * theirs + (1 - weight) * table.log_tail)
     return QueueMetrics(
         arrival_rate_per_s=first.arrival_rate_per_s,
         servers=first.servers,

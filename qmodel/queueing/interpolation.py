@@ -42,6 +42,8 @@ PROBE_SHAPES = (1.02, 1.6)
 NOBODY_WAITS = 1e-13
 #: Relative error of the probability of waiting at which a percentile may still turn out to be 0.
 NEAR_NOBODY = 0.05
+#: Relative error of the probability of waiting, and the least log(P(W > 0)/(1 - q)) it is divided by.
+PROBABILITY_ERROR, LEAST_SPARE = 0.006, 0.02
 #: Largest cell of the renewal grid, in services over k.
 COARSE = 1.0
 #: Largest extrapolation along the probes.
@@ -270,12 +272,18 @@ def _largest_atom(law: ServiceTime) -> float:
 
 
 def _estimates(base: _Base) -> dict[str, float]:
-    """Return relative errors of mean, P95 and P99; none of a percentile at which nobody waits."""
+    """Return relative errors of mean, P95 and P99; none of a percentile at which nobody waits.
+
+    A percentile q is about delay * log(P(W > 0)/(1 - q)): a little above P(W = 0) small errors of P(W > 0) move it far.
+    """
     kind = "fitted" if base.fitted else "near" if base.exponent <= FAR else "far"
     estimates = {name: float(np.dot(row, base.doubts)) for name, row in ERRORS[kind].items()}
     for name, beyond in (("p95", 0.05), ("p99", 0.01)):
         if base.wait_probability < (1 - NEAR_NOBODY) * beyond:
             estimates[name] = 0.0
+        else:
+            spare = math.log(max(base.wait_probability, beyond) / beyond)
+            estimates[name] += PROBABILITY_ERROR / max(spare, LEAST_SPARE)
     return estimates
 
 
