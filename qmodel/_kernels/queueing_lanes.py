@@ -1,7 +1,7 @@
 """Sample paths of many independent queues side by side; loops over lanes are compiled to vectors.
 
-Arrays are of shape (arrivals, lanes); `free` is of shape (servers, lanes), times at which servers fall free counted from
-the last arrival, increasing along the first axis.
+Arrays are of shape (arrivals, lanes); `free` is of shape (servers, lanes), times at which servers fall free counted
+from the last arrival, increasing along the first axis.
 """
 
 import numpy as np

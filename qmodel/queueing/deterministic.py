@@ -23,6 +23,8 @@ WRAP_TOLERANCE = 1e-18
 NOISE = 1e-15
 #: Newton step after which a root is known to rounding: convergence is quadratic.
 ROOT_STEP = 1e-9
+#: Relative step at which a root is known to rounding.
+ROUNDING = 1e-14
 #: Points of the transform beyond which the load is too close to 1 for this method.
 MAX_POINTS = 1 << 22
 #: Growth beyond which the exponential overflows; waits of such a queue are below the smallest number.
@@ -108,18 +110,17 @@ def _epoch_law(rho: float, k: int) -> FloatArray:
 
 
 def _decay(rho: float) -> float:
-    """Return ln tau, tau > 1 the root of ln tau = rho*(tau - 1)."""
-    low, high = 0.0, 1.0
+    """Return ln tau, tau > 1 the root of ln tau = rho*(tau - 1), by Newton's method from above: the gap is convex."""
+    high = 1.0
     while high < LARGEST_GROWTH and math.expm1(high) * rho < high:
         high *= 2
-    for _ in range(200):
-        middle = 0.5 * (low + high)
-        if not low < middle < high:
+    if high >= LARGEST_GROWTH:
+        return high
+    for _ in range(100):
+        step = (rho * math.expm1(high) - high) / (rho * math.exp(high) - 1)
+        high -= step
+        if not step > ROUNDING * high:
             break
-        if math.expm1(middle) * rho < middle:
-            low = middle
-        else:
-            high = middle
     return high
 
 

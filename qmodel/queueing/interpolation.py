@@ -43,7 +43,7 @@ NOBODY_WAITS = 1e-13
 #: Relative error of the probability of waiting at which a percentile may still turn out to be 0.
 NEAR_NOBODY = 0.05
 #: Relative error of the probability of waiting, and the least log(P(W > 0)/(1 - q)) it is divided by.
-PROBABILITY_ERROR, LEAST_SPARE = 0.006, 0.02
+PROBABILITY_ERROR, LEAST_SPARE = 0.008, 0.02
 #: Largest cell of the renewal grid, in services over k.
 COARSE = 1.0
 #: Largest extrapolation along the probes.
@@ -283,7 +283,7 @@ def _estimates(base: _Base) -> dict[str, float]:
             estimates[name] = 0.0
         else:
             spare = math.log(max(base.wait_probability, beyond) / beyond)
-            estimates[name] += PROBABILITY_ERROR / max(spare, LEAST_SPARE)
+            estimates[name] += PROBABILITY_ERROR * max(1 / max(spare, LEAST_SPARE) - 1, 0.0)
     return estimates
 
 

@@ -4,9 +4,11 @@ import math
 
 import numpy as np
 import pytest
+from scipy.linalg import expm
 
 from qmodel.errors import InputError, UnstableError
 from qmodel.queueing import ServiceTime, decode_batch, mgk
+from qmodel.queueing.matrix import _uniformised
 
 
 def erlang_c(k, a):
@@ -88,3 +90,33 @@ def test_decode_batch_of_linear_steps_is_poisson_like():
     poisson = [math.exp(-10) * 10.0**n / math.factorial(n) for n in range(20)]
     np.testing.assert_allclose(batch.time_law[:20], poisson, rtol=1e-12)
     assert batch.step_quantile_s(0.5) == 0.05
+
+
+@pytest.mark.parametrize(
+    "law", [ServiceTime.deterministic(1.0), ServiceTime.from_samples([0.5, 1.5])], ids=lambda x: x.name
+)
+@pytest.mark.parametrize("rate", [1e-300, 1e-100, 1e-9])
+def test_hardly_any_arrivals_hardly_wait(law, rate):
+    metrics = mgk(rate, 3, law)
+    assert 0 <= metrics.mean_wait_s < 1e-12
+    assert metrics.wait_quantile_s(0.99) == 0.0
+
+
+@pytest.mark.parametrize("servers", [24, 32, 40])
+def test_tails_of_many_regular_servers_have_no_eigenvectors(servers):
+    # Erlang-2 on many lightly loaded servers is marched; its mean comes from the number that wait.
+    metrics = mgk(0.5 * servers, servers, ServiceTime.erlang(2, 1.0))
+    grid = np.linspace(0.0, 2.0, 4001)
+    tail = metrics.wait_tail(grid)
+    assert np.all(np.diff(tail) <= 0)
+    assert float(np.trapezoid(tail, grid)) == pytest.approx(metrics.mean_wait_s, rel=1e-4)
+    assert tail[0] == pytest.approx(metrics.wait_probability, rel=1e-9)
+
+
+def test_the_march_is_the_exponential_of_the_generator():
+    rng = np.random.default_rng(0)
+    for size, rate in ((3, 0.2), (12, 40.0)):
+        generator = rate * rng.random((size, size))
+        np.fill_diagonal(generator, 0.0)
+        np.fill_diagonal(generator, -1.1 * generator.sum(axis=1))
+        np.testing.assert_allclose(_uniformised(generator), expm(generator), rtol=1e-12)
