@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from qmodel.distributions.service import ServiceTime
 from qmodel.errors import InputError, QModelError
+from qmodel.queueing.bounds import daley_bound_s, whitt_bound_s
 from qmodel.queueing.checks import check_load, check_positive, check_scv, check_service
 from qmodel.queueing.decay import lundberg_rate
 from qmodel.queueing.deterministic import solve_mdk
@@ -223,7 +224,7 @@ class MethodRow:
     mean_wait_s, p50_s, p95_s, p99_s : float or None
         Mean and quantiles of the wait [s]; None where the method does not apply.
     mean_error : float or None
-        Stated relative error of the mean; 0 when exact.
+        Stated relative error of the mean; 0 when exact, None for a bound or a limit.
     note : str
         How it was computed, or why it does not apply.
     """
@@ -238,7 +239,7 @@ class MethodRow:
 
 
 def compare_methods(arrival_rate_per_s: float, servers: int, service: ServiceTime) -> list[MethodRow]:
-    """Return every method that applies to an M/G/k queue, one row each, the best first.
+    """Return every method that applies to an M/G/k queue, one row each, the best first, bounds of the mean last.
 
     Parameters
     ----------
@@ -292,4 +293,19 @@ def compare_methods(arrival_rate_per_s: float, servers: int, service: ServiceTim
                 note=found.method,
             )
         )
-    return rows
+    return rows + _by_two_moments(arrival_rate_per_s, servers, service)
+
+
+def _by_two_moments(arrival_rate_per_s: float, servers: int, service: ServiceTime) -> list[MethodRow]:
+    """Return what two moments say of the mean: its limit in heavy traffic, and upper bounds of GI/G/k."""
+    case = (arrival_rate_per_s, 1.0, servers, service.mean_s, service.scv)
+    known = {
+        "heavy traffic": (heavy_traffic_mean_s, "exact as the load goes to 1"),
+        "kingman bound": (kingman_bound_s, "upper bound"),
+        "daley bound": (daley_bound_s, "upper bound, the tightest that is proven"),
+        "whitt bound": (whitt_bound_s, "upper bound, by computation"),
+    }
+    return [
+        MethodRow(method=name, mean_wait_s=bound(*case), p50_s=None, p95_s=None, p99_s=None, mean_error=None, note=note)
+        for name, (bound, note) in known.items()
+    ]

@@ -211,7 +211,7 @@ def mgk_errors(stage: Stage) -> DataFrame:
         truth = _truth(methods[0], law, servers, load, PATHS[stage.full])
         for row in methods:
             for metric, value in _waits(row).items():
-                if value is None:
+                if value is None or row.mean_error is None:  # does not apply, or is a bound
                     continue
                 exact, half = truth[metric]
                 rows.append(

@@ -72,6 +72,10 @@ def test_comparison_says_what_does_not_apply():
     assert by_name["lundberg"].mean_wait_s is None
     assert "bound the service times" in by_name["lundberg"].note
     assert by_name["auto"].mean_wait_s == pytest.approx(2.61, rel=0.03)
+    order = [by_name[name].mean_wait_s for name in ("auto", "whitt bound", "daley bound", "kingman bound")]
+    assert order == sorted(order)
+    assert by_name["heavy traffic"].mean_wait_s == pytest.approx(heavy_traffic_mean_s(1.6, 1.0, 2, 1.0, 2.0))
+    assert by_name["whitt bound"].p95_s is None
     with pytest.raises(UnstableError):
         compare_methods(2.0, 2, ServiceTime.exponential(1.0))
     with pytest.raises(InputError):
