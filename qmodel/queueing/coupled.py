@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,8 +33,11 @@ SEED = 20_020
 ROWS, STEPS = LANES // 2, 512
 FIRST_ARRIVALS, LAST_ARRIVALS = 1 << 17, 1 << 21
 WARM_UP = 128
-#: Standard errors at which the path is long enough: of the mean, and of P95 and P99.
-MEAN_ERROR, PERCENTILE_ERROR = 0.004, 0.008
+#: Standard errors at which a path alone is long enough; errors (estimates) that an average with another should reach.
+WANTED = {"mean": 0.004, "p95": 0.008, "p99": 0.008}
+TARGETS = {"mean": 0.01, "p95": 0.02, "p99": 0.02}
+#: Lengths of the longest path from which on a percentile is not waited for: it is a little above P(W = 0).
+HOPELESS = 4.0
 #: Shortfall of the errors up to which it is made up at once.
 LONGER = 4.0
 #: Half-width of an error estimate in standard errors, and what the grid adds.
@@ -59,6 +63,7 @@ def solve_coupled(
     first_arrivals: int = FIRST_ARRIVALS,
     last_arrivals: int = LAST_ARRIVALS,
     seed: int = SEED,
+    beside: QueueMetrics | None = None,
 ) -> QueueMetrics:
     """Approximation with a known error, for any law: sample paths of the queue, corrected by queues solved exactly.
 
@@ -82,6 +87,8 @@ def solve_coupled(
         Arrivals when errors are first looked at, and at most.
     seed : int
         Seed of the path.
+    beside : QueueMetrics, optional
+        Answer that this one will be averaged with (`blended`): the path is then as long as the average needs.
 
     Returns
     -------
@@ -111,8 +118,12 @@ def solve_coupled(
     path.extend(WARM_UP * LANES, counted=False)
     path.extend(min(first_arrivals, last_arrivals))
     answer = path.answer()
-    while path.arrivals + LANES <= last_arrivals and answer.shortfall > 1:
-        path.extend(min(int(path.arrivals * (min(answer.shortfall, LONGER) ** 2 - 1)), last_arrivals - path.arrivals))
+    wanted = _wanted(beside)
+    while path.arrivals + LANES <= last_arrivals:
+        short = answer.shortfall(wanted, math.sqrt(HOPELESS * last_arrivals / path.arrivals))
+        if short <= 1:
+            break
+        path.extend(min(int(path.arrivals * (min(short, LONGER) ** 2 - 1)), last_arrivals - path.arrivals))
         answer = path.answer()
     table = answer.table
     return QueueMetrics(
@@ -192,14 +203,22 @@ class _Answer:
     table: TabulatedTail
     errors: dict[str, float]
 
-    @property
-    def shortfall(self) -> float:
-        """How many times the standard errors are what they may be."""
-        return max(
-            self.errors["mean"] / MEAN_ERROR,
-            self.errors["p95"] / PERCENTILE_ERROR,
-            self.errors["p99"] / PERCENTILE_ERROR,
-        )
+    def shortfall(self, wanted: Mapping[str, float], most: float) -> float:
+        """Return how many times the standard errors are what is wanted, percentiles beyond `most` times left out."""
+        ratios = {name: self.errors[name] / error for name, error in wanted.items()}
+        return max(ratio for name, ratio in ratios.items() if name == "mean" or ratio <= most)
+
+
+def _wanted(beside: QueueMetrics | None) -> dict[str, float]:
+    """Return standard errors at which the path, averaged with `beside` by squared errors, is good enough."""
+    if beside is None:
+        return WANTED
+    wanted = {}
+    for name, target in TARGETS.items():
+        theirs = beside.error_estimate[name]
+        half = theirs * target / math.sqrt(theirs**2 - target**2) if theirs > target else math.inf
+        wanted[name] = (half - GRID_ERROR) / STANDARD_ERRORS
+    return wanted
 
 
 class _Path:

@@ -47,7 +47,7 @@ def mgk(arrival_rate_per_s: float, servers: int, service: ServiceTime, method: M
     method : {"auto", "analytic", "phase-type", "deterministic", "interpolation", "path", "single"}
         ``auto`` picks the most exact: the exact solutions for one server, two-phase and deterministic services, else
         ``interpolation`` between them (a millisecond), and where the law is too unlike those for 1 % of the mean and
-        2 % of P95 and P99, also sample paths (``path``, 5 to 40 ms). ``analytic`` is the same without them: its error
+        2 % of P95 and P99, also sample paths (``path``, 5 to 45 ms). ``analytic`` is the same without them: its error
         estimate says where they were due. ``phase-type`` solves the two-phase law with the same (up to three) moments.
 
     Returns
@@ -99,7 +99,7 @@ def _best(lam: float, k: int, service: ServiceTime, *, path: bool) -> QueueMetri
     good = all(found.error_estimate[name] <= enough for name, enough in GOOD.items())
     if good or not path or found.wait_probability < RARE:
         return found
-    return blended(found, solve_coupled(lam, k, service))
+    return blended(found, solve_coupled(lam, k, service, beside=found))
 
 
 def _many_servers(lam: float, k: int, service: ServiceTime) -> QueueMetrics:
