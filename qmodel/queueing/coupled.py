@@ -38,6 +38,7 @@ WANTED = {"mean": 0.004, "p95": 0.008, "p99": 0.008}
 TARGETS = {"mean": 0.01, "p95": 0.02, "p99": 0.02}
 #: Lengths of the longest path from which on a percentile is not waited for: it is a little above P(W = 0).
 HOPELESS = 4.0
+LEVELS = {"p95": 0.95, "p99": 0.99}
 #: Shortfall of the errors up to which it is made up at once.
 LONGER = 4.0
 #: Half-width of an error estimate in standard errors, and what the grid adds.
@@ -147,14 +148,14 @@ def blended(first: QueueMetrics, second: QueueMetrics) -> QueueMetrics:
     Parameters
     ----------
     first, second : QueueMetrics
-        Metrics of the same queue, with error estimates.
+        Metrics of the same queue, with error estimates; those of `second` are statistical and taken at their word.
 
     Returns
     -------
     QueueMetrics
         Mean weighted by the errors of means, tails (geometrically) by those of P95 and P99 where they are as high.
     """
-    pairs = {name: (first.error_estimate[name], second.error_estimate[name]) for name in ("mean", "p95", "p99")}
+    pairs = {name: (_explained(first, second, name), second.error_estimate[name]) for name in ("mean", "p95", "p99")}
     share = {name: b**2 / (a**2 + b**2) if a + b > 0 else 0.5 for name, (a, b) in pairs.items()}
     levels = [(q, share[name]) for q, name in ((0.05, "p95"), (0.01, "p99")) if sum(pairs[name]) > 0]
     table = tabulated(second)
@@ -175,6 +176,13 @@ def blended(first: QueueMetrics, second: QueueMetrics) -> QueueMetrics:
         exact=False,
         error_estimate={name: a * math.sqrt(share[name]) for name, (a, _) in pairs.items()},
     )
+
+
+def _explained(first: QueueMetrics, second: QueueMetrics, name: str) -> float:
+    """Return the error estimate of `first`, enlarged until both estimates explain what the answers differ by."""
+    one, two = (m.mean_wait_s if name == "mean" else m.wait_quantile_s(LEVELS[name]) for m in (first, second))
+    apart = one / two - 1 if two > 0 else 0.0
+    return max(first.error_estimate[name], math.sqrt(max(apart**2 - second.error_estimate[name] ** 2, 0.0)))
 
 
 class Choice:
