@@ -9,7 +9,7 @@ from qmodel.simulation import simulate
 from qmodel.system import predict
 
 LIMITS = SLO(ttft_s=0.4, tbt_s=0.05)
-COUNT = 60_000
+COUNT = 180_000
 
 
 def evenly(workload: Workload, seed: int) -> Workload:
