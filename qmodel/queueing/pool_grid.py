@@ -19,9 +19,11 @@ __all__ = [
     "Refined",
     "border_mass",
     "chain_on",
+    "chain_within",
     "checked_inputs",
     "keep_share",
     "solve_refined",
+    "step_within",
     "trimmed_reach",
 ]
 
@@ -260,18 +262,35 @@ def solve_refined(
 def _two_levels(
     inputs: PoolInputs, cells: int | None, reach: tuple[float, float], scout: Refined | None, admitted: FloatArray
 ) -> tuple[Refined, Refined]:
-    area, rate = reach[0] * reach[1], float(inputs.rates_per_s.sum())
-    states = min(max(area * rate**2, LEAST_STATES), ENOUGH_STATES)
-    step = 2 * (max(reach) / cells if cells else math.sqrt(area / states))
-    sizes = (max(math.ceil(reach[0] / step), LEAST_CELLS), max(math.ceil(reach[1] / step), LEAST_CELLS))
-    size = 4 * (sizes[0] + inputs.prefill_servers) * (sizes[1] + inputs.decode_servers)
-    if size > MOST_STATES:
-        raise InputError("states of the lattice", size, f"at most {MOST_STATES:,}", "use fewer cells or servers")
+    step = 2 * (max(reach) / cells if cells else step_within(inputs, reach))
+    sizes = _sizes(inputs, reach, step)
     begin = None if scout is None else _carried(scout, step, sizes)
     coarse, admitted = _fixed_mix(inputs, step, sizes, admitted, begin)
     fine_sizes = (2 * sizes[0], 2 * sizes[1])
     fine = _solved(inputs, step / 2, fine_sizes, admitted, _carried(coarse, step / 2, fine_sizes))
     return fine, coarse
+
+
+def step_within(inputs: PoolInputs, reach: tuple[float, float]) -> float:
+    """Return the step of the finest lattice of the usual size [s]."""
+    area, rate = reach[0] * reach[1], float(inputs.rates_per_s.sum())
+    return math.sqrt(area / min(max(area * rate**2, LEAST_STATES), ENOUGH_STATES))
+
+
+def _sizes(inputs: PoolInputs, reach: tuple[float, float], step: float) -> tuple[int, int]:
+    """Return the cells of either axis when the lattice may be refined once."""
+    sizes = (max(math.ceil(reach[0] / step), LEAST_CELLS), max(math.ceil(reach[1] / step), LEAST_CELLS))
+    size = 4 * (sizes[0] + inputs.prefill_servers) * (sizes[1] + inputs.decode_servers)
+    if size > MOST_STATES:
+        raise InputError("states of the lattice", size, f"at most {MOST_STATES:,}", "use fewer cells or servers")
+    return sizes
+
+
+def chain_within(inputs: PoolInputs, cells: int | None, reach: tuple[float, float], admitted: FloatArray) -> PoolChain:
+    """Return the chain on the finest lattice that reaches so far, when the share `admitted` of each class is kept."""
+    step = 2 * (max(reach) / cells if cells else step_within(inputs, reach))
+    sizes = _sizes(inputs, reach, step)
+    return chain_on(inputs, step / 2, (2 * sizes[0], 2 * sizes[1]), admitted)
 
 
 def border_mass(law: FloatArray) -> tuple[float, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -12,14 +13,19 @@ from qmodel.errors import InputError
 from qmodel.queueing.checks import check_number, check_together
 from qmodel.queueing.metrics import checked_times
 from qmodel.queueing.pool_chain import PoolChain
-from qmodel.queueing.pool_grid import PoolInputs, Refined, checked_inputs, solve_refined
+from qmodel.queueing.pool_grid import PoolInputs, Refined, chain_within, checked_inputs, solve_refined, step_within
+from qmodel.queueing.pool_path import CountedPools, PoolPath, count_pools, points_of
 
-__all__ = ["Thresholds", "TwoPools", "priced_thresholds", "two_pools"]
+__all__ = ["PoolsMethod", "Thresholds", "TwoPools", "priced_thresholds", "two_pools"]
 
 FloatArray = npt.NDArray[np.float64]
 #: (waits of deflected work [s], shape (n,)) -> longest prefill waits [s] with which a class is kept, (classes, n).
 Thresholds = Callable[[FloatArray], npt.ArrayLike]
 
+PoolsMethod = Literal["auto", "chain", "path"]
+
+#: Step of the chain's finest lattice, in mean times to the end of prefill, up to which one server a pool is solved so.
+FINE_ENOUGH = 0.1
 #: Relative width at which the search for a quantile stops.
 QUANTILE_TOLERANCE = 1e-9
 #: What independent residuals add to the errors with several servers in a pool. Mean: the most seen against simulation
@@ -37,23 +43,25 @@ class TwoPools:
     rates_per_s, work_s, host_s, transfer_s : ndarray, shape (classes,)
         Arrival rate [1/s], prefill work, host time on decode and transfer [s] of each class.
     prefill_wait_s, decode_wait_s : ndarray, shape (prefill cells,), (decode cells,)
-        Lattices of waits, one step apart [s].
+        Waits [s]: lattices one step apart, or 0 and the middles of counted cells.
     law : ndarray, shape (prefill cells, decode cells)
         Joint law of the waits that an arrival would meet at either pool.
     kept, moved : ndarray, shape (classes, prefill cells), (classes, decode cells)
         P(an arrival of the class is kept, waiting so long), and deflected likewise; a class sums to 1 over both.
     chain : PoolChain
-        The transitions it was computed from.
+        The transitions it was computed from; beside a path, those of a lattice as wide as the path went.
     method : str
         How it was computed.
     exact : bool
         Whether exact up to the grid: one server in each pool, or exponential work.
     error_estimate : dict of str to float
         Relative errors of ``mean``, ``p95`` and ``p99`` of the time to the end of prefill, and the absolute one of
-        ``deflected``: what extrapolation from a grid twice as coarse changed, and with several servers in a pool the
-        most that independent residuals were seen to miss (much less for work with an SCV near 1).
+        ``deflected``. A path: 2.5 standard errors and what its cells add. A chain: what extrapolation from a grid twice
+        as coarse changed, and with several servers in a pool the most that independent residuals were seen to miss.
     coarse : TwoPools, optional
-        The result on that grid: means, shares and distribution functions are extrapolated from both.
+        The chain's result on that grid: means, shares and distribution functions are extrapolated from both.
+    edges_s : tuple of ndarray, optional
+        Edges of the cells of prefill and decode waits in which a path was counted [s]; absent for a chain.
     """
 
     rates_per_s: FloatArray
@@ -70,6 +78,7 @@ class TwoPools:
     exact: bool
     error_estimate: dict[str, float]
     coarse: TwoPools | None = None
+    edges_s: tuple[FloatArray, FloatArray] | None = None
 
     @property
     def deflected_share(self) -> FloatArray:
@@ -141,14 +150,20 @@ class TwoPools:
     def _cdf(self, t: FloatArray, kept_after: FloatArray, moved_after: FloatArray) -> FloatArray:
         def read(pools: TwoPools) -> FloatArray:
             total = np.zeros(t.shape)
-            for b, share in enumerate(pools._mix):
-                if pools.kept[b].any():
-                    total += share * lattice_cdf(pools.prefill_wait_s, pools.kept[b], t - kept_after[b])
-                if pools.moved[b].any():
-                    total += share * lattice_cdf(pools.decode_wait_s, pools.moved[b], t - moved_after[b])
+            for of_pool, mass, after in ((0, pools.kept, kept_after), (1, pools.moved, moved_after)):
+                at, heights = pools._heights(of_pool, mass)
+                for b in np.flatnonzero(mass.any(axis=1)):
+                    x = t - after[b]
+                    total += pools._mix[b] * np.where(x < 0, 0.0, np.interp(x, at, heights[b]))
             return total
 
         return np.clip(self._finest(read), 0.0, 1.0)
+
+    def _heights(self, of_pool: int, mass: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return points and the distribution functions there, linear between, of masses by class and wait."""
+        if self.edges_s is not None:
+            return self.edges_s[of_pool], np.cumsum(mass, axis=1)
+        return lattice_heights((self.prefill_wait_s, self.decode_wait_s)[of_pool], mass)
 
     def _quantile(self, q: float, cdf: Callable[[FloatArray], FloatArray]) -> float:
         if not 0.0 <= check_number("quantile level", q) < 1.0:
@@ -165,16 +180,16 @@ class TwoPools:
         return high
 
 
-def lattice_cdf(grid: FloatArray, mass: FloatArray, t: FloatArray) -> FloatArray:
-    """Return the distribution function of a law whose mass was split linearly between neighbouring lattice points.
+def lattice_heights(grid: FloatArray, mass: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return points and the distribution functions there of laws split linearly between neighbouring lattice points.
 
     At the middles between points it is the sum of the masses below; at 0 the half of the next mass that belongs to
     positive waits is taken off.
     """
     step = grid[1] - grid[0]
-    heights = np.concatenate([[max(mass[0] - 0.5 * mass[1], 0.0)], np.cumsum(mass)])
+    first = np.maximum(mass[:, :1] - 0.5 * mass[:, 1:2], 0.0)
     at = np.concatenate([[0.0], grid + 0.5 * step])
-    return np.asarray(np.where(t < 0, 0.0, np.interp(t, at, heights)))
+    return at, np.concatenate([first, np.cumsum(mass, axis=1)], axis=1)
 
 
 def priced_thresholds(
@@ -236,15 +251,21 @@ def two_pools(
     decode_servers: int = 1,
     cells: int | None = None,
     reach_s: tuple[float, float] | None = None,
+    method: PoolsMethod = "auto",
 ) -> TwoPools:
-    """Exact for one server a pool (up to the grid), approximation for more: Poisson classes, kept or deflected.
+    """Exact up to the grid (a chain) or to sampling noise that is stated (a path): Poisson classes, kept or deflected.
 
     With w and v the waits that an arrival would meet at prefill and at decode, class b is kept iff w <= theta_b(v) and
-    deflected otherwise; both waits fall at unit speed. A sparse chain on a lattice of (w, v): in a step both fall by
-    exactly one cell, and jumps are split between two cells so that their mean is kept, so nothing diffuses and errors
-    are of second order in the step (of first order in P(W = 0) with several servers). With several servers the wait
-    rises by the least of the new work and the residual work of the other servers, independent and of the residual law
-    of the admitted work (a fixed point); below wait 0 the number of busy servers is followed.
+    deflected otherwise; both waits fall at unit speed.
+
+    The path: the same arrivals each time, kept or deflected as the thresholds say, the waits that they meet counted
+    until standard errors are small or 4 million arrivals are through. Two regressions take off most of the noise: on
+    the work offered, and on one queue as quick as both pools together, whose mean is known.
+
+    The chain, for one server in each pool and work that its lattice resolves: in a step both waits fall by exactly one
+    cell, and jumps are split between two cells so that their mean is kept, so nothing diffuses and errors are of second
+    order in the step. With several servers (``method="chain"`` only, and rough) the wait rises by the least of the new
+    work and the residual work of the other servers, independent and of the residual law of the admitted work.
 
     Parameters
     ----------
@@ -260,9 +281,12 @@ def two_pools(
     prefill_servers, decode_servers : int, optional
         Servers of the pools, least-work routing within each.
     cells : int, optional
-        Cells of the longer backlog on the finest lattice; by default so many that it has about 6,000 states.
+        Cells of the longer backlog on the finest lattice; by default so many that it has 5,000 to 9,000 states.
     reach_s : tuple of float, optional
-        Longest prefill and decode wait on the lattice [s]; found from a coarse solution when absent.
+        Longest prefill and decode wait on the lattice [s]; found by itself when absent.
+    method : {"auto", "chain", "path"}
+        ``auto`` is the chain for one server in each pool when its lattice is fine beside the mean time, or when `cells`
+        or `reach_s` are given, else the path.
 
     Returns
     -------
@@ -288,11 +312,51 @@ def two_pools(
     >>> pools.deflected_share.round(2).tolist()
     [0.31, 0.02]
     """
+    if not isinstance(method, str) or method not in get_args(PoolsMethod):
+        raise InputError("method", repr(method), f"one of {', '.join(get_args(PoolsMethod))}")
     inputs = checked_inputs(
         rates_per_s, work_s, host_s, thetas_s, transfer_s, prefill_servers, decode_servers, cells, reach_s
     )
+    several = max(inputs.prefill_servers, inputs.decode_servers) > 1
+    if method == "auto":
+        given = cells is not None or reach_s is not None
+        method = "path" if several or not (given or _resolved(inputs)) else "chain"
+    if method == "path":
+        return counted(inputs, count_pools(inputs), cells, reach_s)
     fine, coarse = solve_refined(inputs, cells, reach_s)
     return extrapolated(described(inputs, fine), described(inputs, coarse))
+
+
+def _resolved(inputs: PoolInputs) -> bool:
+    """Return whether a lattice of the usual size is fine beside the mean time, as far as a short path sees both."""
+    path = PoolPath(inputs)
+    path.extend()
+    return step_within(inputs, path.reach_s()) <= FINE_ENOUGH * path.mean_time_s()
+
+
+def counted(
+    inputs: PoolInputs, found: CountedPools, cells: int | None = None, reach_s: tuple[float, float] | None = None
+) -> TwoPools:
+    """Return the result of a path."""
+    k, d = inputs.prefill_servers, inputs.decode_servers
+    edges = found.prefill_edges_s, found.decode_edges_s
+    reach = reach_s or (float(edges[0][-1]), float(edges[1][-1]))
+    return TwoPools(
+        rates_per_s=inputs.rates_per_s,
+        work_s=inputs.work_s,
+        host_s=inputs.host_s,
+        transfer_s=inputs.transfer_s,
+        prefill_wait_s=points_of(edges[0]),
+        decode_wait_s=points_of(edges[1]),
+        law=found.law,
+        kept=found.kept,
+        moved=found.moved,
+        chain=chain_within(inputs, cells, reach, found.kept.sum(axis=1)),
+        method=f"path of {found.arrivals:,} arrivals, {k} and {d} servers",
+        exact=False,
+        error_estimate=found.error_estimate,
+        edges_s=edges,
+    )
 
 
 def described(inputs: PoolInputs, solved: Refined) -> TwoPools:

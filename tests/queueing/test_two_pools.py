@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from qmodel.errors import InputError, OutOfRangeError, UnstableError
-from qmodel.queueing import mgk_balking, mmk, priced_thresholds, two_pools
+from qmodel.queueing import ServiceTime, mgk, mgk_balking, mmk, priced_thresholds, two_pools
 from qmodel.queueing.pool_axis import PoolAxis, ResidualLaw
 from qmodel.queueing.pool_grid import keep_share
 from qmodel.queueing.two_pools import SEVERAL_SERVERS
@@ -89,7 +89,9 @@ def test_several_servers_with_exponential_work_are_erlang():
     work /= work.mean()
     for servers, load in ((2, 0.7), (3, 0.8)):
         rates = np.full(60, load * servers / 60)
-        pools = two_pools(rates, work, 1.0, np.inf, prefill_servers=servers, cells=200, reach_s=(16.0, 1.5))
+        pools = two_pools(
+            rates, work, 1.0, np.inf, prefill_servers=servers, cells=200, reach_s=(16.0, 1.5), method="chain"
+        )
         exact = mmk(load * servers, servers, 1.0)
         assert pools.mean_wait_s == pytest.approx(exact.mean_wait_s, rel=0.03)
         assert float(pools.wait_cdf(1.0)) == pytest.approx(float(exact.wait_cdf(1.0)), abs=0.01)
@@ -97,13 +99,13 @@ def test_several_servers_with_exponential_work_are_erlang():
 
 @pytest.mark.full
 @pytest.mark.parametrize(("servers", "hosts"), [(2, 2), (2, 4)])
-def test_several_servers_agree_roughly_with_simulation(servers, hosts):
+def test_the_chain_of_several_servers_agrees_roughly_with_simulation(servers, hosts):
     rates, work, host = np.array([2.2, 0.6]) * servers, np.array([0.2, 0.8]), np.array([0.3, 1.5])
     rule = priced_thresholds(work, host, [0.0, 0.0], 1.5, 1.0)
     _, waits, times, moved = simulated(
         rates, work, host, [0.0, 0.0], lambda v: rule(np.array([v]))[:, 0], servers, hosts, 300_000, 5
     )
-    pools = two_pools(rates, work, host, rule, prefill_servers=servers, decode_servers=hosts)
+    pools = two_pools(rates, work, host, rule, prefill_servers=servers, decode_servers=hosts, method="chain")
     assert pools.deflected == pytest.approx(moved.mean(), abs=0.02)
     assert pools.mean_wait_s == pytest.approx(waits.mean(), rel=0.12)
     assert pools.mean_time_s == pytest.approx(times.mean(), rel=0.05)
@@ -111,12 +113,106 @@ def test_several_servers_agree_roughly_with_simulation(servers, hosts):
         assert pools.time_quantile_s(q) == pytest.approx(np.quantile(times, q), rel=pools.error_estimate[name])
 
 
-def test_several_servers_say_that_they_are_rough():
-    one, two = (two_pools(RATES, WORK, HOST, [0.5, 2.0], cells=32, prefill_servers=k) for k in (1, 2))
+def heavy(load, servers):
+    """Return rates, work and host time of prompts with a long tail, work of mean 1 and SCV 3.4, and priced limits."""
+    prompts = np.geomspace(16, 65_536, 24)
+    share = np.exp(-0.5 * (np.log(prompts / 700) / 1.3) ** 2)
+    share /= share.sum()
+    work = 0.015 + 4.5e-5 * prompts
+    work = work / (share @ work)
+    return load * servers * share, work, 0.2 + 1.6 * work
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("limits", ["prices", "common", "by length"])
+@pytest.mark.parametrize(("servers", "hosts", "load"), [(2, 2, 1.2), (2, 1, 0.9), (4, 4, 1.2)])
+def test_several_servers_agree_with_simulation(servers, hosts, load, limits):
+    rates, work, host = heavy(load, servers)
+    fixed = np.full(24, 2.0) if limits == "common" else 5 / (1 + work)
+    rule = priced_thresholds(work, host, 0.0 * work, 1.0, 0.5) if limits == "prices" else fixed
+    at = (lambda v: rule(np.array([v]))[:, 0]) if limits == "prices" else (lambda v: fixed)
+    _, _, times, moved = simulated(rates, work, host, 0.0 * work, at, servers, hosts, 1_000_000, 9)
+    pools = two_pools(rates, work, host, rule, prefill_servers=servers, decode_servers=hosts)
+    assert pools.method.startswith("path")
+    mean_off = 4 * noise(times) / times.mean()
+    assert pools.mean_time_s == pytest.approx(times.mean(), rel=pools.error_estimate["mean"] + mean_off)
+    assert pools.error_estimate["mean"] < 0.03
+    assert pools.deflected == pytest.approx(moved.mean(), abs=0.01)
+    for name, q in (("p95", 0.95), ("p99", 0.99)):
+        assert pools.error_estimate[name] < 0.06
+        batches = [np.quantile(part, q) for part in np.array_split(times, 20)]
+        off = 4 * np.std(batches, ddof=1) / np.sqrt(20) / np.quantile(times, q)
+        assert pools.time_quantile_s(q) == pytest.approx(np.quantile(times, q), rel=pools.error_estimate[name] + off)
+
+
+def test_the_path_of_one_server_a_pool_is_the_chain():
+    for limits in ([0.5, 2.0], priced_thresholds(WORK, HOST, [0.0, 0.0], 1.5, 1.0)):
+        chain, path = (two_pools(RATES, WORK, HOST, limits, method=method) for method in ("chain", "path"))
+        for name in ("mean", "p95", "p99"):
+            assert path.error_estimate[name] < 0.04
+        off = {name: chain.error_estimate[name] + path.error_estimate[name] for name in chain.error_estimate}
+        assert path.mean_time_s == pytest.approx(chain.mean_time_s, rel=off["mean"])
+        assert path.time_quantile_s(0.95) == pytest.approx(chain.time_quantile_s(0.95), rel=off["p95"])
+        assert path.time_quantile_s(0.99) == pytest.approx(chain.time_quantile_s(0.99), rel=off["p99"])
+        assert path.deflected == pytest.approx(chain.deflected, abs=off["deflected"])
+        assert path.wait_cdf(0.0) == pytest.approx(chain.wait_cdf(0.0), abs=0.01)
+        assert path.prefill_utilisation == pytest.approx(chain.prefill_utilisation, abs=0.005)
+
+
+@pytest.mark.parametrize("servers", [2, 4])
+def test_thresholds_that_never_bind_leave_m_g_k(servers):
+    work = ServiceTime.hyperexponential([0.9, 0.1], [0.5, 5.5]).sample(200, np.random.default_rng(1))
+    work /= work.mean()
+    exact = mgk(0.85 * servers, servers, ServiceTime.from_samples(work), "analytic")
+    pools = two_pools(np.full(200, 0.85 * servers / 200), work, 1.0, np.inf, prefill_servers=servers, decode_servers=2)
+    assert pools.deflected == 0
+    assert pools.mean_wait_s == pytest.approx(exact.mean_wait_s, rel=0.03)
+    for q in (0.95, 0.99):
+        assert pools.wait_quantile_s(q) == pytest.approx(exact.wait_quantile_s(q), rel=0.04)
+
+
+def test_a_free_second_pool_leaves_balking():
+    queue = mgk_balking(np.array(RATES) * 2, WORK, [0.5, 2.0], 2)
+    pools = two_pools(np.array(RATES) * 2, WORK, 0.0, [0.5, 2.0], prefill_servers=2, decode_servers=3)
+    assert 1 - pools.deflected_share == pytest.approx(queue.accept, rel=0.01)
+    kept = pools.kept @ pools.prefill_wait_s / pools.kept.sum(axis=1)
+    assert kept == pytest.approx(queue.mean_wait_s, rel=0.02)
+    assert pools.decode_utilisation == 0
+
+
+def test_coarse_work_follows_a_path_and_fine_work_the_chain():
+    rates, work, host = heavy(0.9, 1)
+    rule = priced_thresholds(work, host, 0.0 * work, 1.0, 0.5)
+    assert two_pools(rates, work, host, rule).method.startswith("path")
+    assert two_pools(RATES, WORK, HOST, [0.5, 2.0]).method.startswith("chain")
+    assert two_pools(rates, work, host, rule, cells=48).method.startswith("chain")
+
+
+def test_answers_of_a_path_repeat_and_scale_with_time():
+    options = {"prefill_servers": 2, "decode_servers": 2}
+    rates = 2 * np.array(RATES)
+    one, same = (two_pools(rates, WORK, HOST, [0.5, 2.0], **options) for _ in range(2))
+    np.testing.assert_array_equal(one.law, same.law)
+    far = two_pools(rates / 50, 50 * np.array(WORK), 50 * np.array(HOST), [25.0, 100.0], **options)
+    assert far.mean_time_s == pytest.approx(50 * one.mean_time_s, rel=1e-3)
+    np.testing.assert_allclose(one.kept.sum(axis=1) + one.moved.sum(axis=1), 1.0)
+    np.testing.assert_allclose(one.kept.sum(axis=1), 1 - one.deflected_share)
+    assert one.law.sum() == pytest.approx(1)
+    assert one.law.shape == (one.prefill_wait_s.size, one.decode_wait_s.size)
+    assert one.time_quantile_s(0.5) < one.time_quantile_s(0.95) < one.time_quantile_s(0.99)
+
+
+def test_the_chain_of_several_servers_says_that_it_is_rough():
+    one, two = (two_pools(RATES, WORK, HOST, [0.5, 2.0], cells=32, prefill_servers=k, method="chain") for k in (1, 2))
     assert one.exact
     assert not two.exact
     for name in ("mean", "p95", "p99", "deflected"):
         assert two.error_estimate[name] >= SEVERAL_SERVERS[name]
+
+
+def test_growth_with_several_servers_is_seen():
+    with pytest.raises(UnstableError, match="decode server"):
+        two_pools([5.0], [1.0], [1.0], 0.5, prefill_servers=2, decode_servers=2)
 
 
 def test_the_chain_is_one_and_keeps_the_mean_of_jumps():
@@ -214,7 +310,9 @@ def test_bad_input_is_refused(error, arguments):
         two_pools(*arguments)
 
 
-@pytest.mark.parametrize("options", [{"cells": 3}, {"prefill_servers": 0}, {"reach_s": (1.0, -1.0)}, {"cells": 1000}])
+@pytest.mark.parametrize(
+    "options", [{"cells": 3}, {"prefill_servers": 0}, {"reach_s": (1.0, -1.0)}, {"cells": 1000}, {"method": "best"}]
+)
 def test_bad_options_are_refused(options):
     with pytest.raises(InputError):
         two_pools([1.0], [0.5], [0.5], 1.0, **({"reach_s": (5.0, 5.0)} | options))
