@@ -62,6 +62,7 @@ def pools_path(
     far: Array,
     state: Array,
     joint: Array,
+    tally: tuple[Array, Array, Array],
     times: Array,
     sums: Array,
 ) -> None:
@@ -71,12 +72,14 @@ def pools_path(
     prefill wait with which it is kept at the nodes of the decode wait. `halves` are the cells a doubling: of `joint`,
     and of nodes and `times`; `per_s` scales to cells: prefill and decode waits, nodes, and times. `near` and `far` hold
     when servers fall free, least first; `state` the time, and the work left of one queue that takes all prefill work,
-    and its speed. `joint` (decode, prefill) counts waits, no wait first and the last cell open; `times` counts times to
-    the end of service. `sums` adds up prefill work offered, times, arrivals deflected, time elapsed, and the work left
-    of the one queue.
+    and its speed. `joint` (decode, prefill) counts waits, no wait first and the last cell open; `tally` counts those
+    kept by class and prefill wait, those deflected by class and decode wait (neither when empty), and adds up their
+    waits by cell; `times` counts times to the end of service. `sums` adds up prefill work offered, times, arrivals
+    deflected, time elapsed, and the work left of the one queue.
     """
     now, left, speed = state[0], state[1], state[2]
-    rows, columns = joint.shape[0] - 2, joint.shape[1] - 2
+    kept, moved, met = tally
+    rows, columns, by_class = joint.shape[0] - 2, joint.shape[1] - 2, kept.shape[0] > 0
     for n in range(gaps.size):
         now += gaps[n]
         wait, beside = near[0] - now, far[0] - now
@@ -99,10 +102,16 @@ def pools_path(
         if wait <= between(thetas[b], at, part):
             spent = wait + works[b]
             place_work(near, now + spent)
+            met[0, i] += wait
+            if by_class:
+                kept[b, i] += 1.0
         else:
             spent = beside + hosts[b]
             place_work(far, now + spent)
             sums[2] += 1.0
+            met[1, j] += beside
+            if by_class:
+                moved[b, j] += 1.0
         sums[1] += spent
         times[min(cell_of(spent * per_s[3], halves[1])[0], times.size - 1)] += 1.0
     sums[3] += now - state[0]
@@ -130,3 +139,20 @@ def split_by_class(joint: Array, edges: Array, limits: Array, kept: Array, moved
                 part = (limit - edges[cut - 1]) / (edges[cut] - edges[cut - 1])
                 kept[b, cut] += part * joint[j, cut]
                 moved[b, j] = (1.0 - part) * joint[j, cut] + joint[j, cut + 1 :].sum()
+
+
+@kernel
+def mixture_cdf(t: Array, after: Array, mix: Array, at: Array, heights: Array, total: Array) -> None:
+    """Add the mixture of laws that begin `after` some time to `total` at t, increasing; linear between points `at`."""
+    for b in range(mix.size):
+        i = 0
+        for n in range(t.size):
+            x = t[n] - after[b]
+            if x < 0.0:
+                continue
+            while i < at.size - 1 and at[i + 1] <= x:
+                i += 1
+            value = heights[b, i]
+            if i < at.size - 1 and x > at[i]:
+                value += (x - at[i]) / (at[i + 1] - at[i]) * (heights[b, i + 1] - value)
+            total[n] += mix[b] * value

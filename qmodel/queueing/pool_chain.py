@@ -336,7 +336,7 @@ def _jumps(
     top = size - 1
     for first, last, shift in ((k - 1, k, 0.5), (k, size, 0.0)):
         law = np.array([axis.rise(float(work), shift) for work in work_s])
-        start = np.arange(first, last)
-        for m in np.flatnonzero(law.any(axis=0)):
-            found.append((start, np.minimum(start + m, top), np.tensordot(law[:, m], mass[:, first:last], axes=1)))
+        start, used = np.arange(first, last), np.flatnonzero(law.any(axis=0))
+        weights = np.tensordot(law[:, used].T, mass[:, first:last], axes=1)
+        found.extend((start, np.minimum(start + m, top), weight) for m, weight in zip(used, weights, strict=True))
     return found

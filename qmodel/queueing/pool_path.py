@@ -13,7 +13,7 @@ from qmodel.errors import UnstableError
 from qmodel.queueing.coupled import Choice
 from qmodel.queueing.pool_grid import PoolInputs
 
-__all__ = ["CountedPools", "PoolPath", "count_pools", "edges_of", "points_of"]
+__all__ = ["CountedPools", "PoolPath", "count_pools", "edges_of", "level_of", "middles_of", "shared_out"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -29,6 +29,8 @@ HALF, CELLS = 16, 160
 FINE_HALF, FINE_CELLS = 64, 1280
 #: Level of the waits seen in the warm-up that ends the evenly spaced cells.
 EVEN_LEVEL = 0.9
+#: Arrivals of a class that weigh as much as what all arrivals say of it.
+FEW = 2_000.0
 #: Half-width of an error estimate in standard errors, and what the cells add.
 STANDARD_ERRORS, CELL_ERROR = 2.5, 0.003
 #: Backlog at the end, in standard deviations of the work that came along the path, taken for growth without bound: at
@@ -47,8 +49,8 @@ def edges_of(cells: int, half: int) -> FloatArray:
     return np.asarray(2.0**octave * (at - half * octave))
 
 
-def points_of(edges: FloatArray) -> FloatArray:
-    """Return where the mass of counted waits is taken to be: at 0 and in the middle of cells."""
+def middles_of(edges: FloatArray) -> FloatArray:
+    """Return 0 for no wait, and the middles of the cells of waits."""
     return np.concatenate([[0.0], 0.5 * (edges[1:] + edges[:-1])])
 
 
@@ -60,6 +62,8 @@ class CountedPools:
     ----------
     prefill_edges_s, decode_edges_s : ndarray, shape (cells + 1,)
         Edges of the cells [s].
+    prefill_wait_s, decode_wait_s : ndarray, shape (cells + 1,)
+        0, and the mean of the waits met in each cell [s].
     law : ndarray, shape (prefill cells + 1, decode cells + 1)
         Joint law; the first entry of an axis is no wait, the last cell is open.
     kept, moved : ndarray, shape (classes, prefill cells + 1), (classes, decode cells + 1)
@@ -73,6 +77,8 @@ class CountedPools:
 
     prefill_edges_s: FloatArray
     decode_edges_s: FloatArray
+    prefill_wait_s: FloatArray
+    decode_wait_s: FloatArray
     law: FloatArray
     kept: FloatArray
     moved: FloatArray
@@ -132,9 +138,9 @@ class PoolPath:
         self.extend(WARM_UP // SEGMENTS)
         self.state[1:] = 0.0, self._whole_speed()
         met = self.joint.sum(axis=0)
-        seen = [_level(met.sum(axis=0), self.prefill_edges), _level(met.sum(axis=1), self.decode_edges)]
+        seen = [level_of(met.sum(axis=0), self.prefill_edges), level_of(met.sum(axis=1), self.decode_edges)]
         spent = np.concatenate([[0.0], self.times.sum(axis=0)])
-        self._lay(np.where(np.array(seen) > 0, seen, unit), _level(spent, self.time_edges))
+        self._lay(np.where(np.array(seen) > 0, seen, unit), level_of(spent, self.time_edges))
 
     def _lay(self, even_s: FloatArray, even_time_s: float) -> None:
         """Lay cells, evenly spaced up to `even_s` at either pool, and begin to count."""
@@ -145,6 +151,8 @@ class PoolPath:
         self.thetas = np.ascontiguousarray(self.inputs.theta_s(nodes))
         self.per_s = (1 / steps[0], 1 / steps[1], 2 * FINE_HALF / even_s[1], 1 / fine)
         self.joint = np.zeros((SEGMENTS, CELLS + 1, CELLS + 1))
+        self.kept, self.moved = np.zeros((2, SEGMENTS, self.inputs.work_s.size, CELLS + 1))
+        self.met = np.zeros((SEGMENTS, 2, CELLS + 1))
         self.times, self.sums = np.zeros((SEGMENTS, FINE_CELLS)), np.zeros((SEGMENTS, 5))
         self.arrivals = 0
 
@@ -155,7 +163,8 @@ class PoolPath:
             gaps, ranks = self.rng.standard_exponential(count) / rate, self.rng.random(count)
             pools_path(
                 gaps, ranks, law, self.inputs.work_s, self.inputs.host_s, self.thetas, (HALF, FINE_HALF), self.per_s,
-                self.near, self.far, self.state, self.joint[i], self.times[i], self.sums[i],
+                self.near, self.far, self.state, self.joint[i], (self.kept[i], self.moved[i], self.met[i]),
+                self.times[i], self.sums[i],
             )  # fmt: skip
         self.arrivals += SEGMENTS * count
 
@@ -234,25 +243,59 @@ class PoolPath:
     def answer(self, errors: dict[str, float]) -> CountedPools:
         """Return the law counted so far, with standard errors as half-widths."""
         weights, _ = self._weights()
-        joint = np.maximum(np.tensordot(weights, self.joint, axes=1), 0.0)
-        rows = np.flatnonzero(joint.any(axis=1))[-1] + 1
-        columns = np.flatnonzero(joint.any(axis=0))[-1] + 1
-        joint = np.ascontiguousarray(joint[: max(rows, 2), : max(columns, 2)]) / joint.sum()
-        near, far = self.prefill_edges[: joint.shape[1]], self.decode_edges[: joint.shape[0]]
-        limits = np.ascontiguousarray(self.inputs.theta_s(points_of(far)))
-        kept, moved = np.zeros((limits.shape[0], joint.shape[1])), np.zeros(limits.shape)
-        split_by_class(joint, near, limits, kept, moved)
+        joint, kept, moved, met = (
+            SEGMENTS * np.maximum(np.tensordot(weights, counts, axes=1), 0.0)
+            for counts in (self.joint, self.kept, self.moved, self.met)
+        )
+        rows, columns = (max(int(np.flatnonzero(joint.any(axis=axis))[-1]) + 1, 2) for axis in (1, 0))
         half = {
             name: STANDARD_ERRORS * error + (0.0 if name == "deflected" else CELL_ERROR)
             for name, error in errors.items()
         }
-        return CountedPools(
-            prefill_edges_s=near, decode_edges_s=far, law=joint.T, kept=kept, moved=moved, arrivals=self.arrivals,
-            error_estimate=half,
-        )  # fmt: skip
+        tally = kept[:, :columns], moved[:, :rows], met
+        edges = self.prefill_edges[:columns], self.decode_edges[:rows]
+        return shared_out(self.inputs, joint[:rows, :columns], tally, edges, half)
 
 
-def _level(mass: FloatArray, edges: FloatArray) -> float:
+def shared_out(
+    inputs: PoolInputs,
+    joint: FloatArray,
+    tally: tuple[FloatArray, FloatArray, FloatArray],
+    edges: tuple[FloatArray, FloatArray],
+    errors: dict[str, float],
+) -> CountedPools:
+    """Return counts as laws, by class too.
+
+    A class that arrived often has the law of its own waits. Of a rare one all arrivals tell what it would have met
+    (PASTA), up to where its threshold lies within a cell; between the two the law is a mixture.
+    """
+    arrivals = float(joint.sum())
+    joint = np.ascontiguousarray(joint) / arrivals
+    limits = np.ascontiguousarray(inputs.theta_s(middles_of(edges[1])))
+    kept, moved = np.zeros((limits.shape[0], joint.shape[1])), np.zeros(limits.shape)
+    split_by_class(joint, edges[0], limits, kept, moved)
+    if tally[0].shape[0] > 0:
+        count = (tally[0].sum(axis=1) + tally[1].sum(axis=1))[:, None]
+        kept, moved = ((own + FEW * likely) / (count + FEW) for own, likely in ((tally[0], kept), (tally[1], moved)))
+    points = []
+    for axis, by_class in enumerate(tally[:2]):
+        here, middle = by_class.sum(axis=0) if by_class.size else np.zeros(edges[axis].size), middles_of(edges[axis])
+        mean = np.where(here > 0, tally[2][axis, : here.size] / np.maximum(here, 1.0), middle)
+        points.append(np.clip(mean, np.append(0.0, edges[axis][:-1]), edges[axis]))
+    return CountedPools(
+        prefill_edges_s=edges[0],
+        decode_edges_s=edges[1],
+        prefill_wait_s=points[0],
+        decode_wait_s=points[1],
+        law=joint.T,
+        kept=kept,
+        moved=moved,
+        arrivals=round(arrivals),
+        error_estimate=errors,
+    )
+
+
+def level_of(mass: FloatArray, edges: FloatArray) -> float:
     """Return a high level of what is positive, the mass at 0 coming first; 0 when nothing is."""
     positive = np.cumsum(mass[1:])
     if not positive[-1] > 0:

@@ -9,12 +9,13 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from qmodel._kernels.queueing_pools import mixture_cdf
 from qmodel.errors import InputError
 from qmodel.queueing.checks import check_number, check_together
 from qmodel.queueing.metrics import checked_times
 from qmodel.queueing.pool_chain import PoolChain
 from qmodel.queueing.pool_grid import PoolInputs, Refined, chain_within, checked_inputs, solve_refined, step_within
-from qmodel.queueing.pool_path import CountedPools, PoolPath, count_pools, points_of
+from qmodel.queueing.pool_path import CountedPools, PoolPath, count_pools
 
 __all__ = ["PoolsMethod", "Thresholds", "TwoPools", "priced_thresholds", "two_pools"]
 
@@ -25,7 +26,7 @@ Thresholds = Callable[[FloatArray], npt.ArrayLike]
 PoolsMethod = Literal["auto", "chain", "path"]
 
 #: Step of the chain's finest lattice, in mean times to the end of prefill, up to which one server a pool is solved so.
-FINE_ENOUGH = 0.1
+FINE_ENOUGH = 0.12
 #: Relative width at which the search for a quantile stops.
 QUANTILE_TOLERANCE = 1e-9
 #: What independent residuals add to the errors with several servers in a pool. Mean: the most seen against simulation
@@ -43,7 +44,7 @@ class TwoPools:
     rates_per_s, work_s, host_s, transfer_s : ndarray, shape (classes,)
         Arrival rate [1/s], prefill work, host time on decode and transfer [s] of each class.
     prefill_wait_s, decode_wait_s : ndarray, shape (prefill cells,), (decode cells,)
-        Waits [s]: lattices one step apart, or 0 and the middles of counted cells.
+        Waits [s]: lattices one step apart, or 0 and the mean waits of cells that were counted.
     law : ndarray, shape (prefill cells, decode cells)
         Joint law of the waits that an arrival would meet at either pool.
     kept, moved : ndarray, shape (classes, prefill cells), (classes, decode cells)
@@ -148,16 +149,17 @@ class TwoPools:
         return read(self) if self.coarse is None else (4 * read(self) - read(self.coarse)) / 3
 
     def _cdf(self, t: FloatArray, kept_after: FloatArray, moved_after: FloatArray) -> FloatArray:
+        order = np.argsort(t, axis=None)
+        rising, found = t.ravel()[order], np.empty(t.size)
+
         def read(pools: TwoPools) -> FloatArray:
-            total = np.zeros(t.shape)
+            total = np.zeros(t.size)
             for of_pool, mass, after in ((0, pools.kept, kept_after), (1, pools.moved, moved_after)):
-                at, heights = pools._heights(of_pool, mass)
-                for b in np.flatnonzero(mass.any(axis=1)):
-                    x = t - after[b]
-                    total += pools._mix[b] * np.where(x < 0, 0.0, np.interp(x, at, heights[b]))
+                mixture_cdf(rising, after, pools._mix, *pools._heights(of_pool, mass), total)
             return total
 
-        return np.clip(self._finest(read), 0.0, 1.0)
+        found[order] = np.clip(self._finest(read), 0.0, 1.0)
+        return found.reshape(t.shape)
 
     def _heights(self, of_pool: int, mass: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return points and the distribution functions there, linear between, of masses by class and wait."""
@@ -285,8 +287,8 @@ def two_pools(
     reach_s : tuple of float, optional
         Longest prefill and decode wait on the lattice [s]; found by itself when absent.
     method : {"auto", "chain", "path"}
-        ``auto`` is the chain for one server in each pool when its lattice is fine beside the mean time, or when `cells`
-        or `reach_s` are given, else the path.
+        ``auto`` is the chain for one server in each pool when thresholds are fixed and its lattice is fine beside the
+        mean time, or when `cells` or `reach_s` are given; else the path.
 
     Returns
     -------
@@ -320,11 +322,13 @@ def two_pools(
     several = max(inputs.prefill_servers, inputs.decode_servers) > 1
     if method == "auto":
         given = cells is not None or reach_s is not None
-        method = "path" if several or not (given or _resolved(inputs)) else "chain"
+        fine = given or (not callable(thetas_s) and _resolved(inputs))
+        method = "chain" if fine and not several else "path"
     if method == "path":
-        return counted(inputs, count_pools(inputs), cells, reach_s)
-    fine, coarse = solve_refined(inputs, cells, reach_s)
-    return extrapolated(described(inputs, fine), described(inputs, coarse))
+        found = count_pools(inputs)
+        reach = reach_s or (float(found.prefill_edges_s[-1]), float(found.decode_edges_s[-1]))
+        return counted(inputs, found, chain_within(inputs, cells, reach, found.kept.sum(axis=1)))
+    return extrapolated(*(described(inputs, solved) for solved in solve_refined(inputs, cells, reach_s)))
 
 
 def _resolved(inputs: PoolInputs) -> bool:
@@ -334,24 +338,21 @@ def _resolved(inputs: PoolInputs) -> bool:
     return step_within(inputs, path.reach_s()) <= FINE_ENOUGH * path.mean_time_s()
 
 
-def counted(
-    inputs: PoolInputs, found: CountedPools, cells: int | None = None, reach_s: tuple[float, float] | None = None
-) -> TwoPools:
-    """Return the result of a path."""
+def counted(inputs: PoolInputs, found: CountedPools, chain: PoolChain) -> TwoPools:
+    """Return the result of a path, with a chain beside it."""
     k, d = inputs.prefill_servers, inputs.decode_servers
     edges = found.prefill_edges_s, found.decode_edges_s
-    reach = reach_s or (float(edges[0][-1]), float(edges[1][-1]))
     return TwoPools(
         rates_per_s=inputs.rates_per_s,
         work_s=inputs.work_s,
         host_s=inputs.host_s,
         transfer_s=inputs.transfer_s,
-        prefill_wait_s=points_of(edges[0]),
-        decode_wait_s=points_of(edges[1]),
+        prefill_wait_s=found.prefill_wait_s,
+        decode_wait_s=found.decode_wait_s,
         law=found.law,
         kept=found.kept,
         moved=found.moved,
-        chain=chain_within(inputs, cells, reach, found.kept.sum(axis=1)),
+        chain=chain,
         method=f"path of {found.arrivals:,} arrivals, {k} and {d} servers",
         exact=False,
         error_estimate=found.error_estimate,

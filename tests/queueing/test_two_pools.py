@@ -184,8 +184,26 @@ def test_coarse_work_follows_a_path_and_fine_work_the_chain():
     rates, work, host = heavy(0.9, 1)
     rule = priced_thresholds(work, host, 0.0 * work, 1.0, 0.5)
     assert two_pools(rates, work, host, rule).method.startswith("path")
-    assert two_pools(RATES, WORK, HOST, [0.5, 2.0]).method.startswith("chain")
+    assert two_pools([0.8], [1.0], [1.5], 2.0).method.startswith("chain")
     assert two_pools(rates, work, host, rule, cells=48).method.startswith("chain")
+
+
+def test_waits_that_pile_up_along_the_thresholds_are_told_apart():
+    # Two kinds of work and prices drive both waits along the thresholds, where cells of counts would blur decisions.
+    rates, work, host = np.array([1.28, 0.32]), np.array([0.25, 4.0]), np.array([0.6, 6.6])
+    rule = priced_thresholds(work, host, [0.0, 0.0], 0.9, 0.2)
+    _, _, times, moved = simulated(rates, work, host, [0.0, 0.0], lambda v: rule(np.array([v]))[:, 0], 2, 1, 150_000, 4)
+    pools = two_pools(rates, work, host, rule, prefill_servers=2)
+    assert pools.mean_time_s == pytest.approx(times.mean(), rel=0.007 + 4 * noise(times) / times.mean())
+    assert pools.deflected == pytest.approx(moved.mean(), abs=0.001 + 4 * noise(moved.astype(float)))
+
+
+def test_rare_classes_have_laws_too():
+    rates = np.array([2.0, 0.4, 1e-7, 0.0])
+    pools = two_pools(rates, [0.2, 1.0, 0.2, 1.0], [0.3, 1.2, 0.3, 1.2], [0.5, 2.0, 0.5, 2.0], prefill_servers=2)
+    np.testing.assert_allclose(pools.kept.sum(axis=1) + pools.moved.sum(axis=1), 1.0)
+    np.testing.assert_allclose(pools.deflected_share[2:], pools.deflected_share[:2], atol=0.01)
+    np.testing.assert_allclose(pools.class_mean_wait_s[2:], pools.class_mean_wait_s[:2], rtol=0.02)
 
 
 def test_answers_of_a_path_repeat_and_scale_with_time():

@@ -19,17 +19,18 @@ def test_constant_rates_settle_at_the_stationary_law():
     np.testing.assert_allclose(last.law, still.law, atol=1e-4)
 
 
-def one_run(rng):
+def one_run(rng, servers=1, hosts=1):
     """Return (window, wait, deflected) of each arrival of a run from empty backlogs."""
-    rows, near, far, now = [], 0.0, 0.0, 0.0
-    for w, rate in enumerate(RATES):
+    rows, near, far, now = [], [0.0] * servers, [0.0] * hosts, 0.0
+    for w, rate in enumerate(RATES * servers):
         count = rng.poisson(rate.sum() * (EDGES[w + 1] - EDGES[w]))
         for at in np.sort(rng.uniform(EDGES[w], EDGES[w + 1], count)):
-            near, far, now = max(near - (at - now), 0.0), max(far - (at - now), 0.0), at
-            b = int(rng.random() < rate[1] / rate.sum())
-            kept = near <= LIMITS[b]
-            rows.append((w, near if kept else far, float(not kept)))
-            near, far = (near + WORK[b], far) if kept else (near, far + HOST[b])
+            near, far = ([max(left - (at - now), 0.0) for left in pool] for pool in (near, far))
+            now, b = at, int(rng.random() < rate[1] / rate.sum())
+            kept = min(near) <= LIMITS[b]
+            pool, work = (near, WORK[b]) if kept else (far, HOST[b])
+            rows.append((w, min(pool), float(not kept)))
+            pool[pool.index(min(pool))] += work
     return np.array(rows)
 
 
@@ -39,10 +40,12 @@ def ratio(totals, counts):
     return mean, np.std(totals - mean * counts) * np.sqrt(totals.size) / counts.sum()
 
 
-def test_a_burst_agrees_with_simulation():
-    found = two_pools_over_time(EDGES, RATES, WORK, HOST, LIMITS)
+@pytest.mark.parametrize(("servers", "hosts", "count"), [(1, 1, 1500), (2, 1, 800), (2, 2, 800)])
+def test_a_burst_agrees_with_simulation(servers, hosts, count):
+    pools = {"prefill_servers": servers, "decode_servers": hosts}
+    found = two_pools_over_time(EDGES, RATES * servers, WORK, HOST, LIMITS, **pools)
     rng = np.random.default_rng(0)
-    runs = [one_run(rng) for _ in range(1500)]
+    runs = [one_run(rng, servers, hosts) for _ in range(count)]
     for w in range(3):
         mine = [run[run[:, 0] == w] for run in runs]
         counts = np.array([len(run) for run in mine])
@@ -54,8 +57,21 @@ def test_a_burst_agrees_with_simulation():
     assert found.overall.wait_quantile_s(0.95) == pytest.approx(np.quantile(everyone, 0.95), rel=0.05)
 
 
-def test_windows_without_arrivals():
-    found = two_pools_over_time([0.0, 5.0, 10.0], [[2.0, 0.1], [0.0, 0.0]], WORK, HOST, LIMITS, cells=32)
+def test_the_long_run_of_several_servers_is_their_steady_state():
+    rates, pools = [4.0, 0.8], {"prefill_servers": 2, "decode_servers": 2}
+    still = two_pools(rates, WORK, HOST, LIMITS, **pools)
+    moving = two_pools_over_time([0.0, 200.0, 5000.0], [rates, rates], WORK, HOST, LIMITS, **pools)
+    last = moving.windows[1]
+    assert last.mean_wait_s == pytest.approx(still.mean_wait_s, rel=0.01)
+    assert last.deflected == pytest.approx(still.deflected, abs=0.003)
+    assert last.time_quantile_s(0.95) == pytest.approx(still.time_quantile_s(0.95), rel=0.01)
+    assert moving.overall.error_estimate["mean"] < 0.01
+
+
+@pytest.mark.parametrize("servers", [1, 2])
+def test_windows_without_arrivals(servers):
+    edges, rates = [0.0, 5.0, 10.0], [[2.0, 0.1], [0.0, 0.0]]
+    found = two_pools_over_time(edges, rates, WORK, HOST, LIMITS, cells=32, prefill_servers=servers)
     assert found.windows[1] is None
     assert found.window_deflected[1] == 0
     assert found.overall.mean_wait_s > 0
