@@ -29,8 +29,8 @@ PoolsMethod = Literal["auto", "chain", "path"]
 FINE_ENOUGH = 0.12
 #: Relative width at which the search for a quantile stops.
 QUANTILE_TOLERANCE = 1e-9
-#: What independent residuals add to the errors with several servers in a pool. Mean: the most seen against simulation
-#: in the cases of docs/queueing/two-pools.md (heavy-tailed prompts, work SCV 3.3). Percentiles: rounded up from 37 %.
+#: What independent residuals add to the errors of the chain with several servers. Mean: the most seen against simulation
+#: of heavy-tailed prompts (work SCV 3.3, docs/decisions/0026). Percentiles: rounded up from 37 %.
 #: The share deflected: the tolerance of the simulated test. Other laws and loads may err by more.
 SEVERAL_SERVERS = {"mean": 0.23, "p95": 0.4, "p99": 0.4, "deflected": 0.02}
 
