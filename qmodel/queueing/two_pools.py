@@ -25,13 +25,14 @@ Thresholds = Callable[[FloatArray], npt.ArrayLike]
 
 PoolsMethod = Literal["auto", "chain", "path"]
 
-#: Step of the chain's finest lattice, in mean times to the end of prefill, up to which one server a pool is solved so.
-FINE_ENOUGH = 0.12
+#: Step of the chain's finest lattice, in mean times to the end of prefill, up to which one server a pool is solved so;
+#: and classes up to which it is as quick as a path.
+FINE_ENOUGH, FEW_CLASSES = 0.12, 40
 #: Relative width at which the search for a quantile stops.
 QUANTILE_TOLERANCE = 1e-9
-#: What independent residuals add to the errors of the chain with several servers. Mean: the most seen against simulation
-#: of heavy-tailed prompts (work SCV 3.3, docs/decisions/0026). Percentiles: rounded up from 37 %.
-#: The share deflected: the tolerance of the simulated test. Other laws and loads may err by more.
+#: What independent residuals add to the errors of the chain with several servers. Mean: the most seen of heavy-tailed
+#: prompts (work SCV 3.3, docs/decisions/0026). Percentiles: rounded up from 37 %. The share deflected: the tolerance of
+#: the simulated test. Other laws and loads may err by more.
 SEVERAL_SERVERS = {"mean": 0.23, "p95": 0.4, "p99": 0.4, "deflected": 0.02}
 
 
@@ -287,8 +288,8 @@ def two_pools(
     reach_s : tuple of float, optional
         Longest prefill and decode wait on the lattice [s]; found by itself when absent.
     method : {"auto", "chain", "path"}
-        ``auto`` is the chain for one server in each pool when thresholds are fixed and its lattice is fine beside the
-        mean time, or when `cells` or `reach_s` are given; else the path.
+        ``auto`` is the chain for one server in each pool when thresholds are fixed, classes few (40) and its
+        lattice is fine beside the mean time, or when `cells` or `reach_s` are given; else the path.
 
     Returns
     -------
@@ -332,7 +333,9 @@ def two_pools(
 
 
 def _resolved(inputs: PoolInputs) -> bool:
-    """Return whether a lattice of the usual size is fine beside the mean time, as far as a short path sees both."""
+    """Return whether a lattice is quick, and fine beside the mean time as far as a short path sees both."""
+    if inputs.work_s.size > FEW_CLASSES:
+        return False
     path = PoolPath(inputs)
     path.extend()
     return step_within(inputs, path.reach_s()) <= FINE_ENOUGH * path.mean_time_s()
