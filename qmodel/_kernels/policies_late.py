@@ -18,29 +18,43 @@ W_ID, W_TOKENS, W_BIN, W_SHARE, W_NOISE, W_GAIN, W_RELIEF = range(7)
 WAITING_FLOATS = 7
 
 
-@inlined
-def late_queue(t, k, R, UF, UI, lists, lengths, curves, noise):
-    """Return a row per waiting prompt with what is the same for every decode instance, in order of the queue.
-
-    gain = expected wait + s + x,  relief = (requests behind)*s/k; the expected wait is the work ahead shared by the k
-    prefill instances that run.
-    """
+@kernel
+def work_begun(t, k, UF, UI):
+    """Return the work [s] that prefill instances have begun, and how many of them run (at least 1 is said)."""
     ahead, running = 0.0, 0
     for i in range(k):
         running += 1 - UI[i, I_DOWN]
         ahead += UF[i, U_PART_WORK] + (max(0.0, UF[i, U_END] - t) if UF[i, U_END] < np.inf else 0.0)
-    k = max(1, running)
-    rows = np.empty((lists[0, L_COUNT], WAITING_FLOATS))
-    r = lists[0, L_HEAD]
-    for m in range(len(rows)):
+    return ahead, max(1, running)
+
+
+@kernel
+def fill_rows(r, ahead, waiting, k, R, lengths, curves, noise, rows):
+    """Fill rows with prompts that wait, from r on, of `waiting` in all; return how many, the next, the work ahead [s].
+
+    gain = expected wait + s + x,  relief = (requests behind)*s/k; the expected wait is the work ahead shared by the k
+    prefill instances that run.
+    """
+    m = 0
+    while r >= 0 and m < len(rows):
         i, f = bracket(lengths, R[r, R_NEED] - R[r, R_DONE])
         s, x = noise[r % len(noise), 0] * max(0.0, at(curves[0], i, f)), max(0.0, at(curves[1], i, f))
         rows[m, W_ID], rows[m, W_TOKENS], rows[m, W_BIN], rows[m, W_SHARE] = r, R[r, R_NEED], i, f
         rows[m, W_NOISE] = noise[r % len(noise), 1]
         rows[m, W_GAIN] = ahead / k + s + x
-        rows[m, W_RELIEF] = (len(rows) - 1 - m) * s / k
+        rows[m, W_RELIEF] = (waiting - 1 - m) * s / k
         ahead += s
+        m += 1
         r = R[r, R_NEXT]
+    return m, r, ahead
+
+
+@inlined
+def late_queue(t, k, R, UF, UI, lists, lengths, curves, noise):
+    """Return a row per waiting prompt with what is the same for every decode instance, in order of the queue."""
+    ahead, running = work_begun(t, k, UF, UI)
+    rows = np.empty((lists[0, L_COUNT], WAITING_FLOATS))
+    fill_rows(lists[0, L_HEAD], ahead, len(rows), running, R, lengths, curves, noise, rows)
     return rows
 
 

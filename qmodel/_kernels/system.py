@@ -6,19 +6,20 @@ from qmodel._kernels import kernel
 from qmodel._kernels.laws import law_time, work_time
 
 # Columns of a prefill instance: end of its step, work no step has taken, work left of the prompt begun [s], prompt
-# tokens not yet computed and those of the step in progress, requests, when its link is free [s], busy time [s].
-FREE, WAITING, PART, TOKENS, STEP_TOKENS, REQUESTS, LINK, BUSY = range(8)
-PREFILL_COLUMNS = 8
+# tokens not yet computed and those of the step in progress, requests, when its link is free [s], busy time [s], cache
+# of the prompts begun and not yet handed over [tokens], and when some of it is given back to one that waits for it [s].
+FREE, WAITING, PART, TOKENS, STEP_TOKENS, REQUESTS, LINK, BUSY, HELD, GATE = range(10)
+PREFILL_COLUMNS = 10
 HEAD, TAIL = range(2)
 
 
 @kernel
-def prefill_step(i, unit, queue, LC, LB, EW, budget, skip, need, cached, done, nxt, start, finish):
+def prefill_step(i, unit, queue, LC, LB, EW, budget, capacity, skip, need, cached, done, nxt, start, finish):
     """Run instance i from unit[FREE] to the end of a step; with `skip`, to one that others may share.
 
     Steps that the prompt at the head fills alone may be run in one go: whatever arrives meanwhile waits. A budget
-    of 0 means one prompt at a time in a single step. Returns the head of the queue as it was; requests from there
-    to the new head are finished.
+    of 0 means one prompt at a time in a single step. A prompt begins only if the cache has room for it. Returns the
+    head of the queue as it was; requests from there to the new head are finished.
     """
     begin = unit[FREE]
     first = queue[HEAD]
@@ -29,6 +30,9 @@ def prefill_step(i, unit, queue, LC, LB, EW, budget, skip, need, cached, done, n
         n, quadratic, reloaded = 0, 0.0, 0.0
         while r >= 0 and room > 0:
             if done[r] == cached[r]:
+                if n > 0 and unit[HELD] + need[r] > capacity:
+                    break
+                unit[HELD] += need[r]
                 start[r] = begin + duration
                 unit[WAITING] -= work_time(EW, LC, LB, i, need[r], done[r])
             chi = min(room, need[r] - done[r])
@@ -91,7 +95,9 @@ def packed_prefill(arrival, need, cached, LC, LB, EW, k, budget):
         for i in range(k):
             unit = units[i]
             while queue[i, HEAD] >= 0 and unit[FREE] < t:
-                prefill_step(i, unit, queue[i], LC, LB, EW, budget, True, need, cached, done, nxt, start, finish)
+                prefill_step(
+                    i, unit, queue[i], LC, LB, EW, budget, np.inf, True, need, cached, done, nxt, start, finish
+                )
             backlog = unit[WAITING] + unit[PART] + max(unit[FREE] - t, 0.0)
             if backlog < least:
                 least = backlog

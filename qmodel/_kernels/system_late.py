@@ -2,37 +2,97 @@
 
 # ruff: noqa: I001 - columns are imported many to a line
 
+import math
+
 import numpy as np
 from qmodel._kernels import kernel
 
 from qmodel._kernels.laws import law_time, work_time
-from qmodel._kernels.policies import DUE, FCFS, K_ORDER, K_ROOM, queue_key, sort_due
-from qmodel._kernels.policies_late import late_pull, late_queue
+from qmodel._kernels.policies import DUE, FCFS, K_ORDER, K_ROOM, SPF, queue_key, sort_due
+from qmodel._kernels.policies_late import WAITING_FLOATS, fill_rows, late_pull, work_begun
 from qmodel._kernels.sim_state import (
-    F_KEY, L_COUNT, L_HEAD, R_CACHED, R_DONE, R_NEED, R_NEXT, R_PREV, R_PROMPT, REQUEST_FLOATS, REQUEST_INTS,
-    U_END, U_PART_WORK, UNIT_FLOATS, UNIT_INTS, push, push_sorted, remove,
+    F_KEY, L_COUNT, L_HEAD, L_TAIL, R_CACHED, R_DONE, R_NEED, R_NEXT, R_PREV, R_PROMPT, REQUEST_FLOATS, REQUEST_INTS,
+    U_END, U_PART_WORK, UNIT_FLOATS, UNIT_INTS, push, push_front, push_sorted, remove,
 )  # fmt: skip
-from qmodel._kernels.system import BUSY, FREE, HEAD, PREFILL_COLUMNS
-from qmodel._kernels.system_pools import (
-    ARRIVAL, D_BUSY, D_CLOCK, D_CONTEXT, D_END, D_FROM, D_NOW, DECODE_FLOATS, DECODE_INTS, E_BATCH, E_HOSTING,
-    E_REQUESTS, E_TOKENS, FINISH, G_TBT, G_TTFT, REQUEST_COLUMNS, S_BUDGET, S_DECODE, S_PREFILL, S_SEQS, START, advance,
-    least_requests, observe, place_hosted, transfer,
+from qmodel._kernels.system import BUSY, FREE, HEAD, HELD, PREFILL_COLUMNS, enqueue
+from qmodel._kernels.system_batch import advance
+from qmodel._kernels.system_pools import ends_at_prefill, fits, freed, observe_decode, place_hosted, transfer
+from qmodel._kernels.system_state import (
+    ARRIVAL, D_BUSY, D_END, D_NOW, D_WAKE, DECODE_FLOATS, DECODE_INTS, E_HOSTING, E_REQUESTS, E_TOKENS, FINISH, G_TBT,
+    G_TTFT, REQUEST_COLUMNS, S_BUDGET, S_DECODE, S_PREFILL, S_SEQS, START, least_requests,
 )  # fmt: skip
+
+_SHELVES, _PER_E = 128, 12.0  # shelves of prompts of about equal work: so many to a factor of e, from 0.1 ms
+_BLOCK = 32  # waiting prompts looked at in one go
 
 
 @kernel
-def _fill(t, i, unit, part, F, R, lists, UF, running, ended, done, need, cached, LC, LB, EW, budget):
+def _shelf(key):
+    return min(_SHELVES - 1, max(0, int(_PER_E * math.log(max(key, 1e-4) / 1e-4))))
+
+
+@kernel
+def _put(lists, R, K, r, shelves):
+    """Insert request r behind all whose key is not larger, searching from another of about the same key."""
+    shelf, key = _shelf(K[r, F_KEY]), K[r, F_KEY]
+    b, at = shelf, lists[0, L_TAIL]
+    while b >= 0:
+        if shelves[b] >= 0:
+            at = shelves[b]
+            break
+        b -= 1
+    shelves[shelf] = r
+    if b < 0:
+        at = -1 if at < 0 else lists[0, L_HEAD]
+    while at >= 0 and K[at, F_KEY] > key:
+        at = R[at, R_PREV]
+    if at < 0:
+        push_front(lists, R, 0, r)
+        return
+    while R[at, R_NEXT] >= 0 and K[R[at, R_NEXT], F_KEY] <= key:
+        at = R[at, R_NEXT]
+    behind = R[at, R_NEXT]
+    if behind < 0:
+        push(lists, R, 0, r)
+        return
+    R[r, R_PREV], R[r, R_NEXT] = at, behind
+    R[at, R_NEXT], R[behind, R_PREV] = r, r
+    lists[0, L_COUNT] += 1
+
+
+@kernel
+def _take(lists, R, K, r, shelves, shelved):
+    """Take request r out of the shared queue."""
+    if shelved:
+        shelf, before = _shelf(K[r, F_KEY]), R[r, R_PREV]
+        if shelves[shelf] == r:
+            shelves[shelf] = before if before >= 0 and _shelf(K[before, F_KEY]) == shelf else -1
+    remove(lists, R, 0, r)
+
+
+@kernel
+def _fill(
+    t, i, unit, part, F, R, K, lists, shelves, shelved, UF, running, ended, stall, kept, behind, room_kv, done, need,
+    cached, LC, LB, EW, budget,
+):  # fmt: skip
     """Fill a step of idle prefill instance i from its begun prompt and the shared queue; start it if not empty."""
     r = part[i]
     part[i] = -1
     n, quadratic, reloaded, room = 0, 0.0, 0.0, budget if budget > 0 else 1
     ended[i] = 0
+    stall[i] = np.inf
     while room > 0:
         if r < 0:
             r = lists[0, L_HEAD]
             if r < 0:
                 break
-            remove(lists, R, 0, r)
+            if not fits(unit, need[r], room_kv):
+                soonest = freed(kept, behind, unit, t, F, need)
+                if not fits(unit, need[r], room_kv):
+                    stall[i] = soonest
+                    break
+            _take(lists, R, K, r, shelves, shelved)
+            unit[HELD] += need[r]
             F[r, START] = t
         left = need[r] - done[r]
         chi = min(room, left) if budget > 0 else left
@@ -50,6 +110,7 @@ def _fill(t, i, unit, part, F, R, lists, UF, running, ended, done, need, cached,
     UF[i, U_PART_WORK] = work_time(EW, LC, LB, i, need[part[i]], done[part[i]]) if part[i] >= 0 else 0.0
     if n == 0:
         return False
+    stall[i] = np.inf
     duration = law_time(LC, LB, i, 0, 0.0, n, quadratic, reloaded)
     unit[FREE] = t + duration
     unit[BUSY] += duration
@@ -72,67 +133,60 @@ def _sort(t, k, d, pull, E, PK, R, F, lists, UF, slo, LC, LB, EW):
 
 
 @kernel
-def _next_hosted(j, D, E, hosted, LC, LB, S):
-    """Return when the hosted step of instance j ends, or the next one can begin [s]."""
+def _next_hosted(j, D, E, hosted):
+    """Return when the hosted step of instance j ends, or the next one may begin [s]."""
     if E[j, E_HOSTING] > 0:
         return D[j, D_END]
-    if hosted[j, HEAD] < 0:
-        return np.inf
-    if E[j, E_BATCH] == 0:
-        return D[j, D_NOW]
-    step = law_time(LC, LB, S[S_PREFILL] + j, E[j, E_BATCH], D[j, D_CONTEXT], 0, 0.0, 0.0)
-    return D[j, D_NOW] + max(D[j, D_FROM] - D[j, D_CLOCK], 0.01) * step
+    return max(D[j, D_WAKE], D[j, D_NOW]) if hosted[j, HEAD] >= 0 else np.inf
 
 
 @kernel
-def late_pools(
-    arrival, need, output, cached, PK, PF, chunks, lengths, batches, contexts, curves, tables, LC, LB, EW, rates,
-    capacity, S, G, bins,
-):  # fmt: skip
-    """Run the recursion with a shared queue; decode instances with room pull what gains most.
+def _pull(j, t, k, R, UF, UI, lists, lengths, curves, exact, rows, seen, PK, PF, batches, contexts, tables, scratch):
+    """Return (request, host time) that decode instance j pulls, or (-1, 0); looks no further than needed."""
+    ahead, running = work_begun(t, k, UF, UI)
+    r, waiting = lists[0, L_HEAD], lists[0, L_COUNT]
+    while r >= 0:
+        m, r, ahead = fill_rows(r, ahead, waiting, running, R, lengths, curves, exact, rows)
+        found, host = late_pull(k + j, rows[:m], seen, PK, PF, batches, contexts, tables, scratch)
+        if found >= 0:
+            return found, host
+        waiting -= m
+    return -1, 0.0
 
-    Returns what `system_pools.two_pools` returns.
-    """
-    n, k, d = arrival.shape[0], S[S_PREFILL], S[S_DECODE]
-    F = np.zeros((n, REQUEST_COLUMNS))
-    deflected = np.zeros(n, np.bool_)
-    done = cached.copy()
-    nxt = np.full(n, -1, np.int64)
-    R, K = np.zeros((n, REQUEST_INTS), np.int32), np.zeros((n, REQUEST_FLOATS))
-    for r in range(n):
-        R[r, R_PROMPT], R[r, R_NEED], R[r, R_CACHED], R[r, R_DONE] = need[r], need[r], cached[r], cached[r]
-        R[r, R_NEXT], R[r, R_PREV] = -1, -1
-    lists = np.zeros((1, 3), np.int64)
-    lists[0, 0], lists[0, 1] = -1, -1
-    UF = np.zeros((k + d, UNIT_FLOATS))
-    UF[:, U_END] = np.inf
-    UI, exact = np.zeros((k + d, UNIT_INTS), np.int64), np.ones((1, 2))
-    units, part = np.zeros((k, PREFILL_COLUMNS)), np.full(k, -1, np.int64)
-    running, ended = np.zeros((k, max(S[S_BUDGET], 1) + 1), np.int64), np.zeros(k, np.int64)
-    D, E = np.zeros((d, DECODE_FLOATS)), np.zeros((d, DECODE_INTS), np.int64)
-    keys, ids = np.zeros((d, S[S_SEQS] + 2)), np.zeros((d, S[S_SEQS] + 2), np.int64)
-    fresh = np.zeros((d, S[S_SEQS] + 2), np.int64)
-    landing, hosted = np.full((d, 2), -1, np.int64), np.full((d, 2), -1, np.int64)
-    slo = np.array([[G[G_TTFT], G[G_TBT]]])
-    hist, seen, scratch = np.zeros(bins), np.zeros((k + d, 8)), np.zeros((2, len(lengths)))
+
+@kernel
+def _next_event(t, k, d, UF, stall, D, E, hosted):
+    """Return when something happens that concerns the shared queue, at t at the latest [s]."""
+    for i in range(k):
+        t = min(t, min(UF[i, U_END], stall[i]))
+    for j in range(d):
+        t = min(t, _next_hosted(j, D, E, hosted))
+    return t
+
+
+@kernel
+def _run(
+    arrival, deflected, R, K, lists, shelves, UF, UI, stall, exact, units, part, kept, behind, room, running, ended, F,
+    D, E, keys, ids, fresh, landing, hosted, nxt, need, cached, done, left, again, hist, seen, scratch, rows, slo, PK,
+    PF, chunks, lengths, batches, contexts, curves, tables, LC, LB, EW, rates, capacity, S, G,
+):  # fmt: skip
+    """Let all requests arrive and finish."""
+    n, k, d, shelved = arrival.shape[0], S[S_PREFILL], S[S_DECODE], PK[K_ORDER] == SPF
     coming, pull, last = 0, False, -1.0
     while True:
-        t = arrival[coming] if coming < n else np.inf
-        for i in range(k):
-            t = min(t, UF[i, U_END])
-        for j in range(d):
-            t = min(t, _next_hosted(j, D, E, hosted, LC, LB, S))
+        t = _next_event(arrival[coming] if coming < n else np.inf, k, d, UF, stall, D, E, hosted)
         if t <= last:  # an empty instance hosts only once the clock has passed its own
             t = np.nextafter(last, np.inf)
         last = t
         for j in range(d):
             pull = pull or (E[j, E_HOSTING] > 0 and D[j, D_END] <= t)
-            advance(
-                j, t, F, D, E, keys, ids, fresh, landing, hosted, nxt, need, cached, done, output, hist,
-                PK, PF, chunks, LC, LB, capacity, S, G,
-            )  # fmt: skip
+            if D[j, D_WAKE] <= t:
+                advance(
+                    j, t, F, D, E, keys, ids, fresh, landing, hosted, nxt, need, cached, done, left, again, hist,
+                    PK, PF, chunks, LC, LB, capacity, S, G,
+                )  # fmt: skip
         if t == np.inf:
-            break
+            return
         for i in range(k):
             if UF[i, U_END] > t:
                 continue
@@ -141,9 +195,13 @@ def late_pools(
             for b in range(ended[i]):
                 r = running[i, b]
                 F[r, FINISH] = t
+                if ends_at_prefill(r, t, left, F, S):
+                    units[i, HELD] -= need[r]
+                    continue
                 j = least_requests(E, d)
                 E[j, E_REQUESTS] += 1
                 transfer(r, i, j, t, F, D, units[i], landing, nxt, need, cached, rates, S, G)
+                enqueue(kept[i], behind, r)
         while coming < n and arrival[coming] <= t:
             r = coming
             coming += 1
@@ -151,27 +209,78 @@ def late_pools(
             F[r, ARRIVAL] = t
             if PK[K_ORDER] == FCFS or PK[K_ORDER] == DUE:
                 push(lists, R, 0, r)
+                continue
+            K[r, F_KEY] = queue_key(t, r, R, PK, PF, EW, LC, LB)
+            if shelved:
+                _put(lists, R, K, r, shelves)
             else:
-                K[r, F_KEY] = queue_key(t, r, R, PK, PF, EW, LC, LB)
                 push_sorted(lists, R, K, 0, r)
         if PK[K_ORDER] == DUE and lists[0, L_COUNT] > 1:
             _sort(t, k, d, pull, E, PK, R, F, lists, UF, slo, LC, LB, EW)
         for i in range(k):
             if UF[i, U_END] == np.inf:
                 _fill(
-                    t, i, units[i], part, F, R, lists, UF, running, ended, done, need, cached, LC, LB, EW, S[S_BUDGET]
-                )
+                    t, i, units[i], part, F, R, K, lists, shelves, shelved, UF, running, ended, stall, kept[i], behind,
+                    room[i], done, need, cached, LC, LB, EW, S[S_BUDGET],
+                )  # fmt: skip
         if not pull:
             continue
         pull = False
         for j in range(d):
             while lists[0, L_COUNT] > 0 and E[j, E_TOKENS] < PK[K_ROOM]:
-                observe(t, units, D, E, LC, LB, capacity, seen, S)
-                rows = late_queue(t, k, R, UF, UI, lists, lengths, curves, exact)
-                r, host = late_pull(k + j, rows, seen, PK, PF, batches, contexts, tables, scratch)
+                advance(
+                    j, t, F, D, E, keys, ids, fresh, landing, hosted, nxt, need, cached, done, left, again, hist,
+                    PK, PF, chunks, LC, LB, capacity, S, G,
+                )  # fmt: skip
+                observe_decode(t, j, D, E, LC, LB, capacity, seen, S)
+                r, host = _pull(
+                    j, t, k, R, UF, UI, lists, lengths, curves, exact, rows, seen, PK, PF, batches, contexts, tables,
+                    scratch,
+                )  # fmt: skip
                 if r < 0:
                     break
-                remove(lists, R, 0, r)
+                _take(lists, R, K, r, shelves, shelved)
                 deflected[r] = True
                 place_hosted(r, j, host, F, D, E, hosted, nxt, need, cached)
+
+
+@kernel
+def late_pools(
+    arrival, prompt, output, cached_before, PK, PF, chunks, lengths, batches, contexts, curves, tables, LC, LB, EW,
+    rates, capacity, S, G, bins,
+):  # fmt: skip
+    """Run the recursion with a shared queue; decode instances with room pull what gains most.
+
+    Returns what `system_pools.two_pools` returns.
+    """
+    n, k, d = arrival.shape[0], S[S_PREFILL], S[S_DECODE]
+    F = np.zeros((n, REQUEST_COLUMNS))
+    deflected = np.zeros(n, np.bool_)
+    need, left, cached, done = prompt.copy(), output.copy(), cached_before.copy(), cached_before.copy()
+    nxt, behind, again = np.full(n, -1, np.int64), np.full(n, -1, np.int64), np.zeros(n, np.int64)
+    R, K = np.zeros((n, REQUEST_INTS), np.int32), np.zeros((n, REQUEST_FLOATS))
+    for r in range(n):
+        R[r, R_PROMPT], R[r, R_NEED], R[r, R_CACHED], R[r, R_DONE] = need[r], need[r], cached[r], cached[r]
+        R[r, R_NEXT], R[r, R_PREV] = -1, -1
+    lists, shelves = np.zeros((1, 3), np.int64), np.full(_SHELVES, -1, np.int64)
+    lists[0, 0], lists[0, 1] = -1, -1
+    UF, stall = np.zeros((k + d, UNIT_FLOATS)), np.full(k, np.inf)
+    UF[:, U_END] = np.inf
+    UI, exact = np.zeros((k + d, UNIT_INTS), np.int64), np.ones((1, 2))
+    units, part = np.zeros((k, PREFILL_COLUMNS)), np.full(k, -1, np.int64)
+    kept = np.full((k, 2), -1, np.int64)
+    running, ended = np.zeros((k, max(S[S_BUDGET], 1) + 1), np.int64), np.zeros(k, np.int64)
+    D, E = np.zeros((d, DECODE_FLOATS)), np.zeros((d, DECODE_INTS), np.int64)
+    keys, ids = np.zeros((d, S[S_SEQS] + 2)), np.zeros((d, S[S_SEQS] + 2), np.int64)
+    fresh = np.zeros((d, S[S_SEQS] + 2), np.int64)
+    landing, hosted = np.full((d, 2), -1, np.int64), np.full((d, 2), -1, np.int64)
+    slo = np.array([[G[G_TTFT], G[G_TBT]]])
+    hist, seen, scratch = np.zeros(bins), np.zeros((k + d, 8)), np.zeros((2, len(lengths)))
+    rows = np.empty((n if PK[K_ORDER] == FCFS else _BLOCK, WAITING_FLOATS))
+    _run(
+        arrival, deflected, R, K, lists, shelves, UF, UI, stall, exact, units, part, kept, behind, capacity[:k],
+        running, ended, F, D, E, keys, ids, fresh, landing, hosted, nxt, need, cached, done, left, again, hist, seen,
+        scratch, rows, slo, PK, PF, chunks, lengths, batches, contexts, curves, tables, LC, LB, EW, rates, capacity[k:],
+        S, G,
+    )  # fmt: skip
     return F, deflected, hist, np.concatenate((units[:, BUSY], D[:, D_BUSY]))

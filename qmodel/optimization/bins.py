@@ -48,6 +48,8 @@ class PromptBins:
         x_b, mean exposed transfer time that counts in TTFT [s].
     kv_tokens : ndarray
         Mean cache that a prompt of the bin holds [tokens].
+    wanted : int
+        Bins asked for; the same number gives the same bins again, that of the bins may give others.
     """
 
     rate_per_s: FloatArray
@@ -57,6 +59,7 @@ class PromptBins:
     work2_s2: FloatArray
     transfer_s: FloatArray
     kv_tokens: FloatArray
+    wanted: int
 
     def __len__(self) -> int:
         return len(self.rate_per_s)
@@ -175,4 +178,5 @@ def prompt_bins(cluster: Cluster, workload: WorkloadLike, count: int = 20) -> Pr
         work2_s2=mean(work**2),
         transfer_s=mean(transfer),
         kv_tokens=mean(fresh + held),
+        wanted=count,
     )

@@ -206,6 +206,7 @@ def _aggregate(problem: PoolProblem, slowdowns: Mapping[str, float]) -> SplitPro
         work2_s2=mean(kept, "service2_s2"),
         transfer_s=mean(kept, "after_s"),
         kv_tokens=kept[0].kv_tokens,
+        wanted=len(problem.tokens),
     )
     states = [pool.state for pool in hosts if pool.state is not None]
     full_tokens = min(pool.room_tokens + state.context_tokens for pool, state in zip(hosts, states, strict=True))

@@ -122,7 +122,7 @@ def robust_prices(
     problems = []
     for _, rate, prefill, decode in SCENARIOS:
         other, traffic = _with_laws(cluster, prefill, decode), workload.at_rate(workload.rate_per_s * rate)
-        law = prompt_bins(other, traffic, len(split.kept))
+        law = prompt_bins(other, traffic, split.problem.bins.wanted)
         if len(law) == len(split.kept):
             problems.append(split_problem(other, law, traffic, slo, rule.chunks, split.problem.slowdown))
     found = robust_split([one for one in problems if np.isfinite(one.cost(split.kept))], split.kept)

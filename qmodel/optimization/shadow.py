@@ -53,7 +53,7 @@ def shadow_prices(
     count = float(np.sum(base.bins.rate_per_s))
 
     def problem(changed: Cluster, limits: SLO = slo, decode: float | None = None) -> SplitProblem:
-        law = prompt_bins(changed, workload, len(base.bins))
+        law = prompt_bins(changed, workload, base.bins.wanted)
         found = split_problem(changed, law, workload, limits, chunks, base.slowdown, decode)
         return replace(found, tail_rate_per_s=base.tail_rate_per_s)
 

@@ -41,6 +41,7 @@ _REPLICATIONS = 6
 _REQUESTS = {0.5: 50_000, 0.7: 80_000, 0.85: 150_000, 0.95: 400_000}
 _POLICY_REQUESTS = 60_000
 _PREDICTING = ("_kernels", "distributions", "laws", "optimization", "policies", "queueing", "scenario", "system")
+_WINDOWED = ("none", "kairos", "thresholds")
 _OTHER_TRACES = ("mooncake_conversation_a", "servegen_bursty_a", "composite_code_lengths_on_conv_arrivals_h1")
 
 Group = Literal["poisson", "poisson + policy", "panel", "trace", "built-in"]
@@ -141,13 +142,13 @@ def cases(other_model: bool = True) -> Iterator[Case]:
         for cluster in CLUSTERS:
             for policy in ("none", "kairos", "thresholds", "late", "earliest")[: 5 if cluster == "2P2D" else 3]:
                 yield Case(group="panel", traffic=cell.panel, load=cell.sweep, cluster=cluster, policy=policy)
-        for policy in ("none", "kairos"):
+        for policy in _WINDOWED:
             yield Case(group="panel", traffic=cell.panel, load=cell.sweep, policy=policy, method="windows")
     for source in ("code", "conv", *_OTHER_TRACES):
         for load in (0.7, 0.9, 1.1):
             for policy in ("none", "kairos", "thresholds", "late"):
                 yield Case(group="trace", traffic=source, load=load, policy=policy)
-                if policy in ("none", "kairos"):
+                if policy in _WINDOWED:
                     yield Case(group="trace", traffic=source, load=load, policy=policy, method="windows")
             for model, cluster in ((MODEL, "1P3D"), (MODEL, "4P4D"), (OTHER_MODEL, "2P2D")):
                 for policy in ("none", "kairos", "thresholds"):

@@ -153,7 +153,8 @@ def headline(prediction: Prediction) -> dict[str, float]:
         ``p50_ttft_s`` to ``p99_tbt_s`` [s], attainments and the deflected share.
     """
     row = {f"p{100 * q:g}_ttft_s": float(prediction.ttft_s(q)) for q in _QUANTILES}
-    row |= {f"p{100 * q:g}_tbt_s": float(prediction.tbt_s(q)) for q in _QUANTILES}
+    if np.isfinite(prediction.mean_tbt_s).any():
+        row |= {f"p{100 * q:g}_tbt_s": float(prediction.tbt_s(q)) for q in _QUANTILES}
     return row | {name: float(getattr(prediction, name)) for name in _SHARES}
 
 

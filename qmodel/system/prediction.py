@@ -111,14 +111,10 @@ class Prediction:
         InputError
             When q is outside (0, 1), or no request makes a second token.
         """
-        levels = _levels(q)
-        if weight == "request":
-            means = self.mean_tbt_s[np.isfinite(self.mean_tbt_s)]
-            if not len(means):
-                raise InputError("requests with time between tokens", 0, ">= 1", "give longer outputs")
-            found = np.quantile(means, levels)
-        else:
-            found = np.interp(levels, self.tbt_cdf, self.tbt_grid_s)
+        levels, means = _levels(q), self.mean_tbt_s[np.isfinite(self.mean_tbt_s)]
+        if not len(means):
+            raise InputError("requests with time between tokens", 0, ">= 1", "give longer outputs")
+        found = np.quantile(means, levels) if weight == "request" else np.interp(levels, self.tbt_cdf, self.tbt_grid_s)
         return float(found) if np.ndim(q) == 0 else found
 
     def breakdown(self, q: float | None = None) -> dict[str, float]:
@@ -205,11 +201,11 @@ class Prediction:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the headline numbers as plain types, ready for JSON; times in seconds."""
-        interval = self.calibration_interval
+        interval, has_tbt = self.calibration_interval, bool(np.isfinite(self.mean_tbt_s).any())
         return {
             "method": self.method,
             "ttft_s": {f"p{100 * q:g}": self.ttft_s(q) for q in (0.5, 0.9, 0.95, 0.99)},
-            "tbt_s": {f"p{100 * q:g}": self.tbt_s(q) for q in (0.5, 0.9, 0.95, 0.99)},
+            "tbt_s": {f"p{100 * q:g}": self.tbt_s(q) for q in (0.5, 0.9, 0.95, 0.99) if has_tbt},
             "breakdown_p95_s": self.breakdown(0.95),
             "ttft_attainment": self.ttft_attainment,
             "tbt_attainment": self.tbt_attainment,

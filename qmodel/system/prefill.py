@@ -65,8 +65,6 @@ def prefill_path(
     instance, start, finish, busy = kernels.packed_prefill(
         arrival_s, prompt_tokens, cached_tokens, laws.coef, laws.base, laws.work, k, laws.budget
     )
-    if cluster.first_token == "prefill":
-        return PrefillPath(start_s=start, finish_s=finish, placed_s=finish, busy_s=busy)
     moved = (prompt_tokens - cached_tokens).astype(float)
     law = cluster.transfer_law()
     link = np.asarray(law.exposed_s(moved, finish - start)) - law.fixed_s

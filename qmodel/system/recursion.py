@@ -21,6 +21,7 @@ IntArray = npt.NDArray[np.int64]
 WARMUP = 0.1
 _LOG0, _STEP, _BINS = float(np.log(1e-4)), 0.002, 7_000  # steps of 0.2 % from 0.1 ms to 120 s
 _NO_CONTENTION = 2  # links: 0 books transfers one after the other, also in place of fair shares
+_STEPS = [0, 1, 3, 4]  # parts of TTFT that are made of step times
 _HALF_STEP = 0.5  # a fluid batch slower than the limit for less than half a step may have met it
 
 
@@ -59,7 +60,7 @@ def _tbt_grid() -> FloatArray:
     return np.asarray(np.exp(_LOG0 + _STEP * np.arange(_BINS + 1)))
 
 
-def run_recursion(cluster: Cluster, requests: Requests, slo: SLO, spec: KernelSpec) -> Trajectory:
+def run_recursion(cluster: Cluster, requests: Requests, slo: SLO, spec: KernelSpec, nudge: float = 1.0) -> Trajectory:
     """Return what becomes of a sequence of requests under a policy.
 
     Parameters
@@ -72,6 +73,8 @@ def run_recursion(cluster: Cluster, requests: Requests, slo: SLO, spec: KernelSp
         Limits; the TBT limit also sizes chunks.
     spec : KernelSpec
         Policy as data.
+    nudge : float
+        Factor on the step times of all instances, to see what turns on trifles; parts of TTFT are divided by it again.
 
     Returns
     -------
@@ -95,16 +98,18 @@ def run_recursion(cluster: Cluster, requests: Requests, slo: SLO, spec: KernelSp
     laws = unit_laws(cluster, largest + cluster.max_num_seqs + 2)
     calibrations = cluster.prefill_calibrations + cluster.decode_calibrations
     rates = np.array([cluster.transfer_law(c).bytes_per_s for c in calibrations])
-    capacity = np.array([float(c.kv_capacity_tokens) for c in cluster.decode_calibrations])
+    capacity = np.array([float(c.kv_capacity_tokens) for c in calibrations])
     warm = int(WARMUP * n)
     layers = cluster.calibration.layers if cluster.pipelined_transfer else 0
     sharing = _NO_CONTENTION if cluster.link_sharing == "none" else 0
-    settings = np.array([k, d, laws.budget, cluster.max_num_seqs, warm, layers, sharing], np.int64)
+    ends = cluster.first_token == "prefill"
+    settings = np.array([k, d, laws.budget, cluster.max_num_seqs, warm, layers, sharing, ends], np.int64)
     numbers = np.array(
         [cluster.transfer_fixed_s, cluster.calibration.kv_bytes_per_token, slo.ttft_s, slo.tbt_s, _LOG0, _STEP]
     )
     columns = (requests.arrival_s, requests.prompt_tokens, requests.output_tokens, requests.cached_tokens)
-    tables = (*policy_arrays(spec), laws.coef, laws.base, laws.work, rates, capacity)
+    coef = laws.coef if nudge == 1.0 else _slowed(laws.coef, nudge)
+    tables = (*policy_arrays(spec), coef, laws.base, laws.work, rates, capacity)
     if spec.kind == "late":
         from qmodel._kernels.system_late import late_pools
 
@@ -115,7 +120,17 @@ def run_recursion(cluster: Cluster, requests: Requests, slo: SLO, spec: KernelSp
         limits = np.array([[slo.ttft_s, slo.tbt_s]])
         found = two_pools(*columns, *tables, limits, settings, numbers, _BINS)
     F, deflected, hist, busy = found
-    return _trajectory(cluster, requests, slo, F, deflected, hist, busy, warm)
+    run = _trajectory(cluster, requests, slo, F, deflected, hist, busy, warm)
+    run.parts_s[_STEPS] /= nudge
+    return run
+
+
+def _slowed(coef: FloatArray, factor: float) -> FloatArray:
+    from qmodel._kernels.laws import C_SCALE
+
+    slower = coef.copy()
+    slower[:, C_SCALE] *= factor
+    return slower
 
 
 def _trajectory(
@@ -128,7 +143,7 @@ def _trajectory(
     busy: FloatArray,
     warm: int,
 ) -> Trajectory:
-    from qmodel._kernels import system_pools as kernels
+    from qmodel._kernels import system_state as kernels
 
     times = F[warm:].T
     moved, output = deflected[warm:], requests.output_tokens[warm:]
@@ -141,7 +156,11 @@ def _trajectory(
     if at_prefill:
         parts[2:] = 0.0
     gaps = np.where(moved | at_prefill, output - 1, np.maximum(output - 2, 0))
-    slow = times[kernels.SLOW]
+    slow, gap = times[kernels.SLOW], first - finish
+    if at_prefill:  # the second token comes from the decode instance, after the transfer
+        apart = ~moved & (output > 1)
+        slow = slow + (apart & (gap > slo.tbt_s))
+        hist = hist + np.bincount(_bins(gap[apart]), minlength=_BINS)
     met = (gaps == 0) | (slow <= np.floor((1.0 - slo.tbt_quantile) * gaps + 1e-9) + _HALF_STEP)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean_gap = np.where(gaps > 0, (times[kernels.END] - (finish if at_prefill else first)) / gaps, np.nan)
@@ -158,6 +177,11 @@ def _trajectory(
         tbt_cdf=cdf,
         utilisation={"prefill": float(busy[:k].mean() / span), "decode": float(busy[k:].mean() / span)},
     )
+
+
+def _bins(time_s: FloatArray) -> IntArray:
+    found = (np.log(np.maximum(time_s, 1e-300)) - _LOG0) / _STEP
+    return np.asarray(np.clip(found, 0, _BINS - 1).astype(np.int64))
 
 
 def _check_room(cluster: Cluster, requests: Requests) -> None:

@@ -218,29 +218,40 @@ def coupled(
         pool, joins = light_joins(pool, drawn.prompt, steps, path.placed_s, kept.start)
     else:
         joins = pool.joins(drawn.prompt, *stream(n)[3:])
-    parts = np.zeros((5, n))
-    parts[:3] = path.start_s - arrival_s, path.finish_s - path.start_s, path.placed_s - path.finish_s
-    if cluster.first_token == "decode":
-        parts[3:] = joins.admission_s, joins.first_step_s
-    parts = parts[:, kept]
+    after = path.placed_s - path.finish_s, joins.admission_s, joins.first_step_s
+    parts = np.stack([path.start_s - arrival_s, path.finish_s - path.start_s, *after])[:, kept]
     shift = _exact_minus_path(waits_s, cluster.prefill_count, arrival_s, work_s[drawn.pick], kept)
     parts[0] = np.maximum(parts[0] + shift, 0.0)
     grid, output = pool.tbt_grid_s(), drawn.output[kept]
-    missed = pool.violation_probability(steps[kept].astype(float), slo.tbt_s, rate)
+    cdf, met = pool.tbt_cdf(grid), 1.0 - pool.violation_probability(steps[kept].astype(float), slo.tbt_s, rate)
+    met = np.where(output > 2, met, 1.0)
+    if cluster.first_token == "prefill":  # the second token comes after transfer, admission and first step
+        gap, parts[2:] = parts[2:].sum(axis=0), 0.0
+        met *= (output == 1) | (gap <= slo.tbt_s)
+        grid, cdf = _beside(grid, cdf, gap[output > 1], float(np.maximum(output - 2, 0).sum()))
     return Prediction(
         method=method,
         slo=slo,
         parts_s=parts,
         prompt_tokens=drawn.prompt[kept],
         deflected=np.zeros(parts.shape[1], dtype=bool),
-        tbt_met=1.0 - np.where(output > 2, missed, 0.0),
+        tbt_met=met,
         tbt_grid_s=grid,
-        tbt_cdf=pool.tbt_cdf(grid),
+        tbt_cdf=cdf,
         mean_tbt_s=np.where(output > 2, joins.step_s[kept], np.nan),
         utilisation={"prefill": float(np.mean(path.busy_s)) / float(path.finish_s[-1]), "decode": pool.busy_share},
         error_estimate=errors,
         warnings=(),
     )
+
+
+def _beside(grid: FloatArray, cdf: FloatArray, gap_s: FloatArray, tokens: float) -> tuple[FloatArray, FloatArray]:
+    """Return the law of the gaps of `tokens` tokens, given by its cdf on a grid, and of others one by one [s]."""
+    found = np.sort(gap_s)
+    wider = np.union1d(grid, found)
+    share = len(found) / max(len(found) + tokens, 1.0)
+    one_by_one = np.searchsorted(found, wider, side="right") / max(len(found), 1)
+    return wider, (1.0 - share) * np.interp(wider, grid, cdf, 0.0, 1.0) + share * one_by_one
 
 
 def _exact_minus_path(

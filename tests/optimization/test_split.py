@@ -172,6 +172,15 @@ def test_shadow_prices_are_derivatives(cluster, prompts, slo, split):
     assert prices["TBT SLO"] >= 0
 
 
+def test_shadow_prices_where_a_few_lengths_hold_most_of_the_work(cluster, prompts, slo):
+    lengths = np.concatenate([np.arange(50.0, 90.0), [9_000.0, 30_000.0]])
+    heavy = replace(prompts, prompt=lengths, output=np.full(42, 10.0), weights=np.full(42, 1 / 42), rate_per_s=1.0)
+    bins = prompt_bins(cluster, heavy)
+    assert len(prompt_bins(cluster, heavy, len(bins))) < len(bins)  # as many as there are is not as many as were asked
+    split = static_split(cluster, heavy, slo)
+    assert all(np.isfinite(p.mean_ttft_s) for p in shadow_prices(cluster, heavy, slo, split, CHUNKS))
+
+
 def test_low_load_deflects_nothing(cluster, prompts, slo):
     split = static_split(cluster, replace(prompts, rate_per_s=0.01), slo)
     assert split.deflected_share < 0.01

@@ -5,6 +5,7 @@ import pytest
 
 from qmodel.errors import InputError, UnstableError
 from qmodel.scenario import SLO, Cluster, Workload
+from qmodel.simulation import simulate
 from qmodel.system import predict
 from qmodel.system.decode import decode_pool
 from qmodel.system.prefill import prefill_path
@@ -104,3 +105,14 @@ def test_independent_lengths_give_the_same_residence_jointly_and_apart():
     pairs = [(p, o, v * w) for p, v in zip(*prompt, strict=True) for o, w in zip(*output, strict=True)]
     joint = Residence.of_joint(*map(np.array, zip(*pairs, strict=True)))
     assert Residence.of_product(prompt, output) == pytest.approx(joint)
+
+
+def test_first_tokens_from_prefill_leave_a_gap_in_steady_state(calibration, chat_lengths):
+    cluster = Cluster.parse("2P2D", calibration, first_token="prefill", bandwidth_gb_s=4.0)
+    workload = Workload.poisson(1.0, chat_lengths, 60).at_load(0.7, cluster)
+    limits = SLO(ttft_s=1.0, tbt_s=0.080)
+    predicted, simulated = predict(cluster, workload, limits), simulate(cluster, workload, limits, requests=60_000)
+    assert 0.3 < simulated.tbt_attainment < 0.95
+    assert predicted.tbt_attainment == pytest.approx(simulated.tbt_attainment, abs=0.03)
+    assert predicted.tbt_s(0.99) == pytest.approx(simulated.tbt_s(0.99), rel=0.05)
+    assert predicted.breakdown()["transfer"] == 0.0

@@ -1,5 +1,7 @@
 """Predictions over a span against the simulator, with and without deflection."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -110,3 +112,76 @@ def test_what_is_not_covered_is_refused(calibration, drifting):
         predict(cluster, drifting, SLOS, Colocated())
     with pytest.raises(InputError, match="policy"):
         predict(cluster, drifting, SLOS, policy=3)
+
+
+def _bursts(seed: int, n: int, prompt: tuple[int, int], output: tuple[int, int]) -> Workload:
+    """Groups of ten requests that arrive at one instant, ten minutes in all."""
+    rng = np.random.default_rng(seed)
+    arrival = np.repeat(np.sort(rng.uniform(0, 600, n // 10)), 10)
+    return Workload.from_requests(
+        Requests.from_arrays(arrival, rng.integers(*prompt, len(arrival)), rng.integers(*output, len(arrival)))
+    )
+
+
+@pytest.mark.parametrize("policy", [Disaggregated(), Kairos()])
+def test_full_caches_preempt_as_in_the_simulator(calibration, policy):
+    small = replace(calibration, kv_capacity_tokens=30_000)
+    cluster = Cluster(prefill=2, decode=1, calibration=small)
+    workload = _bursts(1, 1500, (500, 2500), (200, 900))
+    predicted, simulated = predict(cluster, workload, SLOS, policy), simulate(cluster, workload, SLOS, policy, seed=0)
+    roomy = predict(cluster.with_(calibration=calibration), workload, SLOS, policy)
+    assert simulated.tbt_attainment < 0.9  # a preempted request waits for its cache to be computed again
+    assert roomy.tbt_attainment > simulated.tbt_attainment + 0.1
+    assert predicted.ttft_s(0.95) == pytest.approx(simulated.ttft_s(0.95), rel=0.05)
+    assert predicted.tbt_s(0.999) == pytest.approx(simulated.tbt_s(0.999), rel=0.1)
+    assert predicted.tbt_attainment == pytest.approx(simulated.tbt_attainment, abs=0.03)
+
+
+@pytest.mark.parametrize("binding", ["none", "dispatch", "late"])
+def test_caches_wait_on_the_prefill_side_for_a_slow_link(calibration, binding):
+    from qmodel import derive_thresholds
+
+    small = replace(calibration, kv_capacity_tokens=10_000)
+    cluster = Cluster(prefill=2, decode=2, calibration=small, bandwidth_gb_s=0.2)
+    workload = _bursts(2, 3000, (500, 3000), (20, 40))
+    policy = None if binding == "none" else derive_thresholds(cluster, workload, SLOS, binding=binding, order="fcfs")
+    predicted, simulated = predict(cluster, workload, SLOS, policy), simulate(cluster, workload, SLOS, policy, seed=0)
+    for q in (0.5, 0.95):
+        assert predicted.ttft_s(q) == pytest.approx(simulated.ttft_s(q), rel=0.05)
+    for part in ("queue", "transfer"):
+        assert predicted.breakdown()[part] == pytest.approx(simulated.breakdown()[part], rel=0.05)
+    roomy = predict(cluster.with_(calibration=calibration), workload, SLOS, policy)
+    assert roomy.breakdown()["transfer"] > 1.2 * predicted.breakdown()["transfer"]  # waiting moves from queue to link
+
+
+@pytest.mark.parametrize("policy", [Disaggregated(), Kairos()])
+def test_the_token_behind_a_first_one_from_prefill_waits_for_the_transfer(calibration, drifting, policy):
+    cluster = Cluster.parse("2P2D", calibration, first_token="prefill", bandwidth_gb_s=2.0)
+    workload = drifting.at_load(0.9, cluster)
+    limits = SLO(ttft_s=1.0, tbt_s=0.100)
+    predicted, simulated = (
+        predict(cluster, workload, limits, policy),
+        simulate(cluster, workload, limits, policy, seed=0),
+    )
+    assert simulated.tbt_attainment < 0.7
+    assert predicted.tbt_attainment == pytest.approx(simulated.tbt_attainment, abs=0.02)
+    assert predicted.tbt_s(0.999) == pytest.approx(simulated.tbt_s(0.999), rel=0.05)
+
+
+def test_lone_tokens_end_with_their_prefill(calibration):
+    cluster = Cluster.parse("1P1D", calibration, first_token="prefill")
+    one = Workload.from_requests(Requests.from_arrays([0.0, 10.0, 20.0], [3000] * 3, [1] * 3))
+    predicted, simulated = predict(cluster, one, SLOS), simulate(cluster, one, SLOS)
+    assert predicted.ttft_s(0.5) == pytest.approx(simulated.ttft_s(0.5), rel=1e-9)
+    assert predicted.utilisation["decode"] == 0.0
+    with pytest.raises(InputError, match="time between tokens"):  # as the simulator does
+        predicted.tbt_s(0.99)
+    assert predicted.to_dict()["tbt_s"] == {}
+
+
+def test_few_tokens_a_request_give_the_same_law_of_their_gaps(calibration):
+    cluster = Cluster.parse("1P1D", calibration)
+    workload = _bursts(3, 2000, (50, 400), (2, 5))
+    predicted, simulated = predict(cluster, workload, SLOS), simulate(cluster, workload, SLOS, seed=0)
+    for q in (0.5, 0.9, 0.99):
+        assert predicted.tbt_s(q) == pytest.approx(simulated.tbt_s(q), rel=0.02)
