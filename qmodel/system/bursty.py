@@ -79,7 +79,7 @@ def predict_bursty(
     cluster : Cluster
         Pools and network.
     workload : Workload
-        Gives windows of 10 s and the law of lengths.
+        Gives windows of 10 s, of the recording's own clock, and the law of lengths.
     slo : SLO
         Limits for attainment.
     fidelity : {"fast", "balanced", "exact"}
@@ -97,7 +97,8 @@ def predict_bursty(
     """
     lengths, drawn = lengths_of(workload.source), path_of(workload.source, COUPLED[fidelity])
     work = saturated_work_s(cluster, lengths.prompt, lengths.cached)
-    start, _, offered = workload.windows(cluster, _WINDOW_S)
+    # windows of the recording, so that another rate sees the same ones
+    start, _, offered = workload.windows(cluster, _WINDOW_S * workload.time_scale)
     width = workload.span_s / len(start)
     # work counts, not requests: lengths drift too, and a window of long prompts is a burst
     rate = offered * (workload.rate_per_s / float(offered.mean()))
