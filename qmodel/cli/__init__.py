@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -27,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     words = list(sys.argv[1:] if arguments is None else arguments)
     WORDS.set(tuple(words))
+    for stream in (sys.stdout, sys.stderr):  # an ASCII terminal gets ? for what it lacks
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         code = app(words, standalone_mode=False, prog_name="qmodel")
     except KeyboardInterrupt:

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from qmodel.cli.settings import ConfigOption
+from qmodel.errors import InputError
 
 __all__ = [
     "WORDS",
@@ -112,6 +113,7 @@ def with_scenario(command: Decorated) -> Decorated:
     @functools.wraps(command)
     def run(**values: Any) -> Any:
         scenario = {name: values.pop(name) for name in _SCENARIO}
+        _keep_inputs(scenario, values)
         return command(scenario=scenario, **values)
 
     shared = [
@@ -123,6 +125,21 @@ def with_scenario(command: Decorated) -> Decorated:
     run.__annotations__ = {p.name: p.annotation for p in shared + own}
     del run.__wrapped__  # else the original signature would win
     return run
+
+
+def _keep_inputs(scenario: dict[str, Any], values: dict[str, Any]) -> None:
+    """Refuse an output that would replace a file which the command reads, or another of its outputs."""
+    policies = [str(values[name]) for name in ("policy", "policies") if values.get(name)]
+    read = [scenario["workload"], scenario["config"], *",".join(policies).split(",")]
+    taken = {
+        Path(str(name)).absolute(): f"'{name}', which is read" for name in read if name and Path(str(name)).is_file()
+    }
+    for name, path in values.items():
+        if isinstance(path, Path):
+            option = "--" + name.replace("_", "-")
+            if path.absolute() in taken:
+                raise InputError(option, taken[path.absolute()], "a file of its own", "choose another name")
+            taken[path.absolute()] = f"'{path}', which {option} writes too"
 
 
 def check_report(path: Path | None) -> None:

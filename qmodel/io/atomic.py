@@ -29,11 +29,13 @@ def check_target(path: str | Path) -> Path:
     Raises
     ------
     InputError
-        When the path is a directory, or its folder is missing or not writable.
+        When the path is a directory, device or pipe, or its folder is missing or not writable.
     """
     target = Path(path)
     if target.is_dir():
         raise InputError("output", f"'{target}', a directory", "a file name", "name a file in it")
+    if target.exists() and not target.is_file():
+        raise InputError("output", f"'{target}', a device or pipe", "a regular file", "redirect standard output")
     if not target.parent.is_dir():
         raise InputError("output folder", f"'{target.parent}', which does not exist", "there", "create it first")
     if not os.access(target.parent, os.W_OK):
@@ -56,7 +58,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         Temporary file with the same suffix, for writers that look at it.
     """
     target = check_target(path)
-    handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
+    except OSError as bad:
+        why = bad.strerror or str(bad)
+        raise InputError("output folder", f"'{target.parent}'", "writable", f"it answers: {why}") from None
     os.close(handle)
     temporary = Path(name)
     try:

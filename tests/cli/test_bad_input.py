@@ -1,5 +1,8 @@
 """Bad input gets one clear line, exit code 2 (or 1 for "no"), no traceback and no file."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -129,3 +132,37 @@ def test_no_command_shows_help(qmodel):
     run = qmodel()
     assert run.code == 0
     assert "thresholds" in run.out
+
+
+def test_an_output_never_replaces_what_is_read_or_another_output(qmodel, tmp_path):
+    trace = Path("mine.csv")
+    trace.write_text("arrival_s,prompt_tokens,output_tokens\n0,100,10\n1,100,10\n")
+    before = trace.read_text()
+    scenario = ("--model", "llama-3.1-8b", "--workload", "mine.csv")
+    for name in ("mine.csv", str(trace.absolute()), "./mine.csv"):
+        run = qmodel("simulate", *scenario, "--per-request", name)
+        assert run.code == 2
+        assert "which is read" in run.err
+    run = qmodel("thresholds", *scenario, "-o", "plan.json", "--frontier", "same.png", "--plot", "same.png")
+    assert run.code == 2
+    assert "writes too" in run.err
+    assert trace.read_text() == before
+    assert sorted(p.name for p in Path().iterdir()) == ["mine.csv"]
+
+
+def test_devices_and_pipes_are_no_outputs(qmodel, tmp_path):
+    pipe = tmp_path / "pipe.json"
+    os.mkfifo(pipe)
+    for target in ("/dev/null", str(pipe)):
+        run = qmodel("thresholds", "--model", "llama-3.1-8b", "--workload", "azure-conv", "-o", target)
+        assert run.code == 2
+        assert "device or pipe" in run.err
+    assert not Path("/dev/null").is_file()
+
+
+def test_a_terminal_without_unicode_gets_text_all_the_same():
+    words = [sys.executable, "-c", "from qmodel.cli import main; main(['predict', '--model', 'llama-3.1-8b', "
+             "'--workload', 'azure-conv', '--load', '0.5', '--draws', '2'])"]  # fmt: skip
+    done = subprocess.run(words, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.isascii()
