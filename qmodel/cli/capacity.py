@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -37,7 +38,7 @@ Shares = Annotated[list[str] | None, typer.Option(help="Another workload and its
 @with_scenario
 def capacity(
     scenario: dict[str, Any],
-    gpus: Annotated[int, typer.Option(help="Most GPUs to use.")],
+    gpus: Annotated[int | None, typer.Option(help="Most GPUs to use; or give --cluster.")] = None,
     policy: CapacityPolicy = "none",
     price: Annotated[list[str] | None, typer.Option(help="Price of a GPU, e.g. h100=2.5; --gpu a100,h100.")] = None,
     mix: Shares = None,
@@ -54,7 +55,7 @@ def capacity(
 ) -> None:
     """Find the cheapest kPdD for a rate; without --rate (or with --rate max), the one with the highest goodput.
 
-    Exit code 1 when no kPdD within --gpus keeps the SLO.
+    With --cluster, the highest rate of that cluster. Exit code 1 when no kPdD within --gpus keeps the SLO.
 
     Example: qmodel capacity --model llama-3.1-8b --gpus 16 --workload azure-conv --rate 40/s
     """
@@ -84,6 +85,7 @@ def capacity(
             inputs.slo,
             gpus=gpus,
             rate_per_s=rate,
+            cluster=_split(scenario, gpus),
             policy=_policy(policy),
             prices=prices,
             attainment=attainment,
@@ -107,9 +109,8 @@ def _resolve(scenario: dict[str, Any]) -> tuple[Scenario, list[str]]:
     """Return the scenario and the GPU types; the options that capacity planning finds by itself are refused."""
     from qmodel.cli.scenario import resolve
 
-    for name in ("cluster", "load"):
-        if scenario.get(name) is not None:
-            raise InputError(f"--{name}", scenario[name], "left out", "capacity finds it; give --rate or nothing")
+    if scenario.get("load") is not None:
+        raise InputError("--load", scenario["load"], "left out", "capacity finds it; give --rate or nothing")
     if (scenario.get("rate") or "").strip() == "max":
         scenario = scenario | {"rate": None}
     names = [name.strip() for name in (scenario.get("gpu") or "").split(",") if name.strip()]
@@ -119,6 +120,22 @@ def _resolve(scenario: dict[str, Any]) -> tuple[Scenario, list[str]]:
     if inputs.options.get("load") is not None:
         raise InputError("load in the configuration file", inputs.options["load"], "left out", "give rate, or nothing")
     return inputs, names or [str(inputs.options["gpu"])]
+
+
+def _split(scenario: dict[str, Any], gpus: int | None) -> tuple[int, int] | None:
+    """Return the instances of `--cluster`; one of it and `--gpus` says what to look at."""
+    text = scenario.get("cluster")
+    if (text is None) == (gpus is None):
+        what = "neither" if text is None else "both"
+        raise InputError(
+            "--gpus and --cluster", what, "one of them", "--gpus 16, or --cluster 3P2D for its highest rate"
+        )
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d{1,4})[Pp](\d{1,4})[Dd]", text.strip())
+    if found is None:
+        raise InputError("--cluster", text, "kPdD", "e.g. 3P2D")
+    return int(found[1]), int(found[2])
 
 
 def _calibrations(inputs: Scenario, gpus: Sequence[str]) -> list[Any]:

@@ -33,8 +33,9 @@ def plan_capacity(
     workload: Workload | Sequence[tuple[Workload, float]],
     slo: SLO,
     *,
-    gpus: int,
+    gpus: int | None = None,
     rate_per_s: float | None = None,
+    cluster: tuple[int, int] | None = None,
     policy: Any = None,
     prices: Mapping[str, float] | None = None,
     attainment: float = ATTAINMENT,
@@ -56,10 +57,12 @@ def plan_capacity(
         Where requests come from; several share the cluster at different times, e.g. day and night.
     slo : SLO
         Objectives of each request.
-    gpus : int
-        Most GPUs to use.
+    gpus : int, optional
+        Most GPUs to use; needed where no cluster is given.
     rate_per_s : float, optional
         Mean arrival rate to serve [1/s]; without it the rate is maximised.
+    cluster : tuple of int, optional
+        Prefill and decode instances of a cluster whose highest rate is asked.
     policy : object, optional
         A policy; None never deflects; ``"thresholds"`` derives the plan of each cluster and rate.
     prices : mapping, optional
@@ -88,7 +91,10 @@ def plan_capacity(
         When a number is out of range.
     """
     kinds = instance_kinds(calibrations, prices, cluster_options)
+    if cluster is not None:
+        gpus = _gpus_of(cluster, rate_per_s, kinds)
     _check_numbers(gpus, rate_per_s, attainment, kinds)
+    assert gpus is not None
     parts = ((workload, 1.0),) if isinstance(workload, Workload) else tuple(workload)
     runs = tuple(int(seed) for seed in seeds)
     if not runs:
@@ -100,7 +106,7 @@ def plan_capacity(
     if rate_per_s is not None:
         answer = cheapest(search, kinds, gpus, float(rate_per_s), say)
     else:
-        answer = highest_goodput(search, kinds, gpus, say)
+        answer = highest_goodput(search, kinds, gpus, say, cluster)
     return replace(answer, gpus_allowed=gpus)
 
 
@@ -143,7 +149,16 @@ def instance_kinds(
     ]
 
 
-def _check_numbers(gpus: int, rate_per_s: float | None, attainment: float, kinds: list[Kind]) -> None:
+def _gpus_of(cluster: tuple[int, int], rate_per_s: float | None, kinds: list[Kind]) -> int:
+    """Return the GPUs of a given cluster; raise InputError where it is none, or a rate is given too."""
+    if rate_per_s is not None:
+        raise InputError("rate", f"{rate_per_s:g}/s beside a cluster", "one of the two", "simulate says how it does")
+    if not all(isinstance(n, int) and n >= 1 for n in cluster):
+        raise InputError("cluster", cluster, "at least one instance of each pool", "e.g. (2, 2)")
+    return max(kind.gpus(*cluster) for kind in kinds)
+
+
+def _check_numbers(gpus: int | None, rate_per_s: float | None, attainment: float, kinds: list[Kind]) -> None:
     least = min(kind.gpus(1, 1) for kind in kinds)
     if isinstance(gpus, bool) or not isinstance(gpus, int) or not least <= gpus <= MAX_INSTANCES:
         limit = f"a whole number in {least}..{MAX_INSTANCES}"

@@ -23,7 +23,9 @@ LIGHTER = 0.8
 COARSE = 16
 
 
-def highest_goodput(search: Search, kinds: list[Kind], gpus: int, say: Progress) -> CapacityPlan:
+def highest_goodput(
+    search: Search, kinds: list[Kind], gpus: int, say: Progress, split: tuple[int, int] | None = None
+) -> CapacityPlan:
     """Return the split of the GPUs with the highest goodput.
 
     Parameters
@@ -36,13 +38,18 @@ def highest_goodput(search: Search, kinds: list[Kind], gpus: int, say: Progress)
         GPUs to use.
     say : callable
         Called with (what, done, total).
+    split : tuple of int, optional
+        Prefill and decode instances, when only that cluster is asked about.
     """
     predicted: dict[Candidate, float] = {}
     best = 0.0
-    for candidate in _promising(search, kinds, gpus):
+    splits = _promising(search, kinds, gpus)
+    if split is not None:
+        splits = [Candidate(kind=kind, prefill=split[0], decode=split[1]) for kind in kinds]
+    for candidate in splits:
         say(f"predicting {candidate.name}", len(predicted), 0)
         best = max(best, predicted_goodput(search, candidate, best, predicted))
-    for candidate in _between(predicted):
+    for candidate in _between(predicted) if split is None else ():
         say(f"predicting {candidate.name}", len(predicted), 0)
         best = max(best, predicted_goodput(search, candidate, best, predicted))
     if best == 0:

@@ -209,3 +209,35 @@ def test_the_map_is_a_picture_of_a_table_that_falls_with_the_rate(tmp_path, llam
     draw_capacity(rows, "2P2D", 15.0, 0.95, tmp_path / "map.png")
     draw_capacity(rows, "9P9D", 15.0, 0.95, tmp_path / "other.png")
     assert (tmp_path / "map.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_highest_rate_of_one_cluster(qmodel):
+    scenario = ("capacity", "--model", "llama-3.1-8b", "--workload", "azure-conv", "--seeds", "2", "--requests", "4000")
+    run = qmodel(*scenario, "--cluster", "2P1D", "--rate", "max", "--json")
+    assert run.code == 0, run.err
+    answer = json.loads(run.out)
+    assert (answer["cluster"], answer["gpus"]) == ("2P1D", 3)
+    of_all = json.loads(qmodel(*scenario, "--gpus", "3", "--json").out)
+    assert answer["rate_per_s"] <= of_all["rate_per_s"] * 1.01
+    for words in (
+        ("--cluster", "2P1D", "--rate", "5/s"),
+        ("--cluster", "2P1D", "--gpus", "3"),
+        (),
+        ("--cluster", "2x1"),
+    ):
+        run = qmodel(*scenario, *words)
+        assert run.code == 2
+        assert len(run.err.strip().splitlines()) == 1
+
+
+def test_the_rate_of_a_given_cluster_holds_and_a_higher_one_does_not(llama):
+    traffic, runs = Workload.builtin("azure-conv"), {"requests": 4000}
+    answer = plan_capacity(llama, traffic, SLOS, cluster=(3, 1), seeds=range(2), **runs)
+    cluster = Cluster.parse("3P1D", llama)
+
+    def met(factor):
+        at = traffic.at_rate(factor * answer.rate_per_s)
+        return np.mean([simulate(cluster, at, SLOS, seed=seed, **runs).slo_attainment for seed in range(2)])
+
+    assert met(0.99) >= 0.94
+    assert met(1.05) < 0.95
