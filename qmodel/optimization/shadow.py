@@ -69,7 +69,7 @@ def shadow_prices(
         ("TBT SLO", "10 ms"): _looser(split, problem(cluster, replace(slo, tbt_s=slo.tbt_s + 0.010))),
     }
     return tuple(
-        ShadowPrice(resource=name, unit=unit, mean_ttft_s=value / count, sentence=_sentence(name, unit, value / count))
+        ShadowPrice(resource=name, unit=unit, mean_ttft_s=value / count, sentence=_sentence(name, value / count))
         for (name, unit), value in worth.items()
     )
 
@@ -88,7 +88,7 @@ def _looser(split: StaticSplit, changed: SplitProblem) -> float:
     return max(split.cost - constant - float(program.cost @ solution.z), 0.0)
 
 
-def _sentence(name: str, unit: str, seconds: float) -> str:
+def _sentence(name: str, seconds: float) -> str:
     what = {"bandwidth": "One more GB/s of bandwidth per GPU", "TBT SLO": "A TBT SLO 10 ms longer"}
     subject = what.get(name, f"One more {name}")
     if abs(seconds) < _NOTHING_S:

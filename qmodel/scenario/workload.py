@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from qmodel.errors import InputError
+from qmodel.scenario.replications import replication
 from qmodel.scenario.requests import Requests
 from qmodel.scenario.sources import JointLengths, LengthLaw, PoissonSource, Source, TraceSource
-from qmodel.scenario.windowed import WindowedSource
 from qmodel.scenario.workload_model import MODEL_VERSION, described, source_from_model
 
 if TYPE_CHECKING:
@@ -26,9 +25,7 @@ __all__ = ["Workload", "WorkloadKind"]
 FloatArray = npt.NDArray[np.float64]
 WorkloadKind = Literal["trace", "windows", "poisson"]
 
-GOLDEN = 0.6180339887498949  # fractional parts of n*GOLDEN spread evenly for every number of seeds
 MAX_COUNT = 50_000_000
-_KEPT_COUNT = 100_000  # requests of a replication kept for the next rate: 4 MB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -324,7 +321,7 @@ class Workload:
         if not (isinstance(seed, (int, np.integer)) and seed >= 0):
             raise InputError("seed", seed, "a whole number >= 0")
         wanted = self.source.default_count if count is None else _checked_count(count)
-        return self._scaled(_replication(self.source, wanted, int(seed)))
+        return self._scaled(replication(self.source, wanted, int(seed)))
 
     def sample(self, n: int, rng: np.random.Generator) -> Requests:
         """Return n requests from a random time on.
@@ -414,19 +411,3 @@ def _checked_count(count: int) -> int:
     if not (isinstance(count, (int, np.integer)) and 1 <= count <= MAX_COUNT):
         raise InputError("number of requests", count, f"a whole number in [1, {MAX_COUNT:,}]")
     return int(count)
-
-
-def _replication(source: Source, count: int, seed: int) -> Requests:
-    """Return a replication on the source's own clock; the latest of a model is kept, for a grid over rates."""
-    if not isinstance(source, WindowedSource) or count > _KEPT_COUNT:
-        return _drawn(source, count, seed)
-    kept = _kept(source, count, seed)
-    names = ("prompt_tokens", "output_tokens", "cached_tokens", "slo_class")
-    return replace(kept, **{name: getattr(kept, name).copy() for name in names})  # callers may write into theirs
-
-
-def _drawn(source: Source, count: int, seed: int) -> Requests:
-    return source.draw(count, (seed * GOLDEN) % 1.0, np.random.default_rng(seed))
-
-
-_kept = lru_cache(maxsize=1)(_drawn)
