@@ -11,10 +11,10 @@ from qmodel._kernels.sim_links import FAIR, share_links
 from qmodel._kernels.sim_prefill import wake
 from qmodel._kernels.sim_state import (
     F_HOST, F_LANDED, F_START, F_TBT_MAX, I_BATCH, I_DOWN, I_FORGOTTEN, I_HOST_TOKENS, I_HOSTING, I_PART, I_REQUESTS,
-    L_COUNT, L_HEAD, L_TAIL, NOT_ARRIVED, R_CACHED, R_DECODE, R_DEFLECTED, R_DONE, R_LEFT, R_NEED, R_NEXT, R_OUTPUT,
+    L_HEAD, L_TAIL, NOT_ARRIVED, R_CACHED, R_DECODE, R_DEFLECTED, R_DONE, R_LEFT, R_NEED, R_NEXT, R_OUTPUT,
     R_PREEMPTED, R_PREFILL, R_PREV, R_PROMPT, R_RESTARTS, R_STATE, R_VIOLATIONS, U_BATCH_TIME, U_BUSY, U_END,
     U_HOST_KV, U_HOST_PART, U_HOST_TIME, U_HOST_WAIT, U_KV, U_LINK_RATE, U_PART_WORK, U_SINCE, U_TOKENS, U_WORK,
-    X_DECODE, X_PREFILL, X_SHARING, X_TREE, mark, remove, schedule,
+    X_DECODE, X_PREFILL, X_SHARING, X_TREE, mark, push_behind, remove, schedule,
 )  # fmt: skip
 
 # Columns of a fault event and its actions.
@@ -28,17 +28,7 @@ def _push_by_id(lists, R, row, r):
     at = lists[row, L_TAIL]
     while at > r:
         at = R[at, R_PREV]
-    behind = lists[row, L_HEAD] if at < 0 else R[at, R_NEXT]
-    R[r, R_PREV], R[r, R_NEXT] = at, behind
-    if at < 0:
-        lists[row, L_HEAD] = r
-    else:
-        R[at, R_NEXT] = r
-    if behind < 0:
-        lists[row, L_TAIL] = r
-    else:
-        R[behind, R_PREV] = r
-    lists[row, L_COUNT] += 1
+    push_behind(lists, R, row, at, r)
 
 
 @kernel
@@ -54,7 +44,7 @@ def _again(r, R, F, lists, row):
 
 
 @kernel
-def _drop_list(source, R, F, UI, lists, row, again):
+def _drop_list(R, F, lists, row, again):
     """Empty a list; return how many requests start again."""
     dropped = 0
     r = lists[row, L_HEAD]
@@ -86,7 +76,7 @@ def _stop_prefill(u, R, F, UF, UI, lists, times, winners, PK, XI):
         _release_early(R, UI, lists, k + u)
         if part >= 0:
             UI[R[part, R_DECODE], I_REQUESTS] -= 1
-    _drop_list(u, R, F, UI, lists, k + u, again)
+    _drop_list(R, F, lists, k + u, again)
     if part >= 0:
         UI[u, I_PART] = -1
         _again(part, R, F, lists, again)
@@ -115,20 +105,20 @@ def _stop_decode(u, R, F, UF, UI, lists, slots, longest, classes, violations, ti
         gone += 0 if forgotten else 1
         _again(r, R, F, lists, again)
     next_leave(u, j, UI, slots)
-    run = _drop_list(u, R, F, UI, lists, 2 * k + d + j, again)
+    run = _drop_list(R, F, lists, 2 * k + d + j, again)
     gone += 0 if forgotten else run
     if UI[u, I_PART] >= 0:
         _again(UI[u, I_PART], R, F, lists, again)
         UI[u, I_PART] = -1
         gone += 1
-    gone += _drop_list(u, R, F, UI, lists, 2 * k + j, again)
-    gone += _drop_list(u, R, F, UI, lists, 2 * k + 2 * d + j, again)
+    gone += _drop_list(R, F, lists, 2 * k + j, again)
+    gone += _drop_list(R, F, lists, 2 * k + 2 * d + j, again)
     transit = 2 * k + 3 * d + j
     r = lists[transit, L_HEAD]
     while r >= 0:
         UF[R[r, R_PREFILL], U_KV] -= R[r, R_NEED]
         r = R[r, R_NEXT]
-    moving = _drop_list(u, R, F, UI, lists, transit, again)
+    moving = _drop_list(R, F, lists, transit, again)
     gone += 0 if PK[K_DECODE_EARLY] == AT_ARRIVAL_COUNT_LANDED else moving
     schedule(times, winners, XI[X_TREE], u, np.inf)
     UI[u, I_REQUESTS] -= gone
@@ -150,7 +140,7 @@ def apply_fault(
     elif action == LINK:
         UF[u, U_LINK_RATE] *= event[E_VALUE]
         if XI[X_SHARING] == FAIR:
-            share_links(t, R, F, UF, lists, times, winners, XI, XF)
+            share_links(t, R, F, UF, lists, times, winners, XI)
     elif action == START:
         UI[u, I_DOWN] = 0
         mark(UI, loop, dirty, u)
@@ -165,7 +155,7 @@ def apply_fault(
         if u < k:
             _stop_prefill(u, R, F, UF, UI, lists, times, winners, PK, XI)
             if not late:
-                _drop_list(u, R, F, UI, lists, u, 2 * k + 4 * d)
+                _drop_list(R, F, lists, u, 2 * k + 4 * d)
                 UF[u, U_WORK] = 0.0
             UF[u, U_TOKENS], UI[u, I_REQUESTS] = 0.0, 0
             schedule(times, winners, XI[X_TREE], u, np.inf)
@@ -173,7 +163,7 @@ def apply_fault(
             _stop_decode(u, R, F, UF, UI, lists, slots, longest, classes, violations, times, winners, PK, XI)
             schedule(times, winners, XI[X_TREE], d + u, np.inf)
         if XI[X_SHARING] == FAIR:
-            share_links(t, R, F, UF, lists, times, winners, XI, XF)
+            share_links(t, R, F, UF, lists, times, winners, XI)
         for i in range(k):
             if UF[i, U_END] == np.inf:
                 mark(UI, loop, dirty, i)  # caches freed elsewhere may let a blocked instance start

@@ -11,7 +11,8 @@ from qmodel._kernels import inlined, kernel
 # ruff: noqa: I001 - columns are imported many to a line
 from qmodel._kernels.sim_state import (
     F_BYTES, F_LANDED, F_LAST, F_RATE, HANDING_OVER, L_COUNT, L_HEAD, L_TAIL, MOVING, R_NEXT, R_PREFILL, R_PREV,
-    R_STATE, U_LINK_FREE, U_LINK_RATE, X_DECODE, X_PREFILL, X_SHARING, X_TREE, Y_FIXED, push, remove, schedule,
+    R_STATE, U_LINK_FREE, U_LINK_RATE, X_DECODE, X_PREFILL, X_SHARING, X_TREE, Y_FIXED, push,
+    push_behind, remove, schedule,
 )  # fmt: skip
 
 FCFS, FAIR, NONE = range(3)
@@ -23,17 +24,7 @@ def push_by_landing(lists, R, F, row, r):
     at = lists[row, L_TAIL]
     while at >= 0 and F[at, F_LANDED] > F[r, F_LANDED]:
         at = R[at, R_PREV]
-    behind = lists[row, L_HEAD] if at < 0 else R[at, R_NEXT]
-    R[r, R_PREV], R[r, R_NEXT] = at, behind
-    if at < 0:
-        lists[row, L_HEAD] = r
-    else:
-        R[at, R_NEXT] = r
-    if behind < 0:
-        lists[row, L_TAIL] = r
-    else:
-        R[behind, R_PREV] = r
-    lists[row, L_COUNT] += 1
+    push_behind(lists, R, row, at, r)
 
 
 @inlined
@@ -44,7 +35,7 @@ def send(t, r, i, u, size, busy, R, F, UF, lists, times, winners, XI, XF):
     if XI[X_SHARING] == FAIR:
         F[r, F_BYTES], F[r, F_RATE], F[r, F_LAST] = size, 0.0, t
         push(lists, R, row, r)
-        share_links(t, R, F, UF, lists, times, winners, XI, XF)
+        share_links(t, R, F, UF, lists, times, winners, XI)
         return
     begin = t
     if XI[X_SHARING] == FCFS:
@@ -58,7 +49,7 @@ def send(t, r, i, u, size, busy, R, F, UF, lists, times, winners, XI, XF):
 
 
 @kernel
-def share_links(t, R, F, UF, lists, times, winners, XI, XF):
+def share_links(t, R, F, UF, lists, times, winners, XI):
     """Advance all transfers to time t, share the links anew and put each list in order of its next events."""
     k, d = XI[X_PREFILL], XI[X_DECODE]
     out, into = np.zeros(k, np.int64), np.zeros(d, np.int64)
@@ -96,5 +87,5 @@ def bytes_sent(t, r, row, R, F, UF, lists, times, winners, XI, XF):
     F[r, F_LANDED] = t + XF[Y_FIXED]
     remove(lists, R, row, r)
     push(lists, R, row, r)  # behind others that were handed over at the same instant
-    share_links(t, R, F, UF, lists, times, winners, XI, XF)
+    share_links(t, R, F, UF, lists, times, winners, XI)
     return True

@@ -77,17 +77,25 @@ def push(lists, R, row, r):
 
 
 @kernel
-def push_front(lists, R, row, r):
-    """Put request r at the head of a list."""
-    head = lists[row, L_HEAD]
-    R[r, R_PREV] = -1
-    R[r, R_NEXT] = head
-    if head < 0:
+def push_behind(lists, R, row, at, r):
+    """Insert request r behind request `at` of a list; at its head where that is negative."""
+    behind = lists[row, L_HEAD] if at < 0 else R[at, R_NEXT]
+    R[r, R_PREV], R[r, R_NEXT] = at, behind
+    if at < 0:
+        lists[row, L_HEAD] = r
+    else:
+        R[at, R_NEXT] = r
+    if behind < 0:
         lists[row, L_TAIL] = r
     else:
-        R[head, R_PREV] = r
-    lists[row, L_HEAD] = r
+        R[behind, R_PREV] = r
     lists[row, L_COUNT] += 1
+
+
+@kernel
+def push_front(lists, R, row, r):
+    """Put request r at the head of a list."""
+    push_behind(lists, R, row, -1, r)
 
 
 @kernel
@@ -97,18 +105,7 @@ def push_sorted(lists, R, F, row, r):
     at = lists[row, L_TAIL]
     while at >= 0 and F[at, F_KEY] > key:
         at = R[at, R_PREV]
-    if at < 0:
-        push_front(lists, R, row, r)
-        return
-    if at == lists[row, L_TAIL]:
-        push(lists, R, row, r)
-        return
-    behind = R[at, R_NEXT]
-    R[r, R_PREV] = at
-    R[r, R_NEXT] = behind
-    R[at, R_NEXT] = r
-    R[behind, R_PREV] = r
-    lists[row, L_COUNT] += 1
+    push_behind(lists, R, row, at, r)
 
 
 @kernel

@@ -12,7 +12,7 @@ from qmodel._kernels.policies import DUE, FCFS, K_ORDER, K_ROOM, SPF, queue_key,
 from qmodel._kernels.policies_late import WAITING_FLOATS, fill_rows, late_pull, work_begun
 from qmodel._kernels.sim_state import (
     F_KEY, L_COUNT, L_HEAD, L_TAIL, R_CACHED, R_DONE, R_NEED, R_NEXT, R_PREV, R_PROMPT, REQUEST_FLOATS, REQUEST_INTS,
-    U_END, U_PART_WORK, UNIT_FLOATS, UNIT_INTS, push, push_front, push_sorted, remove,
+    U_END, U_PART_WORK, UNIT_FLOATS, UNIT_INTS, push, push_behind, push_front, push_sorted, remove,
 )  # fmt: skip
 from qmodel._kernels.system import BUSY, FREE, HEAD, HELD, PREFILL_COLUMNS, enqueue
 from qmodel._kernels.system_batch import advance
@@ -51,13 +51,7 @@ def _put(lists, R, K, r, shelves):
         return
     while R[at, R_NEXT] >= 0 and K[R[at, R_NEXT], F_KEY] <= key:
         at = R[at, R_NEXT]
-    behind = R[at, R_NEXT]
-    if behind < 0:
-        push(lists, R, 0, r)
-        return
-    R[r, R_PREV], R[r, R_NEXT] = at, behind
-    R[at, R_NEXT], R[behind, R_PREV] = r, r
-    lists[0, L_COUNT] += 1
+    push_behind(lists, R, 0, at, r)
 
 
 @kernel
