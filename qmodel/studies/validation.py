@@ -38,7 +38,7 @@ LIMITS = SLO(ttft_s=1.0, tbt_s=0.060)
 MODEL, OTHER_MODEL = "deepseek-v2-lite", "llama-3.1-8b"
 # Replications and requests of each, by load: near saturation P95 takes hundreds of thousands of requests to settle.
 _REPLICATIONS = 6
-_REQUESTS = {0.5: 50_000, 0.7: 80_000, 0.85: 150_000, 0.95: 1_200_000}
+_REQUESTS = {0.5: 50_000, 0.7: 80_000, 0.85: 150_000, 0.95: 400_000}
 _POLICY_REQUESTS = 60_000
 _PREDICTING = ("_kernels", "distributions", "laws", "optimization", "policies", "queueing", "scenario", "system")
 _WINDOWED = ("none", "kairos", "thresholds")

@@ -30,7 +30,7 @@ _HEAD = """# Predicted against simulated
 Written by `python -m qmodel.studies.validation_page`; A100, DeepSeek-V2-Lite unless a row says Llama-3.1-8B, TTFT SLO
 1 s, TBT SLO 60 ms. Errors are predicted over simulated, minus one, and differences in points for shares.
 
-- **Poisson** streams are compared with six long simulations each (up to 1,200,000 requests at load 0.95), drawn so that
+- **Poisson** streams are compared with six long simulations each (up to 400,000 requests at load 0.95), drawn so that
   every law of gaps and lengths is met exactly; the standard error of their mean is given beside the error. With a
   policy, at load 1.2 and on 3P1D, they are runs of 20,000 requests, as `simulate` makes them.
 - **Panels and traces** replay the same requests in both. Panels are built for 2P2D; other clusters replay them at the
