@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from qmodel.errors import ConvergenceError
 from qmodel.queueing.checks import check_load, check_positive, check_scv
 
 __all__ = ["daley_bound_s", "whitt_bound_s"]
@@ -58,7 +59,7 @@ def daley_bound_s(
 def whitt_bound_s(
     arrival_rate_per_s: float, arrival_scv: float, servers: int, mean_service_s: float, service_scv: float
 ) -> float:
-    """Bound: E[W] <= (k/lam) (2 (1 - rho) rho/(1 - d) ca2/k + rho^2 cs2)/(2 (1 - rho)) in FCFS GI/G/k.
+    """Bound, conjectured: E[W] <= (k/lam) (2 (1 - rho) rho/(1 - d) ca2/k + rho^2 cs2)/(2 (1 - rho)), FCFS GI/G/k.
 
     d in (0, 1) solves d = exp(-(1 - d)/rho). As `daley_bound_s`, with the bound of Chen and Whitt for one server: its
     first term is 1 to 9 % above the wait at the extremal laws with these moments (two-point gaps, one of them 0; rare
@@ -83,6 +84,8 @@ def whitt_bound_s(
     ------
     UnstableError
         When the load is 1 or more.
+    ConvergenceError
+        When the root d is not found.
 
     Notes
     -----
@@ -105,8 +108,10 @@ def _root(rho: float) -> float:
         step = (u + math.expm1(-u / rho)) / (1 - math.exp(-u / rho) / rho)
         u -= step
         if abs(step) < ROOT_TOLERANCE:
-            break
-    return 1 - u
+            return 1 - u
+    raise ConvergenceError(
+        "root of the extremal queue", 1 - u, f"a step below {ROOT_TOLERANCE:g}", "take daley_bound_s"
+    )
 
 
 def _checked(
