@@ -9,7 +9,7 @@ import argparse
 from qmodel import Cluster, Workload, load_calibration
 from qmodel.io.atomic import write_text
 from qmodel.io.traces import shared_data
-from qmodel.studies.simulator import fault_table, simulator_page, ttft_part_table
+from qmodel.studies.simulator import SWEPT_CELLS, fault_table, simulator_page, ttft_part_table
 
 
 def main():
@@ -23,7 +23,7 @@ def main():
         return
     cluster = Cluster(prefill=2, decode=2, calibration=load_calibration("deepseek-v2-lite"))
     faults = fault_table(cluster, Workload.builtin("azure-conv").at_load(0.9, cluster), options.requests)
-    page = simulator_page(ttft_part_table(cluster), faults)
+    page = simulator_page(ttft_part_table(cluster), ttft_part_table(cluster, cells=SWEPT_CELLS), faults)
     if options.output:
         write_text(options.output, page)
     else:

@@ -13,7 +13,17 @@ from qmodel.io.traces import read_trace, shared_data
 from qmodel.laws import Calibration
 from qmodel.scenario import Cluster, Requests
 
-__all__ = ["CELLS", "Cell", "capacity_tokens", "cell_requests", "halves", "multipliers", "superpose", "trace_requests"]
+__all__ = [
+    "CELLS",
+    "Cell",
+    "capacity_tokens",
+    "cell_requests",
+    "halves",
+    "multipliers",
+    "panel_cell",
+    "superpose",
+    "trace_requests",
+]
 
 SOURCES = {"conv": "azure2023_conv_h1", "code": "azure2023_code_h1", "r1": "servegen_r1_a"}
 SWEEP = (0.7, 0.9, 1.1)
@@ -55,23 +65,28 @@ class Cell:
         return f"{self.panel} {self.sweep:g}"
 
 
-def _cells() -> tuple[Cell, ...]:
-    cells = [Cell(panel="LL", sweep=0.9, sources=("code", "conv"), load_prefill=0.5, load_decode=0.5)]
-    for t in SWEEP:
-        targets = {
-            "HL": (("code", "conv"), t, 0.5 * t),
-            "LH": (("conv", "r1"), 0.5, t),
-            "HH": (("code", "conv"), t, t),
-            "LT": (("code", "r1"), t - 0.2, t - 0.2),
-        }
-        cells += [
-            Cell(panel=panel, sweep=t, sources=sources, load_prefill=rho_p, load_decode=rho_d)
-            for panel, (sources, rho_p, rho_d) in targets.items()
-        ]
-    return tuple(cells)
+def panel_cell(panel: str, sweep: float) -> Cell:
+    """Return a panel at one t of the sweep, by the protocol's targets; *exact*.
+
+    Parameters
+    ----------
+    panel : str
+        LL, HL, LH, HH or LT; LL does not depend on t.
+    sweep : float
+        t; above 0.2 for LT.
+    """
+    targets = {
+        "LL": (("code", "conv"), 0.5, 0.5),
+        "HL": (("code", "conv"), sweep, 0.5 * sweep),
+        "LH": (("conv", "r1"), 0.5, sweep),
+        "HH": (("code", "conv"), sweep, sweep),
+        "LT": (("code", "r1"), sweep - 0.2, sweep - 0.2),
+    }
+    sources, rho_p, rho_d = targets[panel]
+    return Cell(panel=panel, sweep=sweep, sources=sources, load_prefill=rho_p, load_decode=rho_d)
 
 
-CELLS = _cells()
+CELLS = (panel_cell("LL", 0.9), *(panel_cell(panel, t) for t in SWEEP for panel in ("HL", "LH", "HH", "LT")))
 
 
 def trace_requests(name: str, folder: Path | None = None) -> Requests:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,31 +11,25 @@ from qmodel.scenario import SLO, Cluster, Requests, Workload
 from qmodel.simulation import simulate
 from qmodel.studies.evaluation_cases import CONDITIONS, Condition
 from qmodel.studies.metrics import PARTS
-from qmodel.studies.panels import CELLS, Cell, cell_requests
+from qmodel.studies.panels import CELLS, Cell, cell_requests, panel_cell
 from qmodel.studies.published import PUBLISHED
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["PAGE_CELLS", "fault_policies", "fault_table", "simulator_page", "ttft_part_table"]
+__all__ = ["SWEPT_CELLS", "fault_policies", "fault_table", "simulator_page", "ttft_part_table"]
 
 _SATURATED = 0.7  # prefill load from which a bursty panel's prefill queue saturates
 _LOAD = 0.9
+# Panels whose prefill load is swept, and what t adds to that load in each.
+_SWEPT = {"HL": 0.0, "HH": 0.0, "LT": 0.2}
+_SWEPT_LOADS = tuple(round(0.1 * i, 1) for i in range(1, 12))
+
+#: The panels that saturate, at prefill loads from 0.1 to 1.1.
+SWEPT_CELLS = tuple(panel_cell(panel, round(load + t, 1)) for panel, t in _SWEPT.items() for load in _SWEPT_LOADS)
 
 
-def _finer() -> tuple[Cell, ...]:
-    """Return cells between light and saturated ones, where execution passes through the paper's range."""
-    both = ("code", "conv")
-    return tuple(
-        Cell(panel="HH", sweep=t, sources=both, load_prefill=t, load_decode=t) for t in (0.55, 0.6, 0.65, 0.75, 0.8)
-    )
-
-
-#: Cells of the page: the evaluation's, and some between them.
-PAGE_CELLS = (*CELLS, *_finer())
-
-
-def ttft_part_table(cluster: Cluster, folder: Path | None = None, cells: Sequence[Cell] = PAGE_CELLS) -> DataFrame:
+def ttft_part_table(cluster: Cluster, folder: Path | None = None, cells: Sequence[Cell] = CELLS) -> DataFrame:
     """Return where P95 TTFT goes in each panel when nothing is deflected.
 
     Parameters
@@ -45,13 +39,13 @@ def ttft_part_table(cluster: Cluster, folder: Path | None = None, cells: Sequenc
     folder : Path, optional
         Folder of shared data.
     cells : sequence of Cell, optional
-        Cells to run; those of the page by default.
+        Cells to run; the evaluation's by default.
 
     Returns
     -------
     DataFrame
-        One row a cell: prefill and decode load, P95 TTFT [s], the share of it in each part, and the P95 of execution
-        alone [s].
+        One row a cell: its panel, prefill and decode load, P95 TTFT [s], the share of it in each part, and the P95 of
+        execution alone [s].
     """
     import numpy as np
     import pandas as pd
@@ -63,7 +57,9 @@ def ttft_part_table(cluster: Cluster, folder: Path | None = None, cells: Sequenc
         parts = {part: value / total for part, value in result.breakdown(0.95).items()}
         loads = {"load_prefill": cell.load_prefill, "load_decode": cell.load_decode}
         alone = float(np.quantile(result.columns["prefill_s"][result.warm_from :], 0.95))
-        rows.append({"cell": cell.name, **loads, "p95_ttft_s": total, **parts, "p95_execution_s": alone})
+        rows.append(
+            {"cell": cell.name, "panel": cell.panel, **loads, "p95_ttft_s": total, **parts, "p95_execution_s": alone}
+        )
     return pd.DataFrame(rows)
 
 
@@ -153,18 +149,20 @@ def _faster(requests: Requests, factor: float) -> Requests:
     )
 
 
-def simulator_page(parts: DataFrame, faults: DataFrame) -> str:
-    """Return the page of both tables, as Markdown.
+def simulator_page(parts: DataFrame, swept: DataFrame, faults: DataFrame) -> str:
+    """Return the page of all tables, as Markdown.
 
     Parameters
     ----------
     parts : DataFrame
         `ttft_part_table`.
+    swept : DataFrame
+        `ttft_part_table` of `SWEPT_CELLS`.
     faults : DataFrame
         `fault_table`.
     """
     head = ["# What the simulator shows", "", "Written by `python bench/faults.py -o docs/simulator.md`.", ""]
-    return "\n".join([*head, *_parts_section(parts), *_faults_section(faults)])
+    return "\n".join([*head, *_parts_section(parts), *_swept_section(swept), *_faults_section(faults)])
 
 
 def _paragraph(*sentences: str) -> list[str]:
@@ -175,7 +173,7 @@ def _parts_section(parts: DataFrame) -> list[str]:
     low, high = PUBLISHED["execution_share"].low, PUBLISHED["execution_share"].high
     lines = ["## Where P95 TTFT goes without deflection", ""]
     lines += _paragraph(
-        "DeepSeek-V2-Lite, 2P2D, the evaluation's panels, and HH at some loads between them. The paper reports that",
+        "DeepSeek-V2-Lite, 2P2D, the evaluation's panels. The paper reports that",
         f"execution is {100 * low:.0f}-{100 * high:.0f} % of P95 TTFT where prefill is saturated.",
         "Shares are those of the requests around the 95th percentile, in %; the last column is the P95 of all",
         "execution times over P95 TTFT, another reading of that figure.",
@@ -200,8 +198,6 @@ def _parts_explained(parts: DataFrame) -> list[str]:
     full = parts[parts.load_prefill >= _SATURATED - 1e-9]
     other = full.p95_execution_s / full.p95_ttft_s
     inside, inside_other = full.prefill.between(low, high).sum(), other.between(low, high).sum()
-    swept = parts[parts.cell.str.startswith("HH") & parts.prefill.between(low, high)].p95_ttft_s
-    seen = f"between {swept.min():.1f} and {swept.max():.1f} s" if len(swept) else "nowhere"
     near, alone = full.prefill * full.p95_ttft_s, full.p95_execution_s
     return [
         f"At prefill loads of {_SATURATED:g} and more the queue dominates as in the paper, and execution is",
@@ -210,10 +206,44 @@ def _parts_explained(parts: DataFrame) -> list[str]:
         f"{inside} and {inside_other} of {len(full)} cells lie within the paper's range, the others below it.",
         f"Execution does not depend on the load: {near.min():.2f}-{near.max():.2f} s around P95 TTFT,",
         f"{alone.min():.2f}-{alone.max():.2f} s at its own P95. So the share only tells how long the queue is:",
-        f"it lies in the paper's range iff P95 TTFT is {near.min() / high:.1f}-{near.max() / low:.0f} s,",
-        f"in panel HH {seen}. These panels queue longer: their bursts overload two instances for a while",
-        "already at a mean load of 0.7, most of all those with code traces.",
+        f"it lies in the paper's range iff P95 TTFT is {near.min() / high:.1f}-{near.max() / low:.0f} s.",
     ]
+
+
+def _swept_section(swept: DataFrame) -> list[str]:
+    """Return the share of execution over the prefill load, and where it lies in the paper's range."""
+    known = PUBLISHED["execution_share"]
+    names = list(dict.fromkeys(swept.panel))
+    lines = ["## Execution's share as the prefill queue fills", ""]
+    lines += _paragraph(
+        "The same panels from light load on: P95 TTFT [s] / share of execution in the requests around it [%], in bold",
+        "where that lies within the paper's range.",
+    )
+    lines += [f"| prefill load | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+    for load, group in swept.groupby(swept.load_prefill.round(6)):
+        found = {row["panel"]: _share_cell(row) for row in group.to_dict("records")}
+        lines.append(f"| {load:.1f} | {' | '.join(found.get(name, '') for name in names)} |")
+    inside = swept[swept.prefill.between(known.low, known.high)]
+    spans = [
+        f"{name} from {group.load_prefill.min():.1f} to {group.load_prefill.max():.1f}"
+        for name, group in inside.groupby("panel", sort=False)
+    ]
+    return [
+        *lines,
+        "",
+        *_paragraph(
+            "Every panel that saturates passes through the paper's range as its prefill queue fills:",
+            f"{', '.join(spans)}.",
+            "Code traces come in bursts that overload two prefill instances for a while at any mean load, so HL and LT",
+            "lie there at light loads, and below it at the loads of the evaluation.",
+        ),
+    ]
+
+
+def _share_cell(row: Mapping[Hashable, float]) -> str:
+    known = PUBLISHED["execution_share"]
+    text = f"{row['p95_ttft_s']:.2f} / {100 * row['prefill']:.1f}"
+    return f"**{text}**" if known.low <= row["prefill"] <= known.high else text
 
 
 def _faults_section(faults: DataFrame) -> list[str]:

@@ -5,7 +5,7 @@ import pytest
 from qmodel import Cluster, Workload, load_calibration
 from qmodel.studies.evaluation_cases import CONDITIONS
 from qmodel.studies.panels import CELLS
-from qmodel.studies.simulator import fault_table, simulator_page, ttft_part_table
+from qmodel.studies.simulator import SWEPT_CELLS, fault_table, simulator_page, ttft_part_table
 
 CLUSTER = Cluster(prefill=2, decode=2, calibration=load_calibration("deepseek-v2-lite"))
 SHORT = Workload.builtin("azure-conv").at_load(0.9, CLUSTER)
@@ -42,6 +42,11 @@ def test_parts_of_ttft_add_up_and_the_page_shows_them(shared_data, faults):
     saturated = parts.set_index("cell").loc["HH 0.7"]
     assert 0.02 <= saturated.prefill <= 0.23  # the paper's range
     assert 0.02 <= saturated.p95_execution_s / saturated.p95_ttft_s <= 0.23
-    page = simulator_page(parts, faults)
+    filling = ttft_part_table(CLUSTER, shared_data, [cell for cell in SWEPT_CELLS if cell.load_prefill in (0.2, 0.6)])
+    share = filling.pivot_table(index="load_prefill", columns="panel", values="prefill")
+    assert share.loc[0.2, ["HL", "LT"]].between(0.02, 0.23).all()  # each panel passes through it as its queue fills
+    assert 0.02 <= share.loc[0.6, "HH"] <= 0.23
+    page = simulator_page(parts, filling, faults)
     assert "| HH 0.7 |" in page
+    assert "HL from 0.2 to 0.2, HH from 0.6 to 0.6, LT from 0.2 to 0.2" in " ".join(page.split())
     assert "0 did not finish" in page
