@@ -12,7 +12,7 @@ from qmodel.studies.scenes import CENTRE, MODEL
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from qmodel.studies.scenes import Progress
+    from qmodel.studies.comparison import Progress
 
 __all__ = ["benchmark", "fastest_s"]
 

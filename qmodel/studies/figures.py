@@ -14,7 +14,7 @@ from qmodel.studies.scenes import Stage, scenes, source_digest
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from qmodel.studies.scenes import Progress
+    from qmodel.studies.comparison import Progress
 
 __all__ = ["FIGURES", "PaperFigure", "figure_named", "make_figures", "stage_for"]
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from qmodel.studies.figures_panels import summarised
-from qmodel.studies.scenes import Conditions, Stage, policy_of
+from qmodel.studies.scenes import Stage, policy_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -52,14 +52,14 @@ def price_frontier(stage: Stage) -> DataFrame:
     for alpha in alphas:
         name = f"kairos, alpha {alpha:g}"
         keys[name] = ("kairos", "alpha", alpha, alpha == Kairos().alpha)
-        jobs.append((scene, name, partial(Kairos, alpha=alpha), Conditions()))
+        jobs.append((scene, name, partial(Kairos, alpha=alpha)))
     for pool in ("prefill", "decode"):
         field = f"price_{pool}_per_s"
         for factor in factors:
             name = f"thresholds at dispatch, {pool} price x {factor:g}"
             keys[name] = ("thresholds at dispatch", f"{pool} price", factor, factor == 1.0)
             priced = replace(rule, **{field: factor * getattr(rule, field)})
-            jobs.append((scene, name, partial(Thresholds, priced), Conditions()))
+            jobs.append((scene, name, partial(Thresholds, priced)))
     table = summarised(stage.runs_of(jobs), METRICS)
     named = pd.DataFrame([keys[name] for name in table["policy"]], columns=["policy", "parameter", "setting", "chosen"])
     return table.drop(columns="policy").join(named)
@@ -93,7 +93,4 @@ def _jobs(scene: Scene, split: str) -> list[Job]:
 
     cluster = Cluster.parse(split, scene.cluster.prefill_calibrations[0])
     there = replace(scene, cluster=cluster)
-    return [
-        (there, name, partial(policy_of, there, name), Conditions())
-        for name in ("disaggregated", "kairos", "thresholds")
-    ]
+    return [(there, name, partial(policy_of, there, name)) for name in ("disaggregated", "kairos", "thresholds")]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qmodel.errors import InputError
 from qmodel.io.traces import shared_data
 from qmodel.scenario import SLO, Cluster, Workload
 from qmodel.studies.metrics import measure
@@ -20,17 +21,17 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
     from qmodel.laws import Calibration
-    from qmodel.simulation import Fault, Signals, SimulationResult
+    from qmodel.simulation import SimulationResult
+    from qmodel.studies.comparison import Progress
 
-__all__ = ["CENTRE", "POLICIES", "Conditions", "Job", "Progress", "Scene", "Stage", "decode_state", "scenes"]
-
-Progress = Callable[[str, int, int], None]
+__all__ = ["CENTRE", "MODEL", "POLICIES", "Job", "Scene", "Stage", "decode_state", "policy_of", "scenes"]
 
 POLICIES = ("disaggregated", "kairos", "earliest completion", "thresholds at dispatch", "thresholds")
 CENTRE = 0.9  # the sweep value that figures of a single load show
 MODEL = "deepseek-v2-lite"
 BUILTINS = ("azure-conv", "azure-code", "mooncake-conversation")
-TTFT_LEVELS = tuple(np.round(np.concatenate([np.arange(0.02, 0.99, 0.02), [0.99, 0.995, 0.998, 0.999]]), 4).tolist())
+# Even up to 90 %, then even in the logarithm of the share above, which is what a picture of the tail shows.
+TTFT_LEVELS = tuple(np.round(np.concatenate([np.arange(0.02, 0.9, 0.02), 1 - np.geomspace(0.1, 1e-3, 21)]), 5).tolist())
 TBT_LEVELS = (0.5, 0.9, 0.95, 0.99, 0.999, 0.9999)
 
 
@@ -108,23 +109,7 @@ def scenes(calibration: Calibration | None = None, slo: SLO | None = None, folde
     ]  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Conditions:
-    """What goes wrong in a run.
-
-    Parameters
-    ----------
-    faults : tuple of Fault, optional
-        Instances and links that stop or slow for a while.
-    signals : Signals, optional
-        How late and how wrongly the router sees the cluster.
-    """
-
-    faults: tuple[Fault, ...] = ()
-    signals: Signals | None = None
-
-
-Job = tuple[Scene, str, Callable[[], Any], Conditions]
+Job = tuple[Scene, str, Callable[[], Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -182,18 +167,16 @@ class Stage:
         """
         wanted = tuple(policies)
         where = self.scenes if chosen is None else tuple(chosen)
-        return self.runs_of(
-            (scene, policy, partial(policy_of, scene, policy), Conditions()) for scene in where for policy in wanted
-        )
+        return self.runs_of((scene, policy, partial(policy_of, scene, policy)) for scene in where for policy in wanted)
 
     def runs_of(self, jobs: Iterable[Job]) -> DataFrame:
         """Return simulated metrics of policies by any name, from the folder where they are there.
 
         Parameters
         ----------
-        jobs : iterable of (Scene, str, callable, Conditions)
-            Where, the name that goes into the column policy and tells this run from others in its scene, what returns
-            the policy, and faults and signals.
+        jobs : iterable of (Scene, str, callable)
+            Where, the name that goes into the column policy and tells this run from others in its scene, and what
+            returns the policy.
 
         Returns
         -------
@@ -204,21 +187,21 @@ class Stage:
 
         wanted = list(jobs)
         tables = []
-        for number, (scene, name, make, conditions) in enumerate(wanted):
+        for number, (scene, name, make) in enumerate(wanted):
             if self.progress is not None:
                 self.progress(f"{scene.panel} {scene.sweep:g}, {name}", number, len(wanted))
-            tables.append(self._kept(scene, name, make, conditions))
+            tables.append(self._kept(scene, name, make))
         return pd.concat(tables, ignore_index=True)
 
-    def _kept(self, scene: Scene, name: str, make: Callable[[], Any], conditions: Conditions) -> DataFrame:
+    def _kept(self, scene: Scene, name: str, make: Callable[[], Any]) -> DataFrame:
         from qmodel.io.tables import read_table, save_table
 
         if self.folder is None:
-            return self._run(scene, name, make(), conditions)
+            return self._run(scene, name, make())
         path = self.folder / f"{self._key(scene)}_{re.sub(r'[^a-z0-9.+-]+', '-', name.lower())}.csv"
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            save_table(self._run(scene, name, make(), conditions), path)
+            save_table(self._run(scene, name, make()), path)
         return read_table(path)
 
     def _key(self, scene: Scene) -> str:
@@ -229,21 +212,16 @@ class Stage:
         )  # fmt: skip
         return f"{scene.panel}_{scene.sweep:g}_{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}"
 
-    def _run(self, scene: Scene, name: str, policy: Any, conditions: Conditions) -> DataFrame:
+    def _run(self, scene: Scene, name: str, policy: Any) -> DataFrame:
         import pandas as pd
 
         from qmodel.simulation import simulate
 
         rows = []
         for seed in self.seeds:
-            result = simulate(
-                scene.cluster, scene.workload, scene.slo, policy, seed=seed, requests=self.requests,
-                signals=conditions.signals, faults=conditions.faults,
-            )  # fmt: skip
+            result = simulate(scene.cluster, scene.workload, scene.slo, policy, seed=seed, requests=self.requests)
             labels = scene.labels | {"policy": name, "seed": seed}
-            rows += [
-                labels | {"metric": metric, "value": value} for metric, value in run_metrics(result, scene).items()
-            ]
+            rows += [labels | {"metric": metric, "value": value} for metric, value in _run_metrics(result).items()]
         return pd.DataFrame(rows)
 
     def digest(self) -> str:
@@ -270,6 +248,11 @@ def policy_of(scene: Scene, policy: str) -> Any:
     -------
     Policy
         For `simulate`.
+
+    Raises
+    ------
+    InputError
+        When the name is another one.
     """
     from qmodel import policies
     from qmodel.studies.thresholds import derive_thresholds
@@ -281,40 +264,21 @@ def policy_of(scene: Scene, policy: str) -> Any:
     }
     if policy in plain:
         return plain[policy]()
+    if policy not in POLICIES:
+        raise InputError("policy", repr(policy), f"one of {', '.join(POLICIES)}")
     plan = derive_thresholds(scene.cluster, scene.workload, scene.slo)
     return policies.Thresholds(plan.dispatch_rule) if policy == "thresholds at dispatch" else plan.policy()
 
 
-def run_metrics(result: SimulationResult, scene: Scene) -> dict[str, float]:
-    """Return the metrics of one run: those of every comparison, the laws of TTFT and TBT, and the decode state.
-
-    Parameters
-    ----------
-    result : SimulationResult
-        One run.
-    scene : Scene
-        Where it ran.
-
-    Returns
-    -------
-    dict
-        Metric to value; ``ttft_q0.9`` and ``tbt_q0.9`` [s] are quantiles.
-    """
+def _run_metrics(result: SimulationResult) -> dict[str, float]:
+    """Return the metrics of every comparison, quantiles (``ttft_q0.9``, ``tbt_q0.9``) [s] and the mean decode batch."""
     numbers = measure(result)
     numbers |= {f"ttft_q{q:g}": result.ttft_s(q) for q in TTFT_LEVELS}
     numbers |= {f"tbt_q{q:g}": result.tbt_s(q) for q in TBT_LEVELS}
     units = result.instances
     decode = units[units["pool"] == "decode"]
     numbers["mean_batch"] = float((decode["mean_batch"] * decode["utilisation"]).mean())
-    numbers["goodput_per_s"] = result.goodput_per_s
-    numbers["zero_load_p95_s"] = float(np.quantile(_zero_load(result, scene), 0.95))
     return numbers
-
-
-def _zero_load(result: SimulationResult, scene: Scene) -> Any:
-    table = result.requests
-    prompt, cached = (table[name].to_numpy(dtype=float) for name in ("prompt_tokens", "cached_tokens"))
-    return scene.cluster.zero_load_ttft_s(prompt, cached)
 
 
 def decode_state(scene: Scene, mean_batch: float) -> tuple[float, float]:

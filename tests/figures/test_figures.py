@@ -80,6 +80,11 @@ def test_runs_are_kept_to_the_last_digit(stage):
     pd.testing.assert_frame_equal(kept, fresh, check_exact=True)
 
 
+def test_a_policy_that_no_figure_knows_is_refused(stage):
+    with pytest.raises(InputError, match="one of disaggregated"):
+        stage.smaller(folder=None).runs(["kairo"], stage.scenes[:1])
+
+
 def test_other_laws_or_seeds_are_other_runs(stage):
     scene = stage.scenes[0]
     assert stage.smaller(seeds=(3,))._key(scene) != stage._key(scene)
