@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qmodel.plotting.figure import COLORS, MARKERS, new_figure, plain_log, policy_style, save_figure, style
+from qmodel.policies.rule import ORDER_WORDS, Order
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -14,12 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["draw_frontier"]
 
 Rows = Sequence[Mapping[str, Any]]
-_ORDERS = {
-    "due": ("late, by due times", COLORS[4], MARKERS[4]),
-    "spf": ("late, shortest first", COLORS[5], MARKERS[5]),
-    "fcfs": ("late, first come first served", COLORS[2], MARKERS[2]),
-    "aged": ("late, shortest first with ageing", COLORS[1], MARKERS[1]),
-}
+_LOOKS: dict[Order, int] = {"due": 4, "spf": 5, "fcfs": 2, "aged": 1}  # number of colour and marker
 
 
 def draw_frontier(rows: Rows, path: str | Path, title: str = "") -> None:
@@ -57,8 +53,9 @@ def _draw(axes: Axes, rows: Rows, metric: str, best: str) -> None:
     """Draw every row as a marker, the frontier as a line, rivals in their own look and the plan as a star."""
     edge = sorted((row for row in rows if row[best]), key=lambda row: row["p95_ttft_s"])
     axes.step([r["p95_ttft_s"] for r in edge], [r[metric] for r in edge], where="post", color="black", lw=0.9)
-    for order, (label, color, marker) in _ORDERS.items():
-        _scatter(axes, [r for r in rows if r["family"] == "late" and r["order"] == order], metric, label, color, marker)
+    for order, number in _LOOKS.items():
+        late = [r for r in rows if r["family"] == "late" and r["order"] == order]
+        _scatter(axes, late, metric, f"late, {ORDER_WORDS[order]}", COLORS[number], MARKERS[number])
     _scatter(axes, [r for r in rows if r["family"] == "dispatch"], metric, "at dispatch", COLORS[3], MARKERS[3])
     for row in rows:
         if row["family"] == "rival":

@@ -9,6 +9,7 @@ import numpy as np
 
 from qmodel.plotting.comparison import draw_breakdown, draw_ttft_cdf
 from qmodel.plotting.figure import COLORS, LINES, new_figure, plain_log, save_figure, style
+from qmodel.policies.rule import ORDER_WORDS
 from qmodel.units import NEVER_S, format_duration
 
 if TYPE_CHECKING:
@@ -22,13 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["draw_load", "draw_plan", "draw_thresholds", "plan_figure"]
 
 Windows = tuple[Any, Any, Any]
-
-_ORDERS = {
-    "fcfs": "first come first served",
-    "spf": "shortest prefill first",
-    "aged": "shortest first, with ageing",
-    "due": "by due times",
-}
+_SHORTEST_TOKENS = 64.0
+_WIDTH_IN = 9.2
 _BINDINGS = {"dispatch": "bound at arrival", "late": "bound late"}
 
 
@@ -81,7 +77,7 @@ def _heading(plan: Plan, slo: SLO, checked: CheckedPlan | None) -> list[str]:
     what = f"{plan.cluster['model']}, {plan.cluster['name']} on {str(plan.cluster['gpu']).upper()}"
     load = f"{plan.workload['name']} at load {plan.workload['load']:.2f}"
     limits = f"TTFT within {format_duration(slo.ttft_s)}, TBT within {format_duration(slo.tbt_s)}"
-    rule = f"Requests {_BINDINGS[plan.rule.binding]}, {_ORDERS[plan.rule.order]}"
+    rule = f"Requests {_BINDINGS[plan.rule.binding]}, {ORDER_WORDS[plan.rule.order]}"
     if checked is None:
         return [f"{what}; {load}; {limits}", rule]
     comparison = checked.comparison
@@ -165,8 +161,4 @@ def draw_thresholds(axes: Axes, plan: Plan) -> None:
 
 def _shade(number: int) -> str:
     """Return a blue that darkens with each line."""
-    return ("#0072B2", "#2f8cc0", "#5aa5cf", "#00456b", "#001f30")[number % 5]
-
-
-_SHORTEST_TOKENS = 64.0
-_WIDTH_IN = 9.2
+    return ("#5aa5cf", "#2f8cc0", "#0072B2", "#00456b", "#001f30")[number % 5]

@@ -10,11 +10,18 @@ import numpy.typing as npt
 
 from qmodel.errors import InputError
 
-__all__ = ["Binding", "Order", "ThresholdRule"]
+__all__ = ["ORDER_WORDS", "Binding", "Order", "ThresholdRule"]
 
 FloatArray = npt.NDArray[np.float64]
 Binding = Literal["dispatch", "late"]
 Order = Literal["fcfs", "spf", "aged", "due"]
+#: What reports and pictures call an order.
+ORDER_WORDS: dict[Order, str] = {
+    "fcfs": "first come first served",
+    "spf": "shortest prefill first",
+    "aged": "shortest first, with ageing",
+    "due": "by due times",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

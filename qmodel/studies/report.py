@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qmodel.errors import QModelError
 from qmodel.io.page import Block, Cards, Figure, List, Section, Table, Text, render_page
+from qmodel.policies.rule import ORDER_WORDS
 from qmodel.scenario import SLO, Cluster, Workload
 from qmodel.studies.capacity_search import PLAN_POLICY
 from qmodel.studies.comparison import Comparison, Progress
@@ -32,12 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["Origin", "comparison_report", "plan_report"]
 
 PLAN_SPLITS, PLAN_RATES = 5, 6  # under the plan every cell derives one of its own, in some .6 s
-_ORDERS = {
-    "fcfs": "first come, first served",
-    "spf": "shortest prefill first",
-    "aged": "shortest first, with ageing",
-    "due": "earliest due time first",
-}
 _BINDINGS = {"dispatch": "when they arrive", "late": "late, when an instance falls idle"}
 
 
@@ -112,7 +107,7 @@ def _policies(plan: Plan) -> dict[str, Any]:
 
 def _plan_answer(plan: Plan, comparison: Comparison | None) -> Section:
     rule = plan.rule
-    how = f"Bind requests {_BINDINGS[rule.binding]}; serve the prefill queue {_ORDERS[rule.order]}."
+    how = f"Bind requests {_BINDINGS[rule.binding]}; serve the prefill queue {ORDER_WORDS[rule.order]}."
     blocks: list[Block] = []
     if comparison is not None:
         ours = {name: comparison.mean(PLAN, name) for name in comparison.values[PLAN]}

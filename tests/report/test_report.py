@@ -161,8 +161,9 @@ def test_a_browser_shows_every_figure_without_a_complaint(pages):
 def test_every_order_and_binding_has_words():
     from typing import get_args
 
-    from qmodel.policies.rule import Binding, Order
+    from qmodel.plotting import plan
+    from qmodel.policies.rule import ORDER_WORDS, Binding, Order
     from qmodel.studies import report
 
-    assert set(report._ORDERS) == set(get_args(Order))
-    assert set(report._BINDINGS) == set(get_args(Binding))
+    assert set(ORDER_WORDS) == set(get_args(Order))
+    assert set(report._BINDINGS) == set(plan._BINDINGS) == set(get_args(Binding))
