@@ -34,7 +34,18 @@ Array = npt.NDArray[np.float64]
 
 BAND = 0.10  # the band drawn around equality
 _NARROW, _WIDE = 5.0, 50.0  # largest over smallest value of an axis
+_LAWS = {"ttft": "time to first token", "tbt": "time between tokens"}
 CHUNKS = np.array([128, 256, 512, 1024, 2048])  # the candidates of the paper's Figure 1
+_STATED = {
+    "step_mape": "steps, mean",
+    "step_p95": "steps, P95",
+    "step_worst": "steps, worst",
+    "chunk_increment_mape": "chunk increment, mean",
+    "prefill_mape": "prompts, mean",
+    "prefill_p95": "prompts, P95",
+    "prefill_short_mape": "prompts below 256 tokens, mean",
+    "linear_step_mape": "linear law on steps, mean",
+}
 
 
 def measured_table(
@@ -139,9 +150,6 @@ def draw_validation(
         save_figure(figure, path)
 
 
-_LAWS = {"ttft": "time to first token", "tbt": "time between tokens"}
-
-
 def _draw_law(axes: Axes, law: tuple[Array, Array] | None, title: str) -> None:
     """Draw the distribution functions of predicted and measured times."""
     axes.set_title(title)
@@ -243,18 +251,6 @@ def draw_transfers(axes: Axes, laws: Sequence[tuple[str, TransferLaw]]) -> None:
         axes.plot(tokens, time, color=COLORS[number % 7], ls=LINES[number % 7], lw=1.4, label=label)
     axes.set(xscale="log", yscale="log", xlabel="prompt [tokens]", ylabel="KV transfer [ms]", title="KV transfer")
     axes.legend(loc="upper left")
-
-
-_STATED = {
-    "step_mape": "steps, mean",
-    "step_p95": "steps, P95",
-    "step_worst": "steps, worst",
-    "chunk_increment_mape": "chunk increment, mean",
-    "prefill_mape": "prompts, mean",
-    "prefill_p95": "prompts, P95",
-    "prefill_short_mape": "prompts below 256 tokens, mean",
-    "linear_step_mape": "linear law on steps, mean",
-}
 
 
 def _stated(calibration: Calibration) -> list[str]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from qmodel.scenario import SLO
     from qmodel.studies.comparison import Comparison
 
-__all__ = ["comparison_figure", "draw_breakdown", "draw_comparison", "draw_ttft_cdf"]
+__all__ = ["comparison_figure", "draw_breakdown", "draw_comparison", "draw_ttft_cdf", "ttft_axes"]
 
 PARTS = (
     ("queue", "queue"),
@@ -34,6 +34,7 @@ PARTS = (
     ("admission", "decode admission"),
     ("first_step", "first step"),
 )
+_ROOM_FOR_TEXT = 1.55  # the longest bar leaves this much width to its label
 
 
 def draw_ttft_cdf(axes: Axes, comparison: Comparison, slo: SLO) -> None:
@@ -52,13 +53,26 @@ def draw_ttft_cdf(axes: Axes, comparison: Comparison, slo: SLO) -> None:
     for number, policy in enumerate(comparison.policies):
         times = np.quantile(comparison.ttft_samples[policy], shares)
         axes.plot(times, 100 * (1 - shares), label=policy, **policy_style(policy, number) | {"marker": None})
+    ttft_axes(axes, slo)
+    axes.set_title("How many requests wait longer than t")
+    axes.legend(loc="lower left")
+
+
+def ttft_axes(axes: Axes, slo: SLO) -> None:
+    """Make axes of TTFT [s] against requests above it [%], both logarithmic, with the SLO marked.
+
+    Parameters
+    ----------
+    axes : Axes
+        With the lines already drawn.
+    slo : SLO
+        Its TTFT limit is marked.
+    """
     axes.set(xscale="log", yscale="log", xlabel="TTFT t [s]", ylabel="requests above t [%]", ylim=(0.1, 100.0))
     plain_log(axes.xaxis)
     plain_log(axes.yaxis)
     axes.axvline(slo.ttft_s, color="black", lw=0.8)
     axes.annotate("SLO", (slo.ttft_s, 0.1), xytext=(3, 3), textcoords="offset points", fontsize=7)
-    axes.set_title("How many requests wait longer than t")
-    axes.legend(loc="lower left")
 
 
 def draw_breakdown(axes: Axes, comparison: Comparison) -> None:
@@ -95,9 +109,6 @@ def draw_breakdown(axes: Axes, comparison: Comparison) -> None:
     axes.grid(visible=False, axis="y")
     axes.set_title("Where P95 TTFT goes")
     axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.16), ncols=len(PARTS), columnspacing=1.0, handlelength=1.4)
-
-
-_ROOM_FOR_TEXT = 1.55  # the longest bar leaves this much width to its label
 
 
 def comparison_figure(comparison: Comparison, slo: SLO) -> Figure:

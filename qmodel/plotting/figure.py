@@ -115,7 +115,7 @@ def panel_title(panel: str, short: bool = False) -> str:
 
 
 def plain_log(axis: Any, subs: tuple[float, ...] = (1.0,)) -> None:
-    """Label a logarithmic axis with plain numbers, such as 0.1, 1 and 10.
+    """Label a logarithmic axis with plain numbers, such as 0.1, 1 and 10,000.
 
     Parameters
     ----------
@@ -127,7 +127,7 @@ def plain_log(axis: Any, subs: tuple[float, ...] = (1.0,)) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     axis.set_major_locator(LogLocator(subs=subs))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     axis.set_minor_formatter(NullFormatter())
 
 

@@ -39,11 +39,12 @@ def draw_predicted_against_simulated(table: DataFrame) -> Figure:
             plain_log(axis.xaxis, (1.0,))
             plain_log(axis.yaxis, (1.0,))
             error = np.abs(said / true - 1)
-            axis.set_title(f"within 15 %: {np.mean(error <= 0.15):.0%}, 5 %: {np.mean(error <= 0.05):.0%}", fontsize=8)
+            near, nearer = (100 * np.mean(error <= band) for band in (0.15, 0.05))
+            axis.set_title(f"{near:.0f} % within 15 %, {nearer:.0f} % within 5 %", fontsize=8)
         else:
             ends = np.array([-2.0, 102.0])
             axis.fill_between(ends, ends - 3, ends + 3, color="black", alpha=0.08, lw=0)
-            axis.set_title(f"within 3 points: {np.mean(np.abs(said - true) <= 3):.0%}", fontsize=8)
+            axis.set_title(f"{100 * np.mean(np.abs(said - true) <= 3):.0f} % within 3 points", fontsize=8)
         axis.plot(ends, ends, color="black", lw=0.6)
         for policy in dict.fromkeys(rows["policy"]):
             here = (rows["policy"] == policy).to_numpy()

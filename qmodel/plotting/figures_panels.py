@@ -73,11 +73,12 @@ def _grid(panels: list[str], height_in: float = 2.0) -> tuple[Figure, list[Axes]
     return figure, axes
 
 
-def _legend(corner: Axes, labels: dict[str, str], note: str, published: str = "") -> None:
-    """Put the policies and a note where a panel would be."""
+def _legend(corner: Axes, labels: dict[str, str], note: str, published: str = "", marked: bool = True) -> None:
+    """Put the policies, with markers where the lines have some, and a note where a panel would be."""
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], label=label, **policy_style(policy)) for policy, label in labels.items()]
+    plain: dict[str, Any] = {} if marked else {"marker": None}
+    handles = [Line2D([], [], label=label, **policy_style(policy) | plain) for policy, label in labels.items()]
     if published:
         handles.append(Line2D([], [], color="black", marker="_", ms=9, mew=1.4, ls="", label=published))
     corner.legend(handles=handles, loc="upper left", bbox_to_anchor=(0.0, 1.12), fontsize=8)
@@ -173,7 +174,8 @@ def draw_ttft_laws(table: DataFrame) -> Figure:
         axis.set(xscale="log", yscale="log", xlabel="TTFT t [s]", ylabel="share above t", ylim=(1e-3, 1.0))
         plain_log(axis.xaxis)
         plain_log(axis.yaxis)
-    _legend(axes[len(panels)], _policies(table), f"{table['source'].iloc[0]}, t = {table['sweep'].iloc[0]:g}")
+    note = f"{table['source'].iloc[0]}, t = {table['sweep'].iloc[0]:g}"
+    _legend(axes[len(panels)], _policies(table), note, marked=False)
     return figure
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qmodel.plotting.comparison import draw_breakdown
+from qmodel.plotting.comparison import draw_breakdown, ttft_axes
 from qmodel.plotting.figure import COLORS, new_figure, plain_log, policy_style, style
 from qmodel.plotting.plan import draw_load, draw_thresholds
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from qmodel.studies.comparison import Comparison
     from qmodel.studies.sensitivity import Effect
 
-__all__ = ["SURVIVAL", "comparison_figure", "sensitivity_figure", "svg_of", "thresholds_figure", "workload_figure"]
+__all__ = ["SURVIVAL", "laws_figure", "sensitivity_figure", "svg_of", "thresholds_figure", "workload_figure"]
 
 WIDTH_IN = 9.6
 _WINDOWS = 90
@@ -89,7 +89,7 @@ def thresholds_figure(plan: Plan) -> Figure:
     return figure
 
 
-def comparison_figure(comparison: Comparison, predicted: Mapping[str, Any], slo: SLO, breakdown: bool = True) -> Figure:
+def laws_figure(comparison: Comparison, predicted: Mapping[str, Any], slo: SLO) -> Figure:
     """Return the laws of TTFT, simulated and predicted, beside where P95 goes.
 
     Parameters
@@ -100,17 +100,14 @@ def comparison_figure(comparison: Comparison, predicted: Mapping[str, Any], slo:
         Policy to predicted TTFT [s] at the shares `SURVIVAL` above it.
     slo : SLO
         Its TTFT limit is marked.
-    breakdown : bool
-        Whether the second panel is drawn.
     """
     with style():
         figure = new_figure(WIDTH_IN, 2.3 + 0.27 * min(6, len(comparison.policies)))
-        panels: Any = figure.subplots(1, 2 if breakdown else 1, squeeze=False)[0]
+        panels: Any = figure.subplots(1, 2)
         _draw_laws(panels[0], comparison, predicted, slo)
-        if breakdown:
-            draw_breakdown(panels[1], comparison)
-            if len(comparison.policies) == 1:
-                panels[1].set_ylim(-1.2, 1.2)  # else the only bar would fill the panel
+        draw_breakdown(panels[1], comparison)
+        if len(comparison.policies) == 1:
+            panels[1].set_ylim(-1.2, 1.2)  # else the only bar would fill the panel
     return figure
 
 
@@ -122,11 +119,7 @@ def _draw_laws(axes: Axes, comparison: Comparison, predicted: Mapping[str, Any],
         if policy in predicted:
             at = slice(number * 3, None, 18)  # spread along the lines, so that markers do not hide each other
             axes.plot(np.asarray(predicted[policy])[at], 100 * SURVIVAL[at], "o", mfc="white", mec=color, ms=3.6)
-    axes.set(xscale="log", yscale="log", xlabel="TTFT t [s]", ylabel="requests above t [%]", ylim=(0.1, 100.0))
-    plain_log(axes.xaxis)
-    plain_log(axes.yaxis)
-    axes.axvline(slo.ttft_s, color="black", lw=0.8)
-    axes.annotate("SLO", (slo.ttft_s, 0.1), xytext=(3, 3), textcoords="offset points", fontsize=7)
+    ttft_axes(axes, slo)
     axes.set_title("Time to first token: simulated (lines), predicted (circles)")
     axes.legend(loc="lower left")
 

@@ -164,7 +164,7 @@ def comparison_blocks(
     strong : str
         Policy to set off.
     """
-    from qmodel.plotting.report import comparison_figure, svg_of
+    from qmodel.plotting.report import laws_figure, svg_of
 
     rows: list[list[str]] = []
     faint, bold = set(), set()
@@ -177,7 +177,7 @@ def comparison_blocks(
             known = predicted[policy]
             rows.append(["predicted", *(_cell(name, known[name]) if name in known else "-" for _, name in _COLUMNS)])
     runs = f"{len(comparison.seeds)} runs of {comparison.requests:,} requests each, means with 95 % intervals"
-    picture = svg_of(comparison_figure(comparison, laws, slo))
+    picture = svg_of(laws_figure(comparison, laws, slo))
     return [
         Table(
             columns=["policy", *(label for label, _ in _COLUMNS)],
