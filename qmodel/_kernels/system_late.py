@@ -2,72 +2,49 @@
 
 # ruff: noqa: I001 - columns are imported many to a line
 
-import math
-
 import numpy as np
 from qmodel._kernels import kernel
 
 from qmodel._kernels.laws import law_time, work_time
-from qmodel._kernels.policies import DUE, FCFS, K_ORDER, K_ROOM, SPF, queue_key, sort_due
+from qmodel._kernels.policies import (
+    DUE, FCFS, K_MAX_BATCH, K_ORDER, K_ROOM, OB_BATCH, OB_CONTEXT, OB_HOST, P_RELIEF, SPF, at, bracket, interpolate3,
+    locate, queue_key,
+)  # fmt: skip
 from qmodel._kernels.policies_late import WAITING_FLOATS, fill_rows, late_pull, work_begun
 from qmodel._kernels.sim_state import (
-    F_KEY, L_COUNT, L_HEAD, L_TAIL, R_CACHED, R_DONE, R_NEED, R_NEXT, R_PREV, R_PROMPT, REQUEST_FLOATS, REQUEST_INTS,
-    U_END, U_PART_WORK, UNIT_FLOATS, UNIT_INTS, push, push_behind, push_front, push_sorted, remove,
+    F_KEY, L_COUNT, L_HEAD, R_CACHED, R_DONE, R_NEED, R_NEXT, R_PREV, R_PROMPT, REQUEST_FLOATS, REQUEST_INTS,
+    U_END, U_PART_WORK, UNIT_FLOATS, UNIT_INTS, push, push_sorted, remove,
 )  # fmt: skip
 from qmodel._kernels.system import BUSY, FREE, HEAD, HELD, PREFILL_COLUMNS, enqueue
 from qmodel._kernels.system_batch import advance
 from qmodel._kernels.system_pools import ends_at_prefill, fits, freed, observe_decode, place_hosted, transfer
+from qmodel._kernels.system_queue import QUEUE_ROWS, SHELVES, join_due, leave_due, order_due, put, take
 from qmodel._kernels.system_state import (
-    ARRIVAL, D_BUSY, D_END, D_NOW, D_WAKE, DECODE_FLOATS, DECODE_INTS, E_HOSTING, E_REQUESTS, E_TOKENS, FINISH, G_TBT,
+    ARRIVAL, D_BUSY, D_END, D_NOW, D_WAKE, DECODE_FLOATS, DECODE_INTS, E_BATCH, E_HOSTING, E_REQUESTS, E_TOKENS, FINISH,
     G_TTFT, REQUEST_COLUMNS, S_BUDGET, S_DECODE, S_PREFILL, S_SEQS, START, least_requests,
 )  # fmt: skip
 
-_SHELVES, _PER_E = 128, 12.0  # shelves of prompts of about equal work: so many to a factor of e, from 0.1 ms
 _BLOCK = 32  # waiting prompts looked at in one go
 
-
-@kernel
-def _shelf(key):
-    return min(_SHELVES - 1, max(0, int(_PER_E * math.log(max(key, 1e-4) / 1e-4))))
+# What bounds the gain of any prompt: largest work and transfer [s], and the lengths that occur.
+M_WORK, M_TRANSFER, M_SHORTEST, M_LONGEST = range(4)
 
 
 @kernel
-def _put(lists, R, K, r, shelves):
-    """Insert request r behind all whose key is not larger, searching from another of about the same key."""
-    shelf, key = _shelf(K[r, F_KEY]), K[r, F_KEY]
-    b, at = shelf, lists[0, L_TAIL]
-    while b >= 0:
-        if shelves[b] >= 0:
-            at = shelves[b]
-            break
-        b -= 1
-    shelves[shelf] = r
-    if b < 0:
-        at = -1 if at < 0 else lists[0, L_HEAD]
-    while at >= 0 and K[at, F_KEY] > key:
-        at = R[at, R_PREV]
-    if at < 0:
-        push_front(lists, R, 0, r)
-        return
-    while R[at, R_NEXT] >= 0 and K[R[at, R_NEXT], F_KEY] <= key:
-        at = R[at, R_NEXT]
-    push_behind(lists, R, 0, at, r)
-
-
-@kernel
-def _take(lists, R, K, r, shelves, shelved):
+def _take(r, lists, R, K, shelves, order, ints, ends):
     """Take request r out of the shared queue."""
-    if shelved:
-        shelf, before = _shelf(K[r, F_KEY]), R[r, R_PREV]
-        if shelves[shelf] == r:
-            shelves[shelf] = before if before >= 0 and _shelf(K[before, F_KEY]) == shelf else -1
-    remove(lists, R, 0, r)
+    if order in (SPF, DUE):
+        take(r, lists, R, K, shelves)
+        if order == DUE:
+            leave_due(r, ints, ends)
+    else:
+        remove(lists, R, 0, r)
 
 
 @kernel
 def _fill(
-    t, i, unit, part, F, R, K, lists, shelves, shelved, UF, running, ended, stall, kept, behind, room_kv, done, need,
-    cached, LC, LB, EW, budget,
+    t, i, unit, part, F, R, K, lists, shelves, order, ints, ends, UF, running, ended, stall, kept, behind, room_kv,
+    done, need, LC, LB, EW, budget,
 ):  # fmt: skip
     """Fill a step of idle prefill instance i from its begun prompt and the shared queue; start it if not empty."""
     r = part[i]
@@ -85,7 +62,7 @@ def _fill(
                 if not fits(unit, need[r], room_kv):
                     stall[i] = soonest
                     break
-            _take(lists, R, K, r, shelves, shelved)
+            _take(r, lists, R, K, shelves, order, ints, ends)
             unit[HELD] += need[r]
             F[r, START] = t
         left = need[r] - done[r]
@@ -113,20 +90,6 @@ def _fill(
 
 
 @kernel
-def _sort(t, k, d, pull, E, PK, R, F, lists, UF, slo, LC, LB, EW):
-    """Bring the shared queue into the order of due times where somebody may take from it."""
-    ahead, wanted = 0.0, False
-    for i in range(k):
-        ahead += UF[i, U_PART_WORK] + (max(0.0, UF[i, U_END] - t) if UF[i, U_END] < np.inf else 0.0)
-        wanted = wanted or UF[i, U_END] == np.inf
-    if pull:
-        for j in range(d):
-            wanted = wanted or E[j, E_TOKENS] < PK[K_ROOM]
-    if wanted:
-        sort_due(t, k, ahead, 0, lists, R, F, slo, EW, LC, LB)
-
-
-@kernel
 def _next_hosted(j, D, E, hosted):
     """Return when the hosted step of instance j ends, or the next one may begin [s]."""
     if E[j, E_HOSTING] > 0:
@@ -135,12 +98,45 @@ def _next_hosted(j, D, E, hosted):
 
 
 @kernel
-def _pull(j, t, k, R, UF, UI, lists, lengths, curves, exact, rows, seen, PK, PF, batches, contexts, tables, scratch):
+def _most_of(need, cached, lengths, curves, most):
+    """Write the largest work and transfer [s], and the shortest and longest length, of all requests."""
+    most[M_SHORTEST], most[M_LONGEST] = np.inf, 0.0
+    for r in range(len(need)):
+        most[M_SHORTEST] = min(most[M_SHORTEST], need[r] - cached[r])
+        most[M_LONGEST] = max(most[M_LONGEST], need[r] - cached[r])
+    for which in range(2):
+        most[which] = 0.0
+        for m in range(len(lengths) + 2):
+            length = lengths[m - 2] if m > 1 else most[M_SHORTEST + m]
+            if most[M_SHORTEST] <= length <= most[M_LONGEST]:
+                i, f = bracket(lengths, length)
+                most[which] = max(most[which], at(curves[which], i, f))
+
+
+@kernel
+def _none_gains(u, waiting, ahead, k, most, seen, PF, lengths, batches, contexts, tables):
+    """Return whether no prompt can gain at decode unit u, however long those who wait are and in whatever order.
+
+    Where no chunk is safe beside the batch, hosting takes longer than any queue. Tables are linear between lengths, so
+    that their smallest value over all lengths that occur is at one of the table or at an end.
+    """
+    gain = (ahead + waiting * most[M_WORK] * (1.0 + PF[P_RELIEF])) / k + most[M_WORK] + most[M_TRANSFER]
+    cell = locate(batches, contexts, seen[u, OB_BATCH], seen[u, OB_CONTEXT])
+    for m in range(len(lengths) + 2):
+        length = lengths[m - 2] if m > 1 else most[M_SHORTEST + m]
+        if most[M_SHORTEST] <= length <= most[M_LONGEST]:
+            i, f = bracket(lengths, length)
+            if seen[u, OB_HOST] + interpolate3(tables[0], i, f, cell) <= gain:
+                return False
+    return True
+
+
+@kernel
+def _pull(j, ahead, k, R, lists, lengths, curves, exact, rows, seen, PK, PF, batches, contexts, tables, scratch):
     """Return (request, host time) that decode instance j pulls, or (-1, 0); looks no further than needed."""
-    ahead, running = work_begun(t, k, UF, UI)
     r, waiting = lists[0, L_HEAD], lists[0, L_COUNT]
     while r >= 0:
-        m, r, ahead = fill_rows(r, ahead, waiting, running, R, lengths, curves, exact, rows)
+        m, r, ahead = fill_rows(r, ahead, waiting, k, R, lengths, curves, exact, rows)
         found, host = late_pull(k + j, rows[:m], seen, PK, PF, batches, contexts, tables, scratch)
         if found >= 0:
             return found, host
@@ -160,12 +156,12 @@ def _next_event(t, k, d, UF, stall, D, E, hosted):
 
 @kernel
 def _run(
-    arrival, deflected, R, K, lists, shelves, UF, UI, stall, exact, units, part, kept, behind, room, running, ended, F,
-    D, E, keys, ids, fresh, landing, hosted, nxt, need, cached, done, left, again, hist, seen, scratch, rows, slo, PK,
-    PF, chunks, lengths, batches, contexts, curves, tables, LC, LB, EW, rates, capacity, S, G,
+    arrival, deflected, R, K, lists, shelves, floats, ints, ends, UF, UI, stall, exact, units, part, kept, behind, room,
+    running, ended, F, D, E, keys, ids, fresh, landing, hosted, nxt, need, cached, done, left, again, hist, seen,
+    scratch, rows, most, PK, PF, chunks, lengths, batches, contexts, curves, tables, LC, LB, EW, rates, capacity, S, G,
 ):  # fmt: skip
     """Let all requests arrive and finish."""
-    n, k, d, shelved = arrival.shape[0], S[S_PREFILL], S[S_DECODE], PK[K_ORDER] == SPF
+    n, k, d, order = arrival.shape[0], S[S_PREFILL], S[S_DECODE], PK[K_ORDER]
     coming, pull, last = 0, False, -1.0
     while True:
         t = _next_event(arrival[coming] if coming < n else np.inf, k, d, UF, stall, D, E, hosted)
@@ -201,21 +197,27 @@ def _run(
             coming += 1
             pull = True
             F[r, ARRIVAL] = t
-            if PK[K_ORDER] == FCFS or PK[K_ORDER] == DUE:
+            if order == FCFS:
                 push(lists, R, 0, r)
-                continue
-            K[r, F_KEY] = queue_key(t, r, R, PK, PF, EW, LC, LB)
-            if shelved:
-                _put(lists, R, K, r, shelves)
+            elif order == DUE:
+                work = work_time(EW, LC, LB, 0, need[r], cached[r])
+                join_due(r, work, lists, R, K, shelves, floats, ints, ends)
             else:
-                push_sorted(lists, R, K, 0, r)
-        if PK[K_ORDER] == DUE and lists[0, L_COUNT] > 1:
-            _sort(t, k, d, pull, E, PK, R, F, lists, UF, slo, LC, LB, EW)
+                K[r, F_KEY] = queue_key(t, r, R, PK, PF, EW, LC, LB)
+                if order == SPF:
+                    put(r, lists, R, K, shelves)
+                else:
+                    push_sorted(lists, R, K, 0, r)
+        ahead, _ = work_begun(t, k, UF, UI)
+        looked = order != DUE or lists[0, L_COUNT] < 2
         for i in range(k):
             if UF[i, U_END] == np.inf:
+                if not looked:
+                    order_due(t, k, ahead, G[G_TTFT], lists, R, K, F, shelves, floats, ints, ends)
+                    looked = True
                 _fill(
-                    t, i, units[i], part, F, R, K, lists, shelves, shelved, UF, running, ended, stall, kept[i], behind,
-                    room[i], done, need, cached, LC, LB, EW, S[S_BUDGET],
+                    t, i, units[i], part, F, R, K, lists, shelves, order, ints, ends, UF, running, ended, stall,
+                    kept[i], behind, room[i], done, need, LC, LB, EW, S[S_BUDGET],
                 )  # fmt: skip
         if not pull:
             continue
@@ -226,14 +228,24 @@ def _run(
                     j, t, F, D, E, keys, ids, fresh, landing, hosted, nxt, need, cached, done, left, again, hist,
                     PK, PF, chunks, LC, LB, capacity, S, G,
                 )  # fmt: skip
+                if 0 < PK[K_MAX_BATCH] <= E[j, E_BATCH]:
+                    break
                 observe_decode(t, j, D, E, LC, LB, capacity, seen, S)
+                begun, _ = work_begun(t, k, UF, UI)
+                if lists[0, L_COUNT] > _BLOCK and _none_gains(
+                    k + j, lists[0, L_COUNT], begun, k, most, seen, PF, lengths, batches, contexts, tables
+                ):
+                    break
+                if not looked:
+                    order_due(t, k, ahead, G[G_TTFT], lists, R, K, F, shelves, floats, ints, ends)
+                    looked = True
                 r, host = _pull(
-                    j, t, k, R, UF, UI, lists, lengths, curves, exact, rows, seen, PK, PF, batches, contexts, tables,
+                    j, begun, k, R, lists, lengths, curves, exact, rows, seen, PK, PF, batches, contexts, tables,
                     scratch,
                 )  # fmt: skip
                 if r < 0:
                     break
-                _take(lists, R, K, r, shelves, shelved)
+                _take(r, lists, R, K, shelves, order, ints, ends)
                 deflected[r] = True
                 place_hosted(r, j, host, F, D, E, hosted, nxt, need, cached)
 
@@ -256,7 +268,7 @@ def late_pools(
     for r in range(n):
         R[r, R_PROMPT], R[r, R_NEED], R[r, R_CACHED], R[r, R_DONE] = need[r], need[r], cached[r], cached[r]
         R[r, R_NEXT], R[r, R_PREV] = -1, -1
-    lists, shelves = np.zeros((1, 3), np.int64), np.full(_SHELVES, -1, np.int64)
+    lists, shelves = np.zeros((1, 3), np.int64), np.full(SHELVES, -1, np.int64)
     lists[0, 0], lists[0, 1] = -1, -1
     UF, stall = np.zeros((k + d, UNIT_FLOATS)), np.full(k, np.inf)
     UF[:, U_END] = np.inf
@@ -268,13 +280,16 @@ def late_pools(
     keys, ids = np.zeros((d, S[S_SEQS] + 2)), np.zeros((d, S[S_SEQS] + 2), np.int64)
     fresh = np.zeros((d, S[S_SEQS] + 2), np.int64)
     landing, hosted = np.full((d, 2), -1, np.int64), np.full((d, 2), -1, np.int64)
-    slo = np.array([[G[G_TTFT], G[G_TBT]]])
+    asked = n if PK[K_ORDER] == DUE else 0
+    floats, ints = np.zeros((QUEUE_ROWS, asked)), np.zeros((QUEUE_ROWS, asked), np.int64)
+    ends, most = np.full(2, -1, np.int64), np.zeros(4)
+    _most_of(need, cached, lengths, curves, most)
     hist, seen, scratch = np.zeros(bins), np.zeros((k + d, 8)), np.zeros((2, len(lengths)))
     rows = np.empty((n if PK[K_ORDER] == FCFS else _BLOCK, WAITING_FLOATS))
     _run(
-        arrival, deflected, R, K, lists, shelves, UF, UI, stall, exact, units, part, kept, behind, capacity[:k],
-        running, ended, F, D, E, keys, ids, fresh, landing, hosted, nxt, need, cached, done, left, again, hist, seen,
-        scratch, rows, slo, PK, PF, chunks, lengths, batches, contexts, curves, tables, LC, LB, EW, rates, capacity[k:],
-        S, G,
+        arrival, deflected, R, K, lists, shelves, floats, ints, ends, UF, UI, stall, exact, units, part, kept, behind,
+        capacity[:k], running, ended, F, D, E, keys, ids, fresh, landing, hosted, nxt, need, cached, done, left, again,
+        hist, seen, scratch, rows, most, PK, PF, chunks, lengths, batches, contexts, curves, tables, LC, LB, EW, rates,
+        capacity[k:], S, G,
     )  # fmt: skip
     return F, deflected, hist, np.concatenate((units[:, BUSY], D[:, D_BUSY]))
