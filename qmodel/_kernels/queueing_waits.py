@@ -1,4 +1,4 @@
-"""Waiting-time sums with positive terms: Franx's formula for M/D/k and its compound-Poisson form for lattice M/G/1."""
+"""Waiting-time sums with positive terms: Franx's formula for M/D/k."""
 
 import math
 
@@ -8,7 +8,6 @@ import numpy.typing as npt
 from qmodel._kernels import kernel
 
 Array = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
 
 
 @kernel
@@ -38,37 +37,3 @@ def franx_tails(t: Array, rate: float, servers: int, service: float, beyond: Arr
         if last == top or first > top:
             total += max(1.0 - mass, 0.0)
         out[a] = total
-
-
-@kernel
-def lattice_tails(
-    t: Array, rate: float, cell: float, sizes: Integers, weights: Array, beyond: Array, out: Array
-) -> None:
-    """Fill `out` with P(W > t) of M/G/1 with service sizes*cell; `beyond[i]` = P(more than i cells wait)."""
-    longest = 1
-    for a in range(t.size):
-        if t[a] >= 0.0 and t[a] < beyond.size * cell:
-            longest = max(longest, math.floor(t[a] / cell) + 1)
-    compound = np.empty(longest)
-    for a in range(t.size):
-        if not (t[a] >= 0.0 and t[a] < beyond.size * cell):
-            # Beyond the table nothing is left in double precision.
-            out[a] = 0.0
-            continue
-        steps = math.floor(t[a] / cell) + 1
-        mean = rate * (steps * cell - t[a])
-        compound[0] = math.exp(-mean)
-        total, mass = 0.0, 0.0
-        for n in range(steps):
-            if n > 0:
-                # Panjer's recursion for the cells that arrive meanwhile.
-                term = 0.0
-                for i in range(sizes.size):
-                    if sizes[i] > n:
-                        break
-                    term += sizes[i] * weights[i] * compound[n - sizes[i]]
-                compound[n] = term * mean / n
-            mass += compound[n]
-            if steps - 1 - n < beyond.size:
-                total += compound[n] * beyond[steps - 1 - n]
-        out[a] = total + max(1.0 - mass, 0.0)

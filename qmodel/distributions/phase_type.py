@@ -5,17 +5,24 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from qmodel.distributions.parts import Gamma, TwoPhase
 from qmodel.distributions.service import ServiceTime
 from qmodel.errors import OutOfRangeError
 
-__all__ = ["PhaseType2", "as_phase_type", "fit_h2_transform", "fit_phase_type", "h2_of_shape"]
+__all__ = ["PhaseType2", "as_phase_type", "fit_h2_transform", "fit_phase_type", "h2_of_shape", "phases_of"]
+
+FloatArray = npt.NDArray[np.float64]
 
 #: Relative distance below which two phases count as one (rounding, not modelling).
 SAME_PHASE = 1e-9
 #: Least product of the two phase means, in squared sums, and largest phase mean, in means, that stay well conditioned.
 LEAST_SPREAD = 1e-4
 LARGEST_PHASE = 300.0
+#: Phases up to which a law is taken for one: beyond, its eigenvectors take longer than a grid.
+MOST_PHASES = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,3 +169,31 @@ def as_phase_type(service: ServiceTime) -> PhaseType2 | None:
         if isinstance(one, Gamma) and isinstance(two, Gamma) and one.shape == two.shape == 1:
             return PhaseType2(start1=w, rate1_per_s=1 / one.mean_s, rate2_per_s=1 / two.mean_s)
     return None
+
+
+def phases_of(service: ServiceTime) -> tuple[FloatArray, FloatArray] | None:
+    """Return (probabilities of the first phase, rates [1/s] between phases) of a mixture of sums of exponential times.
+
+    None when the law is not one, or has more than `MOST_PHASES` phases. The rates are those of the phase-type
+    generator: negative on the diagonal, rows short of zero by the rate at which the service ends.
+    """
+    chains: list[list[float]] = []
+    for part in service.parts:
+        if isinstance(part, TwoPhase):
+            chains.append([1 / part.mean1_s, 1 / part.mean2_s])
+        elif isinstance(part, Gamma) and part.shape == int(part.shape) <= MOST_PHASES:
+            chains.append([part.shape / part.mean_s] * int(part.shape))
+        else:
+            return None
+    size = sum(len(chain) for chain in chains)
+    if size > MOST_PHASES:
+        return None
+    start, rates, at = np.zeros(size), np.zeros((size, size)), 0
+    for chain, weight in zip(chains, service.weights, strict=True):
+        start[at] = weight
+        for i, rate in enumerate(chain):
+            rates[at + i, at + i] = -rate
+            if i + 1 < len(chain):
+                rates[at + i, at + i + 1] = rate
+        at += len(chain)
+    return start, rates

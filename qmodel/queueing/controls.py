@@ -15,7 +15,8 @@ from qmodel._kernels.queueing_lanes import fcfs_lanes, look_up, mean_by_rank, un
 from qmodel.distributions.service import ServiceTime
 from qmodel.queueing.interpolation import LawFacts, heaviest_neighbour
 from qmodel.queueing.metrics import QueueMetrics, tabulated
-from qmodel.queueing.renewal import LONGEST, renewal_tail
+from qmodel.queueing.renewal import LONGEST
+from qmodel.queueing.single import solve_mg1
 
 __all__ = ["LANES", "Control", "Lanes", "controls_of", "exponential_table", "service_table"]
 
@@ -168,9 +169,7 @@ class Start:
         return np.ascontiguousarray(np.sort(np.where(waits > 0, waiting, others), axis=0))
 
 
-def controls_of(
-    rate: float, servers: int, law: LawFacts, reach: float, cells: int, rng: np.random.Generator
-) -> tuple[Lanes, list[Control]]:
+def controls_of(rate: float, servers: int, law: LawFacts, rng: np.random.Generator) -> tuple[Lanes, list[Control]]:
     """Return M/G/k, service of mean 1, and the queues that it is compared with, all with the same arrivals and ranks.
 
     - One server k times as fast: M/G/1. It is close in heavy traffic.
@@ -179,17 +178,19 @@ def controls_of(
     - Everybody served at once (M/G/infinity), k-th longest residual service: P(V > t) = P(Poisson(a P(S_e > t)) >= k)
       because those with more than t left are a thinned Poisson number. It is close where few wait.
     """
-    unit, k, rho, table = law.unit, servers, rate / servers, service_table(law.unit)
+    unit, k, table = law.unit, servers, service_table(law.unit)
     start = Start(rate, k, table, rng)
-    mean_fast = rate * unit.moment(2) / (2 * k * k * (1 - rho))
-    fast = renewal_tail(rate, 1, unit.scaled(1 / k), reach, 2 * cells).scaled(rho)
+    fast = solve_mg1(rate, unit.scaled(1 / k))
     near, metrics, mean_wait = heaviest_neighbour(rate, k, law)
     waits = start.waits(metrics)
     free = start.busy(waits * (mean_wait / metrics.mean_wait_s if metrics.mean_wait_s > 0 else 1.0))
-    level = start.level
-    behind = np.where(level > 1 - rho, np.interp(-np.log1p(-level), -fast.log_tail, fast.grid), 0.0)[None, :]
     controls = [
-        Control(name="M/G/1", queue=Lanes(table=table, factor=1 / k, free=behind), mean=mean_fast, tail=fast.tail),
+        Control(
+            name="M/G/1",
+            queue=Lanes(table=table, factor=1 / k, free=start.waits(fast)[None, :]),
+            mean=fast.mean_wait_s,
+            tail=fast.wait_law.tail,
+        ),
         Control(
             name=metrics.method.split(" ")[1],
             queue=Lanes(table=service_table(near), factor=1.0, free=start.busy(waits)),

@@ -239,7 +239,7 @@ class _Path:
         delayed = rate * service.moment(2) / (2 * servers**2 * (1 - rho)) / rho
         reach = REACH * (delayed + 1 / servers)
         self.per_s = CELLS / reach
-        self.own, self.controls = controls_of(rate, servers, law, reach, CELLS, self.rng)
+        self.own, self.controls = controls_of(rate, servers, law, self.rng)
         self.queues = [self.own, *(control.queue for control in self.controls)]
         self.counts = np.zeros((len(self.queues), ROWS, CELLS + 2), np.int32)
         self.sums = np.zeros((len(self.queues), ROWS))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from qmodel.distributions.service import ServiceTime
 from qmodel.errors import OutOfRangeError
@@ -10,8 +11,12 @@ from qmodel.queueing.checks import check_load, check_service
 
 __all__ = ["lundberg_rate"]
 
-#: Halvings of the bracket: double precision is exhausted.
+#: Steps after which the bracket is as narrow as double precision.
 STEPS = 100
+#: Value of the equation, and relative width of the bracket, that are rounding.
+ROUNDING, SAME = 1e-16, 1e-13
+#: Exponent beyond which exponential moments overflow, and share of the limit of the exponents that is tried.
+OVERFLOW, NEAR_LIMIT = 600.0, 1 - 1e-9
 
 
 def lundberg_rate(arrival_rate_per_s: float, servers: int, service: ServiceTime) -> float:
@@ -52,24 +57,33 @@ def lundberg_rate(arrival_rate_per_s: float, servers: int, service: ServiceTime)
             f"decay rate of waits under the {service.name} law", 0.0, "> 0", "bound the service times first"
         )
 
-    def gap(eta: float) -> float:
-        exponent = -eta / servers
-        if -exponent * min(service.upper_s, 1e300) > 600 and math.isfinite(service.upper_s):
+    def excess(eta: float) -> float:
+        """Return log(lam*(E[exp(eta*S/k)] - 1)/eta), which rises from log(rho) through 0."""
+        exponent = eta / servers
+        if math.isfinite(service.upper_s) and exponent * service.upper_s > OVERFLOW:
             return math.inf
-        return arrival_rate_per_s * (float(service.laplace(exponent).real) - 1.0) - eta
+        return math.log(arrival_rate_per_s * (float(service.laplace(-exponent).real) - 1.0) / eta)
 
     # Two moments give a start above or near the root.
     high = 2 * servers * (1 - load) * service.mean_s / service.moment(2)
-    high = min(high, limit * (1 - 1e-9))
-    while gap(high) < 0 and high < limit * (1 - 1e-9):
+    high = min(high, limit * NEAR_LIMIT)
+    while (above := excess(high)) < 0 and high < limit * NEAR_LIMIT:
         high = min(2 * high, 0.5 * (high + limit)) if math.isfinite(limit) else 2 * high
-    low = 0.0
+    return _root(excess, math.log(load), high, above)
+
+
+def _root(excess: Callable[[float], float], below: float, high: float, above: float) -> float:
+    """Return where an increasing function passes 0 between 0 (value `below`) and `high`, by the Illinois method."""
+    low, side = 0.0, 0
     for _ in range(STEPS):
-        middle = 0.5 * (low + high)
-        if gap(middle) < 0:
-            low = middle
+        middle = (low * above - high * below) / (above - below) if math.isfinite(above) else 0.5 * (low + high)
+        if not low < middle < high:
+            return min(max(middle, low), high)
+        value = excess(middle)
+        if value < 0:
+            low, below, above, side = middle, value, above / 2 if side < 0 else above, -1
         else:
-            high = middle
-        if high - low < 1e-13 * high:
-            break
+            high, above, below, side = middle, value, below / 2 if side > 0 else below, 1
+        if abs(value) < ROUNDING or high - low < SAME * high:
+            return middle
     return high

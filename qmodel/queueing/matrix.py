@@ -13,7 +13,7 @@ from qmodel.errors import ConvergenceError, InputError
 from qmodel.queueing.checks import check_load
 from qmodel.queueing.metrics import ExponentialSum, FunctionTail, QueueMetrics
 
-__all__ = ["mean_wait_mphk", "solve_mphk"]
+__all__ = ["mean_wait_mphk", "phase_tail", "solve_mphk"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -74,7 +74,7 @@ def solve_mphk(arrival_rate_per_s: float, servers: int, phases: PhaseType2) -> Q
     queue = np.linalg.solve((np.eye(k + 1) - r).T, r.T @ above)
     local, _, _ = service_blocks(k, *shape)
     generator = local + load * g
-    law = _tail_law(above, generator, mean)
+    law = phase_tail(above, generator, mean)
     return QueueMetrics(
         arrival_rate_per_s=lam,
         servers=k,
@@ -105,7 +105,7 @@ def _mean(phases: PhaseType2) -> float:
     return p / phases.rate1_per_s + (1 - p + p * phases.go_on) / phases.rate2_per_s
 
 
-def _tail_law(start: FloatArray, generator: FloatArray, mean: float) -> ExponentialSum | FunctionTail:
+def phase_tail(start: FloatArray, generator: FloatArray, mean: float) -> ExponentialSum | FunctionTail:
     """Return t -> start exp(generator*t/mean) 1 as a sum of exponentials, or by uniformisation when ill-conditioned."""
     values, right = np.linalg.eig(generator)
     try:

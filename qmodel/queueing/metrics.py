@@ -18,6 +18,9 @@ FloatArray = npt.NDArray[np.float64]
 
 #: Relative width at which the search for a quantile stops.
 QUANTILE_TOLERANCE = 1e-12
+#: Where a bracket is looked into, in widths: evenly, and around the interpolated point.
+EVEN = np.arange(1, 8) / 8
+AROUND = np.concatenate([-(8.0 ** -np.arange(1, 7)), [0.0], 8.0 ** -np.arange(6, 0, -1)])
 #: Half step of the difference that stands for a density, in mean delays of those who wait.
 DENSITY_STEP = 2e-3
 
@@ -41,24 +44,43 @@ def checked_times(t: npt.ArrayLike) -> FloatArray:
 
 
 def search_quantile(law: WaitLaw, q: float, scale: float) -> float:
-    """Return the smallest t >= 0 with tail(t) <= 1 - q, by bracketing and repeated eightfold subdivision."""
+    """Return the smallest t >= 0 with tail(t) <= 1 - q, from a bracket that begins at `scale`."""
     want = 1.0 - q
     if float(law.tail(np.zeros(1))[0]) <= want:
         return 0.0
-    high = scale
+    low, high = 0.0, scale
     for _ in range(200):
         if float(law.tail(np.array([high]))[0]) <= want:
-            break
-        high *= 2.0
-    else:
-        raise ConvergenceError("bracket of a wait quantile", high, f"past the {q:g} quantile", "ask for a lower q")
-    low = 0.0
+            return refined_quantile(law, want, low, high)
+        low, high = high, 2.0 * high
+    raise ConvergenceError("bracket of a wait quantile", high, f"past the {q:g} quantile", "ask for a lower q")
+
+
+def refined_quantile(law: WaitLaw, want: float, low: float, high: float) -> float:
+    """Return the smallest t with tail(t) <= want within a bracket.
+
+    Each round divides the bracket evenly, so that it shrinks eightfold at least, and more finely around where the
+    logarithm of the tail, taken for a straight line, passes `want`, so that it mostly shrinks as with Newton's method.
+    """
+    above, below = (float(x) for x in law.tail(np.array([low, high])))
     while high - low > QUANTILE_TOLERANCE * high:
-        grid = np.linspace(low, high, 17)
-        inside = law.tail(grid) <= want
-        first = int(np.argmax(inside)) if inside.any() else 16
-        low, high = float(grid[max(first - 1, 0)]), float(grid[first])
-        if first == 0:
+        width = high - low
+        # A tail that falls to nothing, or a jump, has no slope to follow.
+        slope = math.log(above / below) if above > below > 0 else 0.0
+        guess = low + width * (math.log(above / want) / slope if slope > 0 else 0.5)
+        inner = np.concatenate([low + width * EVEN, guess + width * AROUND])
+        grid = np.concatenate([[low], np.sort(np.clip(inner, low, high)), [high]])
+        tails = law.tail(grid)
+        first = max(int(np.argmax(tails <= want)), 1)
+        if not tails[first] <= want:
+            break
+        low, high, above, below = (
+            float(grid[first - 1]),
+            float(grid[first]),
+            float(tails[first - 1]),
+            float(tails[first]),
+        )
+        if high - low >= width:
             break
     return high
 

@@ -193,7 +193,7 @@ def test_tables_of_ranks_have_their_law(law):
 def test_controls_are_what_is_known_of_them():
     law = FAR_APART.scaled(1 / FAR_APART.mean_s)
     rng = np.random.default_rng(2)
-    own, controls = controls_of(6.0, 10, law_facts(law), 8.0, 2048, rng)
+    own, controls = controls_of(6.0, 10, law_facts(law), rng)
     assert [control.name for control in controls] == ["M/G/1", "M/H2/10", "M/G/infinity"]
     gaps, ranks = rng.exponential(1 / 6.0, (20_000, 64)), rng.integers(0, 1 << 16, (20_000, 64), dtype=np.uint16)
     own_waits = own.waits(gaps, ranks)
