@@ -17,15 +17,16 @@ from qmodel.studies.capacity_answer import CapacityPlan
 from qmodel.studies.capacity_bounds import check_reachable
 from qmodel.studies.capacity_cheapest import cheapest
 from qmodel.studies.capacity_goodput import highest_goodput
-from qmodel.studies.capacity_search import Search
+from qmodel.studies.capacity_search import ATTAINMENT, Search
 from qmodel.studies.capacity_types import Kind, Mix
 
 if TYPE_CHECKING:
     from qmodel.studies.comparison import Progress
 
-__all__ = ["ATTAINMENT", "CapacityPlan", "instance_kinds", "plan_capacity"]
+__all__ = ["CapacityPlan", "instance_kinds", "plan_capacity"]
 
-ATTAINMENT = 0.95
+# Deflected prompts need not take the zero-load path; as for plans, its TTFT must suit the median prompt at least.
+_REACHED_WITH_DEFLECTION = 0.5
 
 
 def plan_capacity(
@@ -58,13 +59,14 @@ def plan_capacity(
     slo : SLO
         Objectives of each request.
     gpus : int, optional
-        Most GPUs to use; needed where no cluster is given.
+        Most GPUs to use; either this or `cluster` is needed.
     rate_per_s : float, optional
         Mean arrival rate to serve [1/s]; without it the rate is maximised.
     cluster : tuple of int, optional
         Prefill and decode instances of a cluster whose highest rate is asked.
     policy : object, optional
-        A policy; None never deflects; ``"thresholds"`` derives the plan of each cluster and rate.
+        A policy; None never deflects, so that the answer holds whatever the router does; ``"thresholds"`` derives the
+        plan of each cluster and rate and may need fewer GPUs.
     prices : mapping, optional
         GPU name to price; 1 for each GPU by default.
     attainment : float, optional
@@ -92,7 +94,7 @@ def plan_capacity(
     """
     kinds = instance_kinds(calibrations, prices, cluster_options)
     if cluster is not None:
-        gpus = _gpus_of(cluster, rate_per_s, kinds)
+        gpus = _gpus_of(cluster, gpus, rate_per_s, kinds)
     _check_numbers(gpus, rate_per_s, attainment, kinds)
     assert gpus is not None
     parts = ((workload, 1.0),) if isinstance(workload, Workload) else tuple(workload)
@@ -100,7 +102,7 @@ def plan_capacity(
     if not runs:
         raise InputError("seeds", 0, "at least one", "e.g. range(5)")
     mix = Mix(parts=parts)
-    kinds = _usable(kinds, mix, slo, attainment if policy is None else 0.5)
+    kinds = _usable(kinds, mix, slo, attainment if policy is None else _REACHED_WITH_DEFLECTION)
     search = Search(mix=mix, slo=slo, policy=policy, attainment=attainment, seeds=runs, requests=requests)
     say = progress or _silent
     if rate_per_s is not None:
@@ -130,6 +132,11 @@ def instance_kinds(
     options : mapping, optional
         Other fields of `Cluster`.
 
+    Returns
+    -------
+    list of Kind
+        One per ordered pair of types, each pool's own first.
+
     Raises
     ------
     InputError
@@ -149,8 +156,10 @@ def instance_kinds(
     ]
 
 
-def _gpus_of(cluster: tuple[int, int], rate_per_s: float | None, kinds: list[Kind]) -> int:
-    """Return the GPUs of a given cluster; raise InputError where it is none, or a rate is given too."""
+def _gpus_of(cluster: tuple[int, int], gpus: int | None, rate_per_s: float | None, kinds: list[Kind]) -> int:
+    """Return the GPUs of a given cluster; raise InputError where it is none, or GPUs or a rate are given too."""
+    if gpus is not None:
+        raise InputError("gpus", f"{gpus} beside a cluster", "one of the two", "gpus searches for the cluster")
     if rate_per_s is not None:
         raise InputError("rate", f"{rate_per_s:g}/s beside a cluster", "one of the two", "simulate says how it does")
     if not all(isinstance(n, int) and n >= 1 for n in cluster):

@@ -53,7 +53,8 @@ class CapacityPlan:
     gpus_allowed : int
         Most GPUs that the question allowed.
     rows : tuple of dict
-        Every candidate looked at: cluster, gpus, cost, rate_per_s, predicted and simulated attainment and P95 TTFT.
+        Every candidate looked at: cluster, gpus, cost, rate_per_s, predicted and simulated attainment, each with the
+        number of replications behind it (``predicted_runs``, ``simulated_runs``), and P95 TTFT.
     notes : tuple of str
         What the reader should know.
     """
@@ -130,8 +131,10 @@ def answer_with(search: Search, best: Candidate, rate: float, met: bool) -> Capa
         Whether the search found it to hold.
     """
     simulated = search.simulated(best, rate)
-    predicted = search.predicted_mean(best, rate)
+    predicted = search.predicted_mean(best, rate, search.seeds)
     notes = []
+    if search.policy is None:
+        notes.append("never deflects: with deflection (policy thresholds) fewer GPUs may do, or carry more")
     if not predicted:
         notes.append("the queueing model does not cover this policy: candidates were ordered by simulation")
     if not met:
@@ -153,7 +156,7 @@ def answer_with(search: Search, best: Candidate, rate: float, met: bool) -> Capa
         simulated={name: value[0] for name, value in simulated.items()},
         half_widths={name: value[1] for name, value in simulated.items()},
         seeds=search.seeds,
-        rows=tuple(search.rows()),
+        rows=tuple(search.rows(rate)),
         requests=search.requests,
         notes=tuple(notes),
     )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from qmodel.errors import InfeasibleError
 from qmodel.studies.capacity_answer import CapacityPlan, answer_with
-from qmodel.studies.capacity_search import Search, full_splits, highest_rate
+from qmodel.studies.capacity_search import LEAST_SHARE, Search, full_splits, highest_rate
 from qmodel.studies.capacity_types import Candidate, Kind
 
 if TYPE_CHECKING:
@@ -15,12 +16,16 @@ if TYPE_CHECKING:
 
 __all__ = ["highest_goodput", "predicted_goodput"]
 
-# Finalists of a goodput search: predicted within this factor of the best, and at most so many.
+# Finalists of a goodput search: predicted within this factor of the best, and at most so many. Decision 0080 has what
+# predicted and simulated goodput differ by, which this and the starts below allow for.
 FINALIST_SHARE, FINALISTS = 0.93, 6
+# Where the simulated goodput is sought, as factors of the predicted one: starts, tried in turn, and the highest.
+STARTS, HIGHEST = (0.95, 0.8, 0.6, 0.3), 1.25
+# Factors between the two rates that a bisection ends with: coarse for ranking, fine for the answer.
 PREDICTED_RATIO, SIMULATED_RATIO = 1.02, 1.005
-TIE = 0.99
-LIGHTER = 0.8
-COARSE = 16
+TIE = 0.99  # goodputs this close are one: twice what a bisection leaves open
+LIGHTER = 0.8  # share of the best rate at which ties are told apart, where no split is at its limit
+COARSE = 16  # splits predicted one by one; of more, an even choice first
 
 
 def highest_goodput(
@@ -42,33 +47,30 @@ def highest_goodput(
         Prefill and decode instances, when only that cluster is asked about.
     """
     predicted: dict[Candidate, float] = {}
-    best = 0.0
-    splits = _promising(search, kinds, gpus)
-    if split is not None:
-        splits = [Candidate(kind=kind, prefill=split[0], decode=split[1]) for kind in kinds]
-    for candidate in splits:
+    given = [] if split is None else [Candidate(kind=kind, prefill=split[0], decode=split[1]) for kind in kinds]
+    candidates: Iterable[Candidate] = given or chain(_promising(search, kinds, gpus), _between(predicted))
+    for candidate in candidates:
         say(f"predicting {candidate.name}", len(predicted), 0)
-        best = max(best, predicted_goodput(search, candidate, best, predicted))
-    for candidate in _between(predicted) if split is None else ():
-        say(f"predicting {candidate.name}", len(predicted), 0)
-        best = max(best, predicted_goodput(search, candidate, best, predicted))
-    if best == 0:
-        raise InfeasibleError("SLO", "not met", "met at some rate", "give longer limits or another GPU type")
-    likely = sorted((c for c in predicted if predicted[c] >= FINALIST_SHARE * best), key=lambda c: -predicted[c])
-    rate = 0.0
-    chosen: list[tuple[Candidate, float]] = []
-    for number, candidate in enumerate(likely[:FINALISTS]):
-        say(f"simulating {candidate.name}", number, min(len(likely), FINALISTS))
-        found = _simulated_goodput(search, candidate, predicted[candidate], rate)
-        if found > rate:
-            rate = found
-            chosen = [(c, r) for c, r in chosen if r >= TIE * rate]
-        if found:
-            chosen.append((candidate, found))
+        predicted[candidate] = predicted_goodput(search, candidate, max(predicted.values(), default=0.0))
+    chosen = _finalists(search, predicted, say)
     if not chosen:
         raise InfeasibleError("SLO", "not met", "met at some rate", "give longer limits or another GPU type")
-    winner, rate = max(chosen, key=lambda x: (search.simulated(x[0], LIGHTER * rate)["slo_attainment"][0], x[1]))
-    return answer_with(search, winner, rate, True)
+    best = max(chosen.values())
+    winner = max(chosen, key=lambda c: (search.simulated(c, LIGHTER * best)["slo_attainment"][0], chosen[c]))
+    return answer_with(search, winner, chosen[winner], True)
+
+
+def _finalists(search: Search, predicted: Mapping[Candidate, float], say: Progress) -> dict[Candidate, float]:
+    """Return the simulated goodput [1/s] of the finalists within `TIE` of the best; empty when none has any."""
+    floor = FINALIST_SHARE * max(predicted.values())
+    likely = sorted((c for c, rate in predicted.items() if rate > 0 and rate >= floor), key=lambda c: -predicted[c])
+    found: dict[Candidate, float] = {}
+    for number, candidate in enumerate(likely[:FINALISTS]):
+        say(f"simulating {candidate.name}", number, min(len(likely), FINALISTS))
+        best = max(found.values(), default=0.0)
+        found[candidate] = _simulated_goodput(search, candidate, predicted[candidate], best)
+    best = max(found.values(), default=0.0)
+    return {candidate: rate for candidate, rate in found.items() if rate > 0 and rate >= TIE * best}
 
 
 def _promising(search: Search, kinds: list[Kind], gpus: int) -> list[Candidate]:
@@ -102,7 +104,7 @@ def _between(predicted: Mapping[Candidate, float]) -> Iterable[Candidate]:
         step //= 2
 
 
-def predicted_goodput(search: Search, candidate: Candidate, best: float, found: dict[Candidate, float]) -> float:
+def predicted_goodput(search: Search, candidate: Candidate, best: float) -> float:
     """Return the predicted goodput [1/s], or 0 when it is below `FINALIST_SHARE` of the best so far.
 
     Parameters
@@ -113,18 +115,12 @@ def predicted_goodput(search: Search, candidate: Candidate, best: float, found: 
         Cluster to judge.
     best : float
         Highest goodput so far [1/s]; 0 for the first.
-    found : dict
-        Gets the result.
     """
     ceiling = search.ceiling_per_s(candidate)
-    floor = max(FINALIST_SHARE * best, ceiling / 64)
-    rate = 0.0
-    if ceiling > floor:
-        rate = highest_rate(
-            lambda r: search.screened(candidate, r) >= search.attainment, floor, ceiling, PREDICTED_RATIO
-        )
-    found[candidate] = rate
-    return rate
+    floor = max(FINALIST_SHARE * best, ceiling * LEAST_SHARE)
+    if ceiling <= floor:
+        return 0.0
+    return highest_rate(lambda r: search.screened(candidate, r) >= search.attainment, floor, ceiling, PREDICTED_RATIO)
 
 
 def _simulated_goodput(search: Search, candidate: Candidate, predicted: float, best: float) -> float:
@@ -133,7 +129,8 @@ def _simulated_goodput(search: Search, candidate: Candidate, predicted: float, b
     def holds(rate: float) -> bool:
         return search.holds(candidate, rate)
 
+    high = max(HIGHEST * predicted, best)
     if best:
-        return highest_rate(holds, TIE * best, max(1.15 * predicted, best), SIMULATED_RATIO)
-    low = next((s * predicted for s in (0.95, 0.8, 0.6, 0.3) if holds(s * predicted)), 0.0)
-    return highest_rate(holds, low, 1.25 * predicted, SIMULATED_RATIO) if low else 0.0
+        return highest_rate(holds, TIE * best, high, SIMULATED_RATIO)
+    low = next((share * predicted for share in STARTS if holds(share * predicted)), 0.0)
+    return highest_rate(holds, low, high, SIMULATED_RATIO) if low else 0.0

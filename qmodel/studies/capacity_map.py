@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from qmodel.errors import InfeasibleError
 from qmodel.studies.capacity_bounds import check_reachable
 from qmodel.studies.capacity_goodput import predicted_goodput
-from qmodel.studies.capacity_search import Search, best_split, full_splits
+from qmodel.studies.capacity_search import ATTAINMENT, Search, best_split, full_splits
 from qmodel.studies.capacity_types import Candidate, Kind, Mix
 from qmodel.studies.sweep import Engine, run_grid
 
@@ -26,6 +26,7 @@ MOST_SPLITS, RATES = 16, 9
 MOST_SIZES = 10  # of the frontier, evenly spread over the GPUs allowed
 LIKELY = 0.7  # kinds whose bound per money is below this share of the best are left out of the frontier
 Parts = Sequence[tuple["Workload", float]]
+_TAIL = ("fastest", "p95_ttft_s", "slo_attainment")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -54,7 +55,7 @@ class Question:
     parts: tuple[tuple[Workload, float], ...]
     slo: SLO
     policy: Any = None
-    attainment: float = 0.95
+    attainment: float = ATTAINMENT
     seed: int = 0
     requests: int | None = None
 
@@ -83,7 +84,7 @@ class Question:
         candidates = [Candidate(kind=kind, prefill=k, decode=d) for k, d in splits]
         goodput: dict[Candidate, float] = {}
         for candidate in sorted(candidates, key=lambda c: -search.ceiling_per_s(c)):
-            predicted_goodput(search, candidate, max(goodput.values(), default=0.0), goodput)
+            goodput[candidate] = predicted_goodput(search, candidate, max(goodput.values(), default=0.0))
         best = max(candidates, key=lambda c: goodput[c])
         row = {"cluster": best.name, "cost": best.cost, "goodput_per_s": goodput[best]}
         tails = [self._tail(search, c, cell["rate_per_s"]) for c in candidates if goodput[c]]
@@ -95,9 +96,6 @@ class Question:
         tail = found.get("p95_ttft_s")
         values = (None if tail is None else candidate.name), tail, found["slo_attainment"]
         return dict(zip(_TAIL, values, strict=True))
-
-
-_TAIL = ("fastest", "p95_ttft_s", "slo_attainment")
 
 
 def capacity_map(
@@ -252,8 +250,6 @@ def _likely(question: Question, gpus: int) -> list[int]:
 
 def _kind(cluster: Cluster) -> Kind:
     """Return the kind of a cluster whose pools are each of one type."""
-    from dataclasses import fields
-
     options = {f.name: getattr(cluster, f.name) for f in fields(cluster)}
     for name in ("prefill", "decode", "calibration"):
         del options[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +14,28 @@ from qmodel.scenario import Workload
 from qmodel.simulation import simulate
 from qmodel.studies.capacity_bounds import PoolLimits, deflection_carries, pool_limits
 from qmodel.studies.capacity_types import Candidate, Kind, Mix
-from qmodel.studies.metrics import measure
+from qmodel.studies.metrics import measure, over_seeds
 from qmodel.system import predict
 
 if TYPE_CHECKING:
     from qmodel.scenario import SLO
 
-__all__ = ["PLAN_POLICY", "Search", "best_split", "full_splits", "highest_rate", "smallest"]
+__all__ = [
+    "ATTAINMENT",
+    "LEAST_SHARE",
+    "PLAN_POLICY",
+    "Search",
+    "best_split",
+    "full_splits",
+    "highest_rate",
+    "smallest",
+]
 
 PLAN_POLICY = "thresholds"
+ATTAINMENT = 0.95  # share of requests that must meet the SLO unless another is asked for
+# Rates are sought down to this share of a bound; a split that carries less is no answer beside the others.
+LEAST_SHARE = 1 / 64
+_CEILING_RATIO = 1.02  # accuracy of the bound by the linear program, which is then raised by as much
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -54,19 +67,19 @@ class Search:
     _predicted: dict[Any, dict[str, float] | None] = field(default_factory=dict, init=False)
     _simulated: dict[Any, dict[str, float]] = field(default_factory=dict, init=False)
     _policies: dict[Any, Any] = field(default_factory=dict, init=False)
-    _sizes: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
-    _limits: dict[int, PoolLimits] = field(default_factory=dict, init=False)
+    _seen: dict[str, Candidate] = field(default_factory=dict, init=False)
+    _limits: dict[Kind, PoolLimits] = field(default_factory=dict, init=False)
 
     def limits(self, kind: Kind) -> PoolLimits:
         """Return the tightest limits of one instance of each pool over the parts of the mix."""
-        if id(kind) not in self._limits:
+        if kind not in self._limits:
             scale = [w.rate_per_s / self.mix.rate_per_s for w, _ in self.mix.parts]
             found = [pool_limits(kind.cluster(1, 1), w, self.slo) for w, _ in self.mix.parts]
-            self._limits[id(kind)] = PoolLimits(
+            self._limits[kind] = PoolLimits(
                 prefill_per_s=min(x.prefill_per_s / s for x, s in zip(found, scale, strict=True)),
                 decode_per_s=min(x.decode_per_s / s for x, s in zip(found, scale, strict=True)),
             )
-        return self._limits[id(kind)]
+        return self._limits[kind]
 
     def ceiling_per_s(self, candidate: Candidate) -> float:
         """Return a rate that the candidate cannot exceed [1/s]: *bound* within the slack of `PoolLimits`."""
@@ -75,13 +88,13 @@ class Search:
             return limits.rate_per_s(candidate.prefill, candidate.decode)
         top = limits.rate_per_s(candidate.prefill + candidate.decode, candidate.decode)
         cluster = candidate.cluster()
-        if deflection_carries(cluster, self.mix.at_rate(top).peak, self.slo):
+
+        def carries(rate: float) -> bool:
+            return deflection_carries(cluster, self.mix.at_rate(rate).peak, self.slo)
+
+        if carries(top):
             return top
-        low = top / 64
-        return (
-            highest_rate(lambda r: deflection_carries(cluster, self.mix.at_rate(r).peak, self.slo), low, top, 1.02)
-            * 1.02
-        )
+        return _CEILING_RATIO * highest_rate(carries, LEAST_SHARE * top, top, _CEILING_RATIO)
 
     def may_carry(self, candidate: Candidate, rate_per_s: float) -> bool:
         """Return False when the candidate cannot carry the rate: by the pools' limits, or by the linear program."""
@@ -107,7 +120,7 @@ class Search:
 
     def predicted(self, candidate: Candidate, rate_per_s: float) -> dict[str, float] | None:
         """Return the predicted metrics, or None where the model does not cover the policy."""
-        self._sizes[candidate.name] = _row(candidate)
+        self._seen[candidate.name] = candidate
         key = (candidate.name, rate_per_s)
         if key not in self._predicted:
             self._predicted[key] = self._predict(candidate, rate_per_s)
@@ -123,7 +136,7 @@ class Search:
         except InputError:
             return None
 
-    def predicted_mean(self, candidate: Candidate, rate_per_s: float) -> dict[str, float]:
+    def predicted_mean(self, candidate: Candidate, rate_per_s: float, seeds: Iterable[int]) -> dict[str, float]:
         """Return the predicted metrics as means over the seeds' arrivals; empty where the policy is not covered."""
         if self.predicted(candidate, rate_per_s) is None:
             return {}
@@ -132,7 +145,7 @@ class Search:
             policy = self.policy_for(candidate, rate_per_s)
             found = [
                 mix.mean([measure(predict(cluster, self._replay(w, seed), self.slo, policy)) for w, _ in mix.parts])
-                for seed in self.seeds
+                for seed in seeds
             ]
         except (UnstableError, InfeasibleError):
             return {"slo_attainment": 0.0}
@@ -151,7 +164,7 @@ class Search:
 
     def simulated_once(self, candidate: Candidate, rate_per_s: float, seed: int) -> dict[str, float]:
         """Return the metrics of one simulated run."""
-        self._sizes[candidate.name] = _row(candidate)
+        self._seen[candidate.name] = candidate
         key = (candidate.name, rate_per_s, seed)
         if key not in self._simulated:
             mix, cluster = self.mix.at_rate(rate_per_s), candidate.cluster()
@@ -165,13 +178,9 @@ class Search:
 
     def simulated(self, candidate: Candidate, rate_per_s: float) -> dict[str, tuple[float, float]]:
         """Return mean and 95 % half-width of every metric over the seeds."""
-        from qmodel.simulation.statistics import mean_interval
-
         runs = [self.simulated_once(candidate, rate_per_s, seed) for seed in self.seeds]
         names = [name for name in runs[0] if all(name in run for run in runs)]
-        if len(runs) == 1:
-            return {name: (runs[0][name], 0.0) for name in names}
-        return {name: mean_interval([run[name] for run in runs]) for name in names}
+        return {name: over_seeds([run[name] for run in runs]) for name in names}
 
     def holds(self, candidate: Candidate, rate_per_s: float) -> bool:
         """Return whether the mean attainment over the seeds reaches the target; stops as soon as it cannot."""
@@ -183,18 +192,27 @@ class Search:
                 return False
         return True
 
-    def rows(self) -> list[dict[str, Any]]:
-        """Return what was found, one row per cluster and rate; simulated means are over the seeds that were run."""
+    def rows(self, rate_per_s: float) -> list[dict[str, Any]]:
+        """Return what was found, one row per cluster and rate; simulated means are over the seeds that were run.
+
+        Predictions at `rate_per_s` are means over the same arrivals, so that both can be compared; at other rates, and
+        where nothing was simulated, they are those that ordered the candidates, of the workload as it is.
+        """
         rows = []
         for name, rate in sorted({key[:2] for key in (*self._predicted, *self._simulated)}):
+            seeds = [seed for seed in self.seeds if (name, rate, seed) in self._simulated]
+            runs = [self._simulated[name, rate, seed] for seed in seeds]
             predicted = self._predicted.get((name, rate)) or {}
-            runs = [self._simulated[key] for seed in self.seeds if (key := (name, rate, seed)) in self._simulated]
+            same = rate == rate_per_s and bool(runs)
+            if same:
+                predicted = self.predicted_mean(self._seen[name], rate, seeds)
             tails = [m["p95_ttft_s"] for m in runs or [predicted] if "p95_ttft_s" in m]
             rows.append(
-                self._sizes[name]
+                _sizes(self._seen[name])
                 | {
                     "rate_per_s": rate,
                     "predicted_attainment": predicted.get("slo_attainment"),
+                    "predicted_runs": (len(runs) if same else 1) if predicted else 0,
                     "simulated_attainment": float(np.mean([m["slo_attainment"] for m in runs])) if runs else None,
                     "simulated_runs": len(runs),
                     "p95_ttft_s": float(np.mean(tails)) if tails else None,
@@ -225,7 +243,7 @@ def highest_rate(holds: Callable[[float], bool], low: float, high: float, ratio:
     return low
 
 
-def _row(candidate: Candidate) -> dict[str, Any]:
+def _sizes(candidate: Candidate) -> dict[str, Any]:
     sizes = {"prefill": candidate.prefill, "decode": candidate.decode}
     return {"cluster": candidate.name, **sizes, "gpus": candidate.gpus, "cost": candidate.cost}
 

@@ -10,8 +10,7 @@ import numpy as np
 
 from qmodel.errors import InputError
 from qmodel.simulation import SimulationResult, simulate
-from qmodel.simulation.statistics import mean_interval
-from qmodel.studies.metrics import measure
+from qmodel.studies.metrics import measure, over_seeds
 
 if TYPE_CHECKING:
     from qmodel.scenario import SLO, Cluster, Requests, Workload
@@ -57,11 +56,7 @@ class Comparison:
         policy, metric : str
             Names, see `policies` and `METRICS`.
         """
-        values = self._values(policy, metric)
-        if len(values) < 2:
-            return float(values[0]), 0.0
-        mean, half = mean_interval(np.asarray(values))
-        return float(mean), float(half)
+        return over_seeds(self._values(policy, metric))
 
     def ratio(self, policy: str, baseline: str, metric: str) -> tuple[float, float]:
         """Return mean and 95 % half-width of the paired ratio policy / baseline over the seeds.
@@ -81,10 +76,7 @@ class Comparison:
         top, bottom = (np.asarray(self._values(name, metric)) for name in (policy, baseline))
         if np.any(bottom == 0):
             raise InputError(f"{metric} of {baseline}", 0.0, "> 0 to form a ratio", "compare differences instead")
-        if len(top) < 2:
-            return float(top[0] / bottom[0]), 0.0
-        mean, half = mean_interval(top / bottom)
-        return float(mean), float(half)
+        return over_seeds(top / bottom)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the tidy table: one row per policy and metric with mean and 95 % half-width."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qmodel.simulation.statistics import mean_interval
-from qmodel.studies.metrics import PARTS
+from qmodel.studies.metrics import PARTS, over_seeds
 from qmodel.studies.published import PUBLISHED
 from qmodel.studies.scenes import POLICIES, TBT_LEVELS, TTFT_LEVELS, Stage
 
@@ -37,9 +36,7 @@ def summarised(runs: DataFrame, metrics: Sequence[str]) -> DataFrame:
     kept = runs[runs["metric"].isin(metrics)]
     rows = []
     for key, group in kept.groupby(["panel", "sweep", "source", "policy", "metric"], sort=False):
-        values = group["value"].to_numpy()
-        mean, half = mean_interval(values) if len(values) > 1 else (float(values[0]), 0.0)
-        rows.append((*key, mean, half, len(values)))
+        rows.append((*key, *over_seeds(group["value"].to_numpy()), len(group)))
     columns = ["panel", "sweep", "source", "policy", "metric", "mean", "half_width", "seeds"]
     table = pd.DataFrame(rows, columns=columns)
     order = {name: number for number, name in enumerate(metrics)}

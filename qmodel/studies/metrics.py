@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
+from qmodel.simulation.statistics import mean_interval
 from qmodel.system.prediction import PARTS
 
-__all__ = ["METRICS", "PARTS", "Outcome", "measure"]
+__all__ = ["METRICS", "PARTS", "Outcome", "measure", "over_seeds"]
 
 METRICS = (
     "p50_ttft_s",
@@ -76,3 +80,28 @@ def measure(outcome: Outcome) -> dict[str, float]:
     parts = outcome.breakdown(0.95)
     numbers |= {f"p95_{part}_s": parts[part] for part in PARTS}
     return {name: float(value) for name, value in numbers.items()}
+
+
+def over_seeds(values: npt.ArrayLike) -> tuple[float, float]:
+    """Return mean and half-width of the 95 % Student interval over replications; half-width 0 for a single one.
+
+    Parameters
+    ----------
+    values : array_like, shape (n,)
+        One value per seed, at least one.
+
+    Returns
+    -------
+    tuple of float
+        (mean, half-width), in the unit of the values.
+
+    Examples
+    --------
+    >>> over_seeds([2.0])
+    (2.0, 0.0)
+    >>> mean, half = over_seeds([1.0, 2.0, 3.0])
+    >>> round(mean, 3), round(half, 3)
+    (2.0, 2.484)
+    """
+    x = np.asarray(values, dtype=float)
+    return mean_interval(x) if x.size > 1 else (float(x[0]), 0.0)

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from qmodel import SLO, Cluster, Workload, load_calibration, plan_capacity, simulate
+from qmodel import SLO, Cluster, Workload, load_calibration, plan_capacity, predict, simulate
 from qmodel.errors import InfeasibleError, InputError
+from qmodel.policies import Kairos
 from qmodel.studies.capacity_bounds import SLACK, pool_limits
 from qmodel.studies.capacity_search import highest_rate, smallest
 
@@ -141,6 +142,28 @@ def test_deflection_never_needs_more_gpus(llama):
     assert plan.gpus <= plain.gpus
 
 
+def test_an_answer_that_never_deflects_says_that_deflection_may_do_better(llama, small):
+    question = {"gpus": 4, "rate_per_s": 5.0, "seeds": range(1), "requests": 2000}
+    plain = plan_capacity(llama, small, SLOS, **question)
+    assert [note for note in plain.notes if "policy thresholds" in note]
+    assert not plan_capacity(llama, small, SLOS, policy=Kairos(), **question).notes
+
+
+def test_predictions_beside_simulations_are_of_the_same_arrivals(llama):
+    """Replays of bursts differ by points of attainment: the first alone is no match for the mean over the others."""
+    traffic = Workload.builtin("azure-conv")
+    answer = plan_capacity(llama, traffic, SLOS, gpus=8, rate_per_s=30.0, seeds=range(1, 4), requests=4000)
+    beside = [row for row in answer.rows if row["simulated_runs"]]
+    assert answer.name in {row["cluster"] for row in beside}
+    for row in beside:
+        assert row["predicted_runs"] == row["simulated_runs"]
+        assert row["predicted_attainment"] == pytest.approx(row["simulated_attainment"], abs=0.01)
+    cluster, first = Cluster.parse(answer.name, llama), traffic.at_rate(30.0).requests(seed=1, count=4000)
+    shown = next(row["predicted_attainment"] for row in beside if row["cluster"] == answer.name)
+    assert shown == answer.predicted["slo_attainment"]
+    assert shown != predict(cluster, Workload.from_requests(first), SLOS).slo_attainment
+
+
 def test_the_cost_table_is_a_frontier(llama, small):
     answer = plan_capacity(llama, small, SLOS, gpus=8, rate_per_s=12.0, seeds=range(2), requests=3000)
     table = answer.pareto()
@@ -158,6 +181,8 @@ def test_the_cost_table_is_a_frontier(llama, small):
         ({"rate_per_s": float("nan")}, InputError, "rate"),
         ({"attainment": 1.0}, InputError, "attainment"),
         ({"seeds": ()}, InputError, "seeds"),
+        ({"rate_per_s": None, "cluster": (2, 2)}, InputError, "gpus is 4 beside a cluster"),
+        ({"gpus": None, "cluster": (2, 2)}, InputError, "rate is 5/s beside a cluster"),
         ({"prices": {"tpu": 1.0}}, InputError, "tpu"),
         ({"prices": {"a100": -1.0}}, InputError, "a100"),
         ({"slo": SLO(ttft_s=0.02, tbt_s=0.06)}, InfeasibleError, "ttft_slo >="),
