@@ -50,7 +50,7 @@ for name, policy in policies.items():
     seen = qmodel.simulate(cluster, workload, slo, policy)
     rows[name] = {
         "predicted P95 [s]": said.ttft_s(0.95), "simulated P95 [s]": seen.ttft_s(0.95),
-        "error": said.ttft_s(0.95) / seen.ttft_s(0.95) - 1, "expected error": said.error_estimate["ttft_p95"],
+        "error": said.ttft_s(0.95) / seen.ttft_s(0.95) - 1, "expected error": said.error_estimate["p95_ttft_s"],
         "predicted SLO met": said.slo_attainment, "simulated SLO met": seen.slo_attainment,
     }  # fmt: skip
 pd.DataFrame(rows).T.round(3)

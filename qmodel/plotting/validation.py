@@ -13,7 +13,7 @@ from qmodel.plotting.figure import COLORS, MARKERS, new_figure, panel_title, pla
 __all__ = ["draw_scatter"]
 
 _BANDS = ((0.15, "#e3e3e3"), (0.05, "#c4c4c4"))
-_METRICS = {"ttft_p50": "P50 TTFT", "ttft_p95": "P95 TTFT", "ttft_p99": "P99 TTFT"}
+_METRICS = {"p50_ttft_s": "P50 TTFT", "p95_ttft_s": "P95 TTFT", "p99_ttft_s": "P99 TTFT"}
 
 
 def draw_scatter(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:

@@ -10,14 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from qmodel.errors import InputError
+from qmodel.scenario.ttft import PARTS
 from qmodel.simulation.statistics import batch_means_interval, quantile_interval
 
-__all__ = ["PARTS", "SimulationResult"]
+__all__ = ["SimulationResult"]
 
 FloatArray = npt.NDArray[np.float64]
-
-#: Parts of TTFT, in the order of a request's life.
-PARTS = ("queue", "prefill", "transfer", "admission", "first_step")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

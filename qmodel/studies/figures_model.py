@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 __all__ = ["predicted_against_simulated"]
 
 POLICIES = ("disaggregated", "kairos", "thresholds at dispatch", "thresholds")
-ESTIMATES = {"p50_ttft_s": "ttft_p50", "p95_ttft_s": "ttft_p95", "p99_ttft_s": "ttft_p99"}
 METRICS = ("p50_ttft_s", "p95_ttft_s", "p99_ttft_s", "slo_attainment", "deflected_share")
 
 
@@ -54,7 +53,7 @@ def predicted_against_simulated(stage: Stage) -> DataFrame:
             numbers = measure(found)
             for metric in METRICS:
                 predicted[(*key, metric)] = numbers[metric]
-                widths[(*key, metric)] = found.error_estimate[ESTIMATES.get(metric, metric)]
+                widths[(*key, metric)] = found.error_estimate[metric]
     keys = list(zip(table["panel"], table["sweep"], table["policy"], table["metric"], strict=True))
     table["predicted"] = pd.Series([predicted[key] for key in keys], dtype=float)
     table["half_width"] = pd.Series([widths[key] for key in keys], dtype=float)

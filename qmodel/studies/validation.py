@@ -32,7 +32,7 @@ __all__ = ["CLUSTERS", "SHARES", "TIMES", "Case", "Row", "cases", "covered", "va
 CLUSTERS = ("2P2D", "1P1D", "3P1D", "1P3D", "4P4D", "8P8D")
 POISSON_LOADS = (0.5, 0.7, 0.85, 0.95)
 POLICY_LOADS = (0.7, 0.95, 1.2)
-TIMES = ("ttft_p50", "ttft_p95", "ttft_p99", "tbt_p99")
+TIMES = ("p50_ttft_s", "p95_ttft_s", "p99_ttft_s", "p99_tbt_s")
 SHARES = ("ttft_attainment", "tbt_attainment", "slo_attainment", "deflected_share")
 LIMITS = SLO(ttft_s=1.0, tbt_s=0.060)
 MODEL, OTHER_MODEL = "deepseek-v2-lite", "llama-3.1-8b"
@@ -213,10 +213,10 @@ def _scenario(case: Case, folder: Path | None) -> tuple[Cluster, Workload, Any]:
 
 
 def _numbers(outcome: Prediction | SimulationResult) -> dict[str, float]:
-    times = {f"ttft_p{round(100 * q)}": float(outcome.ttft_s(q)) for q in (0.5, 0.95, 0.99)}
+    times = {f"p{round(100 * q)}_ttft_s": float(outcome.ttft_s(q)) for q in (0.5, 0.95, 0.99)}
     shares = {name: float(getattr(outcome, name)) for name in SHARES}
     parts = {f"{part}_s": value for part, value in outcome.breakdown().items()}
-    return {**times, "tbt_p99": float(outcome.tbt_s(0.99)), **shares, **parts}
+    return {**times, "p99_tbt_s": float(outcome.tbt_s(0.99)), **shares, **parts}
 
 
 def _replications(case: Case, workload: Workload) -> Iterator[Workload]:
@@ -295,7 +295,7 @@ def validate(
             report(f"left out: {case.scene}: {found['left_out']}")
             continue
         rows.append(Row(case=case, **found))
-        report(f"{case.scene} | {case.method}: P95 {rows[-1].error('ttft_p95'):+.1%}")
+        report(f"{case.scene} | {case.method}: P95 {rows[-1].error('p95_ttft_s'):+.1%}")
     return rows, True
 
 

@@ -42,7 +42,7 @@ Written by `python -m qmodel.studies.validation_page`; A100, DeepSeek-V2-Lite un
 
 
 def _ttft(row: Row) -> float:
-    return abs(row.error("ttft_p95"))
+    return abs(row.error("p95_ttft_s"))
 
 
 _Test = Callable[[Row, float], bool]
@@ -70,25 +70,25 @@ _RULES: tuple[_Rule, ...] = (
     (
         "Poisson, no deflection: P50, P95 and P99 TTFT and P99 TBT within 5 %",
         lambda row: row.case.group == "poisson",
-        _within(ttft_p50=0.05, ttft_p95=0.05, ttft_p99=0.05, tbt_p99=0.05),
+        _within(p50_ttft_s=0.05, p95_ttft_s=0.05, p99_ttft_s=0.05, p99_tbt_s=0.05),
     ),
     (
         "Poisson, Kairos and thresholds, loads to 1.2: P95 TTFT within 10 %, deflected share within 3 points",
         lambda row: row.case.group == "poisson + policy",
-        _within(ttft_p95=0.10, deflected_share=0.03),
+        _within(p95_ttft_s=0.10, deflected_share=0.03),
     ),
     (
         "Traces and panels, none / Kairos / thresholds: P95 TTFT within 15 %, attainment within 3 points",
         _is_trace,
-        _within(ttft_p95=0.15, slo_attainment=0.03),
+        _within(p95_ttft_s=0.15, slo_attainment=0.03),
     ),
-    ("The same: P95 TTFT within 30 %", _is_trace, _within(ttft_p95=0.30)),
+    ("The same: P95 TTFT within 30 %", _is_trace, _within(p95_ttft_s=0.30)),
     (
         "Late plans and earliest completion on traces and panels: the same limits",
         lambda row: row.case.group in ("panel", "trace") and row.case.policy in ("late", "earliest"),
-        _within(ttft_p95=0.15, slo_attainment=0.03),
+        _within(p95_ttft_s=0.15, slo_attainment=0.03),
     ),
-    ("Windows method: P95 TTFT within 30 %", lambda row: row.method == "windows", _within(ttft_p95=0.30)),
+    ("Windows method: P95 TTFT within 30 %", lambda row: row.method == "windows", _within(p95_ttft_s=0.30)),
 )
 
 
@@ -166,8 +166,9 @@ def _summary(rows: Sequence[Row]) -> list[str]:
         worst = {m: max(abs(row.error(m)) for row in chosen) for m in (*TIMES, *SHARES)}
         lines.append(
             f"| {group} | {method} | {len(chosen)} | {np.mean(p95 <= 0.05):.0%} / {np.mean(p95 <= 0.15):.0%} "
-            f"| {np.median(p95):.1%} / {worst['ttft_p95']:.1%} | {worst['ttft_p50']:.1%} / {worst['ttft_p99']:.1%} "
-            f"| {worst['tbt_p99']:.1%} | {100 * worst['slo_attainment']:.1f} | {100 * worst['deflected_share']:.1f} |"
+            f"| {np.median(p95):.1%} / {worst['p95_ttft_s']:.1%} "
+            f"| {worst['p50_ttft_s']:.1%} / {worst['p99_ttft_s']:.1%} "
+            f"| {worst['p99_tbt_s']:.1%} | {100 * worst['slo_attainment']:.1f} | {100 * worst['deflected_share']:.1f} |"
         )
     return lines
 
@@ -177,13 +178,13 @@ def _coverage(rows: Sequence[Row]) -> list[str]:
         "| kind | cells | P50 | P95 | P99 | TBT P99 | attainment | median half-width of P95 |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    metrics = ("ttft_p50", "ttft_p95", "ttft_p99", "tbt_p99", "slo_attainment")
+    metrics = ("p50_ttft_s", "p95_ttft_s", "p99_ttft_s", "p99_tbt_s", "slo_attainment")
     other = [row for row in rows if not _is_fitted(row.case)]
     groups = [(kind, [row for row in other if _kind(row) == kind]) for kind in _KINDS]
     for kind, chosen in [*groups, ("all", other), ("all but windows", [r for r in other if r.method != "windows"])]:
         if chosen:
             shares = " | ".join(f"{covered(chosen, metric)[0]:.0%}" for metric in metrics)
-            lines.append(f"| {kind} | {len(chosen)} | {shares} | {covered(chosen, 'ttft_p95')[1]:.1%} |")
+            lines.append(f"| {kind} | {len(chosen)} | {shares} | {covered(chosen, 'p95_ttft_s')[1]:.1%} |")
     return lines
 
 
@@ -194,7 +195,7 @@ def _cell(row: Row) -> str:
 
 def _why(row: Row) -> str:
     """Return the likely cause of a large error."""
-    if _ttft(row) <= 2 * row.truth_noise("ttft_p95"):
+    if _ttft(row) <= 2 * row.truth_noise("p95_ttft_s"):
         return "within twice the standard error of the simulation"
     if row.method == "windows":
         return "bursts and the mix of lengths inside a window are guessed from those between windows"
@@ -216,12 +217,12 @@ def _table(rows: Sequence[Row], why: bool = False) -> list[str]:
     lines = [head + (" likely cause |" if why else ""), "|---" * (11 if why else 10) + "|"]
     for row in rows:
         times = " | ".join(_percent(row.error(metric)) for metric in TIMES)
-        noise = row.truth_noise("ttft_p95")
+        noise = row.truth_noise("p95_ttft_s")
         shares = ", ".join(_percent(row.error(metric)) for metric in SHARES)
         lines.append(
             f"| {_cell(row)} | {row.case.cluster} | {row.case.policy} | {row.method} "
-            f"| {row.simulated['ttft_p95']:.3g} s{f' ±{100 * noise:.1f} %' if noise > 0 else ''} | {times} | {shares} |"
-            + (f" {_why(row)} |" if why else "")
+            f"| {row.simulated['p95_ttft_s']:.3g} s{f' ±{100 * noise:.1f} %' if noise > 0 else ''} "
+            f"| {times} | {shares} |" + (f" {_why(row)} |" if why else "")
         )
     return lines
 
@@ -292,7 +293,7 @@ def scatter_rows(rows: Sequence[Row]) -> list[dict[str, Any]]:
             "predicted": row.predicted[metric],
         }
         for row in rows
-        for metric in ("ttft_p50", "ttft_p95", "ttft_p99")
+        for metric in ("p50_ttft_s", "p95_ttft_s", "p99_ttft_s")
     ]
 
 

@@ -185,10 +185,9 @@ def with_interval(
     found = interval_of(drawn_clusters(cluster, draws, seed), lambda drawn: headline(again(drawn)))
     centre, errors = headline(prediction), dict(prediction.error_estimate)
     for name in errors:
-        key = name if name in centre else "{1}_{0}_s".format(*name.split("_"))  # ttft_p95 of an error is p95_ttft_s
-        if key in centre:
-            low, high = found.intervals[key]
-            scale = 1.0 if key in _SHARES or centre[key] == 0 else centre[key]
+        if name in centre:
+            low, high = found.intervals[name]
+            scale = 1.0 if name in _SHARES or centre[name] == 0 else centre[name]
             errors[name] = float(np.hypot(errors[name], 0.5 * (high - low) / scale))
     return replace(
         prediction,

@@ -19,7 +19,7 @@ FloatArray = npt.NDArray[np.float64]
 # prints them: 95th percentiles over half of the cells of docs/validation.md, which has the coverage over the others.
 # Windows with a policy: half of the cells of decision 0065; TBT over a span: the random traffic of decision 0068.
 _METRICS = (
-    "ttft_p50", "ttft_p95", "ttft_p99", "tbt_p99", "ttft_attainment", "tbt_attainment", "slo_attainment",
+    "p50_ttft_s", "p95_ttft_s", "p99_ttft_s", "p99_tbt_s", "ttft_attainment", "tbt_attainment", "slo_attainment",
     "deflected_share",
 )  # fmt: skip
 
@@ -38,8 +38,8 @@ TABLE: Mapping[str, Mapping[str, float]] = {
     "windows": _row(0.4463, 0.2736, 0.3307, 0.2802, 0.0823, 0.003, 0.0823, 0),
     "windows, policy": _row(0.69, 0.64, 0.53, 0.0136, 0.21, 0.003, 0.21, 0.11),
 }
-_LEVELS = {"ttft_p50": 0.5, "ttft_p95": 0.95, "ttft_p99": 0.99}
-_NOISE_BY_LEVEL = {"ttft_p50": 1.8, "ttft_p95": 1.2, "ttft_p99": 1.4}  # against runs of 20,000 requests
+_LEVELS = {"p50_ttft_s": 0.5, "p95_ttft_s": 0.95, "p99_ttft_s": 0.99}
+_NOISE_BY_LEVEL = {"p50_ttft_s": 1.8, "p95_ttft_s": 1.2, "p99_ttft_s": 1.4}  # against runs of 20,000 requests
 _SHARES = ("ttft_attainment", "slo_attainment")
 _NORMAL_90 = 1.645
 _COUNTED_SHARE = 0.9
@@ -109,7 +109,7 @@ def with_noise(prediction: Prediction, noise: float) -> Prediction:
         relative[name] = _NOISE_BY_LEVEL[name] * noise * float(prediction.parts_s[0, near].mean() / level)
     limit = prediction.slo.ttft_s
     density = float(np.mean(np.abs(total - limit) <= _NEAR * limit)) / (2 * _NEAR)
-    absolute = dict.fromkeys(_SHARES, density * relative["ttft_p95"])
+    absolute = dict.fromkeys(_SHARES, density * relative["p95_ttft_s"])
     for name, value in {**relative, **absolute}.items():
         errors[name] = float(np.hypot(errors[name], _NORMAL_90 * value))
     return replace(prediction, error_estimate=errors)

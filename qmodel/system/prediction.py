@@ -12,14 +12,14 @@ import numpy.typing as npt
 
 from qmodel.errors import InputError
 from qmodel.scenario import SLO
+from qmodel.scenario.ttft import PARTS
 
 if TYPE_CHECKING:
     from qmodel.system.draws import CalibrationInterval
 
-__all__ = ["PARTS", "Prediction"]
+__all__ = ["Prediction"]
 
 FloatArray = npt.NDArray[np.float64]
-PARTS = ("queue", "prefill", "transfer", "admission", "first_step")
 _FEWEST_NEAR = 20
 
 

@@ -94,11 +94,11 @@ def test_predictions_carry_the_calibrations_interval(cal, kind):
         found = predict(cluster, workload, slo, draws=12, seed=5)
         low, high = found.calibration_interval.intervals["p95_ttft_s"]
         widths.append(high - low)
-        errors.append(found.error_estimate["ttft_p95"])
+        errors.append(found.error_estimate["p95_ttft_s"])
         assert found.ttft_s(0.95) == plain.ttft_s(0.95)
     # Zero covariance: zero width, and the method's error alone; three times the standard errors: about three times.
     assert widths[0] == pytest.approx(0.0, abs=1e-12)
-    assert errors[0] == pytest.approx(plain.error_estimate["ttft_p95"], rel=1e-9)
+    assert errors[0] == pytest.approx(plain.error_estimate["p95_ttft_s"], rel=1e-9)
     assert 2.0 < widths[2] / widths[1] < 4.5
     half = 0.5 * widths[1] / plain.ttft_s(0.95)
     assert errors[1] == pytest.approx(np.hypot(errors[0], half), rel=1e-9)

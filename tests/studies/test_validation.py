@@ -34,12 +34,12 @@ def test_rows_are_right_and_a_run_goes_on_from_its_journal(shared_data, tmp_path
     partly, complete = validate(QUICK, tmp_path / "other.jsonl", shared_data, seconds=0.0)
     assert (partly, complete) == ([], False)
     for row in rows:
-        assert abs(row.error("ttft_p95")) < 0.1
-        assert row.noise["ttft_p95"] > 0 or row.case.group == "trace"
+        assert abs(row.error("p95_ttft_s")) < 0.1
+        assert row.noise["p95_ttft_s"] > 0 or row.case.group == "trace"
 
 
 def row(error: float, half_width: float, **case: object) -> Row:
-    metrics = ("ttft_p50", "ttft_p95", "ttft_p99", "tbt_p99")
+    metrics = ("p50_ttft_s", "p95_ttft_s", "p99_ttft_s", "p99_tbt_s")
     shares = ("ttft_attainment", "tbt_attainment", "slo_attainment", "deflected_share")
     simulated = dict.fromkeys(metrics, 2.0) | dict.fromkeys(shares, 0.5)
     predicted = dict.fromkeys(metrics, 2.0 * (1 + error)) | dict.fromkeys(shares, 0.5 + error)
@@ -56,16 +56,16 @@ def row(error: float, half_width: float, **case: object) -> Row:
 
 def test_errors_and_coverage():
     rows = [row(0.04, 0.05), row(-0.06, 0.05), row(0.01, 0.02), row(0.01, 0.03)]
-    assert rows[1].error("ttft_p95") == pytest.approx(-0.06)
+    assert rows[1].error("p95_ttft_s") == pytest.approx(-0.06)
     assert rows[1].error("slo_attainment") == pytest.approx(-0.06)
-    assert covered(rows, "ttft_p95") == (0.75, pytest.approx(0.04))
+    assert covered(rows, "p95_ttft_s") == (0.75, pytest.approx(0.04))
 
 
 def test_half_widths_are_percentiles_of_the_errors_of_half_of_the_cells():
     rows = [row(0.001 * i, 0.0, load=0.5 + 0.01 * i) for i in range(200)]
-    width = fitted_errors(rows)["trace"]["ttft_p95"]
+    width = fitted_errors(rows)["trace"]["p95_ttft_s"]
     assert width == pytest.approx(0.19, abs=0.012)
-    share = np.mean([abs(r.error("ttft_p95")) <= width for r in rows])
+    share = np.mean([abs(r.error("p95_ttft_s")) <= width for r in rows])
     assert 0.9 <= share <= 1.0
 
 
