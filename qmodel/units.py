@@ -85,13 +85,15 @@ def _parse(text: str, name: str, units: dict[str, float], limit: str, example: s
     return value
 
 
-def format_duration(seconds: float) -> str:
-    """Return seconds as a short text for people, such as ``512 ms`` or ``13.3 s``.
+def format_duration(seconds: float, half_s: float = 0.0) -> str:
+    """Return seconds as a short text for people, such as ``512 ms``, ``13.3 s`` or ``5.42 ±2.91 s``.
 
     Parameters
     ----------
     seconds : float
         Duration [s].
+    half_s : float
+        Half-width of its interval [s]; 0 is not shown.
 
     Returns
     -------
@@ -100,14 +102,41 @@ def format_duration(seconds: float) -> str:
 
     Examples
     --------
-    >>> format_duration(0.5123), format_duration(13.322)
-    ('512 ms', '13.3 s')
+    >>> format_duration(0.5123), format_duration(13.322), format_duration(5.418, 2.906)
+    ('512 ms', '13.3 s', '5.42 ±2.91 s')
     """
     if not math.isfinite(seconds):
         return str(seconds)
+    if half_s:
+        scale, unit = (1.0, "s") if seconds >= 1 else (1e3, "ms")
+        decimals = max(0, 2 - math.floor(math.log10(max(seconds * scale, 1e-3))))
+        return f"{seconds * scale:.{decimals}f} ±{half_s * scale:.{decimals}f} {unit}"
     if abs(seconds) >= 1:
         return f"{seconds:.3g} s" if abs(seconds) < 1000 else f"{seconds:,.0f} s"
     return f"{seconds * 1e3:.3g} ms" if abs(seconds) >= 1e-3 or seconds == 0 else f"{seconds * 1e6:.3g} us"
+
+
+def format_share(share: float, half: float = 0.0) -> str:
+    """Return a share of 1 in per cent for people, such as ``99.1 %`` or ``81.1 ±7.4 %``.
+
+    Parameters
+    ----------
+    share : float
+        Share of 1.
+    half : float
+        Half-width of its interval; not shown where it rounds to nothing.
+
+    Returns
+    -------
+    str
+        One decimal.
+
+    Examples
+    --------
+    >>> format_share(0.9912), format_share(0.811, 0.0742)
+    ('99.1 %', '81.1 ±7.4 %')
+    """
+    return f"{100 * share:.1f} %" if half < 5e-4 else f"{100 * share:.1f} ±{100 * half:.1f} %"
 
 
 def format_threshold(seconds: float) -> str:

@@ -46,9 +46,12 @@ def _report(error: Exception) -> None:
 
     if isinstance(error, QModelError):
         _fail(str(error), error.exit_code)
+    if type(error).__name__ == "NoArgsIsHelpError":  # a group of commands, named alone
+        print(error)
+        sys.exit(0)
     usage = getattr(error, "format_message", None)  # typer's own errors about options and arguments
     if usage is not None:
-        _fail(str(usage()), 2)
+        _fail(str(usage()).replace("Value error, ", ""), 2)
     if type(error).__name__ == "Abort":
         _fail("interrupted", _INTERRUPTED)
     if isinstance(error, BrokenPipeError):

@@ -17,7 +17,9 @@ from qmodel.cli.options import (
     EngineOption,
     JsonOption,
     ReportOption,
+    RequestsOption,
     WorkersOption,
+    check_plot,
     check_report,
     command_words,
     with_scenario,
@@ -31,20 +33,28 @@ if TYPE_CHECKING:
 
 __all__ = ["capacity"]
 
-CapacityPolicy = Annotated[str, typer.Option(help="none, kairos, earliest, static:TOKENS or thresholds.")]
-Shares = Annotated[list[str] | None, typer.Option(help="Another workload and its share of time, e.g. night=0.5.")]
+_POLICIES = "none, kairos, earliest, static:TOKENS or thresholds"
+CapacityPolicy = Annotated[str, typer.Option(help=f"{_POLICIES}.")]
+Prices = Annotated[list[str] | None, typer.Option(help="Price of a GPU of one type, e.g. h100=2.5; 1 each otherwise.")]
+Shares = Annotated[list[str] | None, typer.Option(help="Another workload and its share of time, e.g. night.csv=0.5.")]
+HELPS = {
+    "gpu": "GPU types to choose from, e.g. a100,h100. [default: a100]",
+    "cluster": "The highest rate of this kPdD, instead of --gpus.",
+    "load": "",
+    "rate": "Rate to serve, e.g. 30/s. [default: max, the highest one]",
+}
 
 
-@with_scenario
+@with_scenario(helps=HELPS)
 def capacity(
     scenario: dict[str, Any],
     gpus: Annotated[int | None, typer.Option(help="Most GPUs to use; or give --cluster.")] = None,
     policy: CapacityPolicy = "none",
-    price: Annotated[list[str] | None, typer.Option(help="Price of a GPU, e.g. h100=2.5; --gpu a100,h100.")] = None,
+    price: Prices = None,
     mix: Shares = None,
     attainment: Annotated[float, typer.Option(help="Share of requests that must meet the SLO.")] = 0.95,
     seeds: Annotated[int, typer.Option(min=1, max=1000, help="Simulated runs per finalist.")] = 5,
-    requests: Annotated[int | None, typer.Option(min=1, help="Requests per run.")] = None,
+    requests: RequestsOption = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Write the answer's plan (JSON).")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw map, goodput and cost (.png, .pdf, .svg).")] = None,
     report: ReportOption = None,
@@ -53,7 +63,7 @@ def capacity(
     address: AddressOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Find the cheapest kPdD for a rate; without --rate (or with --rate max), the one with the highest goodput.
+    """Find the cheapest kPdD for a rate, or the highest rate of some GPUs.
 
     With --cluster, the highest rate of that cluster. Exit code 1 when no kPdD within --gpus keeps the SLO.
 
@@ -63,20 +73,17 @@ def capacity(
         from qmodel.io.atomic import check_target
 
         check_target(output)
-    if plot is not None:
-        from qmodel.cli.evaluate import check_plot
-
-        check_plot(plot)
+    check_plot(plot)
     check_report(report)
     inputs, gpu_names = _resolve(scenario)
-    prices = dict(_number_of(text, "--price") for text in price or ())
+    prices = dict(_number_of(text, "--price", "h100=2.5") for text in price or ())
     show.notices(inputs.notices)
     show.first_run_notice()
     from qmodel.studies.capacity import plan_capacity
 
     rate = inputs.workload.rate_per_s if inputs.options.get("rate") is not None else None
     calibrations = _calibrations(inputs, gpu_names)
-    parts = [(inputs.workload, 1.0), *_others(mix or (), inputs)]
+    parts = [(inputs.workload, 1.0), *_others(mix or ())]
     pool = {"engine": engine.value, "workers": workers, "address": address}
     with show.progress() as told:
         answer = plan_capacity(
@@ -126,15 +133,13 @@ def _split(scenario: dict[str, Any], gpus: int | None) -> tuple[int, int] | None
     """Return the instances of `--cluster`; one of it and `--gpus` says what to look at."""
     text = scenario.get("cluster")
     if (text is None) == (gpus is None):
-        what = "neither" if text is None else "both"
-        raise InputError(
-            "--gpus and --cluster", what, "one of them", "--gpus 16, or --cluster 3P2D for its highest rate"
-        )
+        what = "neither --gpus nor --cluster is given" if text is None else "--gpus and --cluster are both given"
+        raise InputError(what, remedy="give --gpus 16, or --cluster 3P2D for its highest rate")
     if text is None:
         return None
     found = re.fullmatch(r"(\d{1,4})[Pp](\d{1,4})[Dd]", text.strip())
     if found is None:
-        raise InputError("--cluster", text, "kPdD", "e.g. 3P2D")
+        raise InputError("--cluster", repr(text), "kPdD", "e.g. 3P2D")
     return int(found[1]), int(found[2])
 
 
@@ -151,7 +156,7 @@ def _cluster_options(inputs: Scenario) -> dict[str, Any]:
     }
 
 
-def _number_of(text: str, option: str) -> tuple[str, float]:
+def _number_of(text: str, option: str, example: str) -> tuple[str, float]:
     """Return name and number of a text such as ``h100=2.5``."""
     name, equals, number = text.rpartition("=")
     try:
@@ -159,15 +164,16 @@ def _number_of(text: str, option: str) -> tuple[str, float]:
     except ValueError:
         value = math.nan
     if not (equals and name and math.isfinite(value) and value > 0):
-        raise InputError(option, repr(text), "NAME=NUMBER with a number > 0", f"e.g. {option} h100=2.5")
+        raise InputError(option, repr(text), "NAME=NUMBER with a number > 0", f"e.g. {option} {example}")
     return name, value
 
 
-def _others(texts: Sequence[str], inputs: Scenario) -> list[tuple[Any, float]]:
+def _others(texts: Sequence[str]) -> list[tuple[Any, float]]:
     from qmodel.cli.scenario import open_workload
 
-    del inputs
-    return [(open_workload(name), share) for name, share in (_number_of(text, "--mix") for text in texts)]
+    return [
+        (open_workload(name), share) for name, share in (_number_of(text, "--mix", "azure-code=0.5") for text in texts)
+    ]
 
 
 def _policy(text: str) -> Any:
@@ -176,8 +182,8 @@ def _policy(text: str) -> Any:
     if text == "thresholds":
         return text
     if text.endswith(".json"):
-        raise InputError("--policy", repr(text), "none, kairos, earliest, static:TOKENS or thresholds")
-    chosen = parse_policy(text)
+        raise InputError("--policy", repr(text), _POLICIES, "a plan is of one cluster")
+    chosen = parse_policy(text, known=_POLICIES)
     return None if type(chosen).__name__ == "Disaggregated" else chosen
 
 
@@ -260,6 +266,8 @@ def _print(answer: CapacityPlan, inputs: Scenario, policy: str, json: bool, size
         head = {"qmodel_version": __version__, "scenario": options, "policy": policy}
         show.print_json(head | answer.to_dict() | ({"sizes": sizes} if sizes else {}))
         return
+    from qmodel.studies import listings
+
     screen = show.console()
     verb = "serves" if answer.meets_slo else "does not serve"
     screen.print(
@@ -267,9 +275,10 @@ def _print(answer: CapacityPlan, inputs: Scenario, policy: str, json: bool, size
         f"{100 * answer.attainment:g} % of requests; policy {policy}"
     )
     title = f"Simulated at {answer.rate_per_s:.4g}/s, mean over {len(answer.seeds)} runs"
-    screen.print(show.measures_table(title, answer.simulated))
+    found = [listings.measures_listing(title, answer.simulated)]
     if answer.predicted:
-        screen.print(show.measures_table("Predicted", answer.predicted))
-    screen.print(show.capacity_table(answer.pareto()))
+        found.append(listings.measures_listing("Predicted", answer.predicted))
+    found.append(listings.capacity_listing("What more or less money buys at this rate", answer.pareto()))
     if sizes:
-        screen.print(show.frontier_table(sizes, answer.rate_per_s))
+        found.append(listings.frontier_listing(sizes, answer.rate_per_s))
+    screen.print(*map(show.table, found), sep="\n")

@@ -27,12 +27,16 @@ class Target(StrEnum):
 def emit(
     plan: Annotated[Path, typer.Argument(help="Plan file.")],
     target: Annotated[Target, typer.Option(help="System to write for.")],
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write.")] = None,
-    workload: Annotated[str | None, typer.Option(help="Traffic to fit to. [default: the plan's]")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File to write. [default: standard output]")
+    ] = None,
+    workload: Annotated[str | None, typer.Option(help="Workload to fit to. [default: the plan's]")] = None,
     requests: Annotated[int, typer.Option(min=1, help="Requests per simulated run.")] = 5000,
     json: JsonOption = False,
 ) -> None:
-    """Write the nearest policy that a system can express, fitted within its own family of rules.
+    """Write a plan as the settings of a serving system.
+
+    They are the nearest policy that the system can express, fitted within its own family of rules.
 
     Example: qmodel emit plan.json --target dynamo -o disagg.json
     """

@@ -14,8 +14,12 @@ from qmodel.cli.options import (
     FidelityOption,
     JsonOption,
     MethodOption,
+    PolicyOption,
     PredictionMethod,
     ReportOption,
+    RequestsOption,
+    SeedsOption,
+    check_plot,
     check_report,
     command_words,
     with_scenario,
@@ -26,9 +30,6 @@ if TYPE_CHECKING:
     from qmodel.cli.scenario import Scenario
 
 __all__ = ["compare", "predict", "simulate"]
-
-
-PolicyOption = Annotated[str, typer.Option(help="none, kairos, earliest, static:TOKENS or a PLAN.json.")]
 
 
 def _open(scenario: dict[str, Any], policy: str) -> tuple[Scenario, Any]:
@@ -64,15 +65,15 @@ def predict(
     plot: Annotated[Path | None, typer.Option(help="With --sensitivity: draw a tornado (.png, .pdf, .svg).")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Predict TTFT, TBT and SLO attainment from the queueing model, without simulating.
+    """Predict TTFT, TBT and SLO attainment from the queueing model.
 
     Example: qmodel predict --model deepseek-v2-lite --workload azure-conv --load 0.7 --sensitivity --plot tornado.png
     """
-    if plot is not None:
-        if not sensitivity:
-            raise InputError("--plot", f"'{plot}'", "given together with --sensitivity", "add --sensitivity")
-        check_plot(plot)
+    if plot is not None and not sensitivity:
+        raise InputError("--plot", f"'{plot}'", "given together with --sensitivity", "add --sensitivity")
+    check_plot(plot)
     inputs, chosen = _open(scenario, policy)
+    from qmodel.studies import listings
     from qmodel.studies.metrics import measure
     from qmodel.system import predict as run
 
@@ -94,13 +95,16 @@ def predict(
             result |= {"sensitivity": effects[0], "change_first": effects[1]}
         show.print_json(_header(inputs, policy) | result)
         return
-    show.notices(prediction.warnings)
+    show.warnings(prediction.warnings)
     title = f"Predicted, policy {policy}, method: {prediction.method}"
-    show.console().print(show.measures_table(title, numbers, prediction.error_estimate))
+    found = [listings.measures_listing(title, numbers, prediction.error_estimate)]
     if prediction.calibration_interval is not None:
-        show.console().print(show.interval_table(prediction.calibration_interval.to_dict()))
+        found.append(listings.interval_listing(prediction.calibration_interval.to_dict()))
     if effects is not None:
-        show.console().print(show.sensitivity_table(effects[0]), effects[1])
+        found.append(listings.sensitivity_listing(effects[0]))
+    show.console().print(*map(show.table, found), sep="\n")
+    if effects is not None:
+        show.console().print(effects[1])
 
 
 def _effects(inputs: Scenario, policy: Any, plot: Path | None) -> tuple[list[dict[str, Any]], str]:
@@ -124,7 +128,7 @@ def simulate(
     scenario: dict[str, Any],
     policy: PolicyOption = "none",
     seed: Annotated[int, typer.Option(min=0, help="0 replays a trace, n its n-th circular shift.")] = 0,
-    requests: Annotated[int | None, typer.Option(min=1, help="Requests. [default: the workload's own]")] = None,
+    requests: RequestsOption = None,
     per_request: Annotated[Path | None, typer.Option(help="Write one row per request (.csv, .parquet).")] = None,
     timeline: Annotated[Path | None, typer.Option(help="Write a Chrome trace for Perfetto (.json).")] = None,
     timeline_window: Annotated[str, typer.Option(help="Part of the run it shows.")] = "0s-60s",
@@ -139,11 +143,12 @@ def simulate(
         from qmodel.io.tables import check_table_target
 
         check_table_target(per_request)
-    if plot is not None:
-        check_plot(plot)
+    check_plot(plot)
     if timeline is not None:
         from qmodel.io.atomic import check_target
 
+        if timeline.suffix.lower() != ".json":
+            raise InputError("--timeline", f"'{timeline}'", "a .json file", "e.g. --timeline run.json")
         check_target(timeline)
     shown_s = _window(timeline_window)
     inputs, chosen = _open(scenario, policy)
@@ -173,8 +178,10 @@ def simulate(
         tail = {"seed": seed, "requests": result.count, "simulated": numbers}
         show.print_json(_header(inputs, policy) | tail | {"utilisation": dict(result.utilisation)})
         return
+    from qmodel.studies.listings import measures_listing
+
     title = f"Simulated, policy {policy}, seed {seed}, {result.count:,} requests"
-    show.console().print(show.measures_table(title, numbers))
+    show.console().print(show.table(measures_listing(title, numbers)))
 
 
 def _window(text: str) -> tuple[float, float]:
@@ -202,9 +209,11 @@ def _planned_requests(policy: Any) -> int | None:
 @with_scenario
 def compare(
     scenario: dict[str, Any],
-    policies: Annotated[str, typer.Option(help="Comma-separated policies.")] = "none,kairos,earliest",
-    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Runs per policy.")] = 5,
-    requests: Annotated[int | None, typer.Option(min=1, help="Requests per run.")] = None,
+    policies: Annotated[
+        str, typer.Option(help="Of none, kairos, earliest, static:TOKENS and PLAN.json, comma-separated.")
+    ] = "none,kairos,earliest",
+    seeds: SeedsOption = 5,
+    requests: RequestsOption = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the comparison (.png, .pdf, .svg).")] = None,
     report: ReportOption = None,
     json: JsonOption = False,
@@ -215,13 +224,12 @@ def compare(
     """
     from qmodel.cli.scenario import parse_policy, resolve
 
-    if plot is not None:
-        check_plot(plot)
+    check_plot(plot)
     check_report(report)
     names = [name.strip() for name in policies.split(",") if name.strip()]
     if not names or len(set(names)) != len(names):
         raise InputError("--policies", repr(policies), "different policies, comma-separated", "e.g. none,kairos")
-    chosen = {name: parse_policy(name) for name in names}
+    chosen = {name: parse_policy(name, "--policies") for name in names}
     plans = [p for p in chosen.values() if hasattr(p, "scenario_options")]
     inputs = resolve(scenario, plans[0].scenario_options if plans else None)
     show.notices(inputs.notices)
@@ -246,24 +254,7 @@ def compare(
     if json:
         show.print_json(_header(inputs, policies) | comparison.to_dict())
         return
-    show.console().print(show.comparison_table(comparison, {}), show.breakdown_table(comparison))
+    from qmodel.studies.listings import breakdown_listing, comparison_listing
 
-
-def check_plot(path: Path) -> None:
-    """Refuse a plot file that cannot be written or has no known picture suffix.
-
-    Parameters
-    ----------
-    path : Path
-        File the user named.
-
-    Raises
-    ------
-    InputError
-        When it cannot be written.
-    """
-    from qmodel.io.atomic import check_target
-
-    if path.suffix.lower() not in (".png", ".pdf", ".svg"):
-        raise InputError("--plot", f"'{path}'", "a .png, .pdf or .svg file", "e.g. --plot plan.png")
-    check_target(path)
+    found = comparison_listing(comparison, {}), breakdown_listing(comparison)
+    show.console().print(*map(show.table, found), sep="\n")

@@ -22,10 +22,10 @@ def evaluate(
     workers: Annotated[int, typer.Option(min=1, max=4096, help="Processes.")] = 1,
     json: JsonOption = False,
 ) -> None:
-    """Evaluate the plan against its rivals, planned on one half of each cell and run on the other.
+    """Evaluate plans against their rivals, in every cell of traffic.
 
-    Writes one tidy table, pictures and the page evaluation.md with the cells where the plan loses first. A stopped run
-    goes on where it stopped.
+    Each is planned on one half of its cell and run on the other. Writes one tidy table, pictures and the page
+    evaluation.md with the cells where the plan loses first. A stopped run goes on where it stopped.
 
     Example: qmodel evaluate -o evaluation
     """

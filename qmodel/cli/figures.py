@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from qmodel.cli import show
+from qmodel.cli.options import JsonOption
 
 __all__ = ["figures"]
 
@@ -16,10 +17,12 @@ def figures(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder to write to; made when absent.")],
     only: Annotated[list[str] | None, typer.Option(help="A figure, e.g. fig04; may be repeated.")] = None,
     full: Annotated[bool, typer.Option("--full", help="Fine grids and 20 runs a policy instead of 5.")] = False,
+    json: JsonOption = False,
 ) -> None:
-    """Make the paper's figures: for each a CSV with the numbers, a PDF and a PNG.
+    """Make the paper's figures, each with the table behind it.
 
-    What is there already and was made by the same code is not computed again.
+    For each a CSV with the numbers, a PDF and a PNG. What is there already and was made by the same code is not
+    computed again.
 
     Example: qmodel figures --only fig04 -o out
     """
@@ -30,4 +33,6 @@ def figures(
         show.notices(["the shared traces are absent (set QMODEL_DATA): figures use the built-in workloads instead"])
     with show.progress() as report:
         written = make_figures(output, only, full, report)
+    if json:
+        show.print_json({"written": [str(path) for path in written]})
     show.notices([f"wrote {path}" for path in written])

@@ -1,18 +1,18 @@
-"""Options that every command about a cluster takes, in one place."""
+"""Options that several commands take, in one place, and checks of the files that they name."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
-from qmodel.cli.settings import ConfigOption
+from qmodel.cli.settings import ConfigOption, keep_inputs
 from qmodel.errors import InputError
 
 __all__ = [
@@ -25,9 +25,13 @@ __all__ = [
     "FidelityOption",
     "JsonOption",
     "MethodOption",
+    "PolicyOption",
     "PredictionMethod",
     "ReportOption",
+    "RequestsOption",
+    "SeedsOption",
     "WorkersOption",
+    "check_plot",
     "check_report",
     "command_words",
     "with_scenario",
@@ -66,6 +70,9 @@ class Fidelity(StrEnum):
 
 MethodOption = Annotated[PredictionMethod, typer.Option(help="Queueing model; auto fits the workload.")]
 FidelityOption = Annotated[Fidelity, typer.Option(help="How exact steady-state predictions are.")]
+PolicyOption = Annotated[str, typer.Option(help="none, kairos, earliest, static:TOKENS or a PLAN.json.")]
+SeedsOption = Annotated[int, typer.Option(min=1, max=1000, help="Simulated runs per policy.")]
+RequestsOption = Annotated[int | None, typer.Option(min=1, help="Requests per run. [default: the workload's own]")]
 ReportOption = Annotated[Path | None, typer.Option(help="Write a self-contained page (.html).")]
 EngineOption = Annotated[Engine, typer.Option(help="Where the cells of grids run.")]
 WorkersOption = Annotated[int | None, typer.Option(min=1, max=4096, help="Processes. [default: as many as pay off]")]
@@ -76,11 +83,11 @@ DrawsOption = Annotated[
 ]
 
 _SCENARIO: dict[str, Any] = {
-    "model": Annotated[str | None, typer.Option(help="Model, e.g. deepseek-v2-lite.", show_default=False)],
-    "gpu": Annotated[str | None, typer.Option(help="GPU type. [default: a100]", show_default=False)],
-    "tp": Annotated[int | None, typer.Option(help="GPUs per instance. [default: the calibrated one]")],
+    "model": Annotated[str | None, typer.Option(help="Model, e.g. deepseek-v2-lite, or a calibration file (.json).")],
+    "gpu": Annotated[str | None, typer.Option(help="GPU type. [default: a100, or the calibration file's]")],
+    "tp": Annotated[int | None, typer.Option(help="GPUs per instance. [default: 1, or the fewest calibrated]")],
     "cluster": Annotated[str | None, typer.Option(help="Instances, kPdD. [default: 2P2D]")],
-    "bandwidth": Annotated[str | None, typer.Option(help="Network per GPU. [default: 25GB/s]")],
+    "bandwidth": Annotated[str | None, typer.Option(help="Network per GPU, e.g. 200Gb/s. [default: 25GB/s]")],
     "max_num_batched_tokens": Annotated[int | None, typer.Option(help="Tokens per step. [default: 2048]")],
     "max_num_seqs": Annotated[int | None, typer.Option(help="Largest decode batch. [default: 256]")],
     "workload": Annotated[str | None, typer.Option(help="Built-in name or trace file of any known format.")],
@@ -95,30 +102,38 @@ _SCENARIO: dict[str, Any] = {
 }
 
 
-def with_scenario(command: Decorated) -> Decorated:
+def with_scenario(command: Decorated | None = None, *, helps: Mapping[str, str] | None = None) -> Decorated:
     """Give a command the scenario options; it receives them as one dict named `scenario`.
 
     Parameters
     ----------
     command : callable
         Function with a parameter `scenario` and its own typer parameters.
+    helps : mapping, optional
+        Option to its help text, where it means something else in this command; "" hides the option.
 
     Returns
     -------
     callable
         The same command with a signature that typer reads.
     """
+    if command is None:
+        return functools.partial(with_scenario, helps=helps)
+    options = _SCENARIO | {
+        name: Annotated[get_args(_SCENARIO[name])[0], typer.Option(help=text, hidden=not text)]
+        for name, text in (helps or {}).items()
+    }
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "scenario"]
 
     @functools.wraps(command)
     def run(**values: Any) -> Any:
         scenario = {name: values.pop(name) for name in _SCENARIO}
-        _keep_inputs(scenario, values)
+        keep_inputs(scenario | values)
         return command(scenario=scenario, **values)
 
     shared = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-        for name, annotation in _SCENARIO.items()
+        for name, annotation in options.items()
     ]
     own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
     run.__signature__ = inspect.Signature(shared + own)  # type: ignore[attr-defined] # typer reads it
@@ -127,19 +142,28 @@ def with_scenario(command: Decorated) -> Decorated:
     return run
 
 
-def _keep_inputs(scenario: dict[str, Any], values: dict[str, Any]) -> None:
-    """Refuse an output that would replace a file which the command reads, or another of its outputs."""
-    policies = [str(values[name]) for name in ("policy", "policies") if values.get(name)]
-    read = [scenario["workload"], scenario["config"], *",".join(policies).split(",")]
-    taken = {
-        Path(str(name)).absolute(): f"'{name}', which is read" for name in read if name and Path(str(name)).is_file()
-    }
-    for name, path in values.items():
-        if isinstance(path, Path):
-            option = "--" + name.replace("_", "-")
-            if path.absolute() in taken:
-                raise InputError(option, taken[path.absolute()], "a file of its own", "choose another name")
-            taken[path.absolute()] = f"'{path}', which {option} writes too"
+def check_plot(path: Path | None, option: str = "--plot") -> None:
+    """Refuse a picture file that cannot be written or has no known suffix.
+
+    Parameters
+    ----------
+    path : Path or None
+        File the user named, if any.
+    option : str
+        The option that names it.
+
+    Raises
+    ------
+    InputError
+        When it cannot be written.
+    """
+    from qmodel.io.atomic import check_target
+
+    if path is None:
+        return
+    if path.suffix.lower() not in (".png", ".pdf", ".svg"):
+        raise InputError(option, f"'{path}'", "a .png, .pdf or .svg file", f"e.g. {option} picture.png")
+    check_target(path)
 
 
 def check_report(path: Path | None) -> None:

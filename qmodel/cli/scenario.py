@@ -82,11 +82,11 @@ def resolve(
 
         given = _override(load_config(options["config"]), given)
     merged = DEFAULTS | _override(fallback or {}, given)
-    for name, example in (("model", "--model deepseek-v2-lite"), ("workload", "--workload azure-conv")):
+    for name, example in (("model", "deepseek-v2-lite"), ("workload", "azure-conv")):
         if merged.get(name) is None:
-            raise InputError(name, "missing", "given", f"for example {example}")
+            raise InputError(f"--{name}", "missing", remedy=f"give for example --{name} {example}")
     if merged.get("load") is not None and merged.get("rate") is not None:
-        raise InputError("--load and --rate", "both given", "one of the two")
+        raise InputError("--load and --rate are both given", remedy="give one of the two")
     return _build(merged, open_with or open_workload)
 
 
@@ -202,12 +202,12 @@ def open_workload(
 
 
 def parse_bandwidth(text: str) -> float:
-    """Return GB/s from a text such as ``25GB/s`` or ``200Gb/s``; a bare number means GB/s.
+    """Return GB/s from a text such as ``25GB/s`` or ``200Gb/s``.
 
     Parameters
     ----------
     text : str
-        Bandwidth of one GPU.
+        Bandwidth of one GPU, with its unit: bytes and bits differ by eight, so a bare number is refused.
 
     Returns
     -------
@@ -219,24 +219,31 @@ def parse_bandwidth(text: str) -> float:
     InputError
         When the text is not a positive bandwidth.
     """
-    match = re.fullmatch(r"\s*([0-9.eE+]+)\s*(GB/s|Gb/s|Gbps|MB/s)?\s*", text)
-    scale = {None: 1.0, "GB/s": 1.0, "Gb/s": 0.125, "Gbps": 0.125, "MB/s": 1e-3}
+    match = re.fullmatch(r"\s*([0-9.eE+]+)\s*(GB/s|Gb/s|Gbps|MB/s)\s*", text)
+    scale = {"GB/s": 1.0, "Gb/s": 0.125, "Gbps": 0.125, "MB/s": 1e-3}
     try:
         value = float(match[1]) * scale[match[2]] if match else math.nan
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and value > 0):
-        raise InputError("--bandwidth", repr(text), "> 0 in GB/s or Gb/s", "write for example 25GB/s")
+        raise InputError("--bandwidth", repr(text), "> 0 with a unit (GB/s, Gb/s, MB/s)", "write for example 25GB/s")
     return value
 
 
-def parse_policy(text: str) -> Any:
+_POLICIES = "none, kairos, earliest, static:TOKENS or a PLAN.json"
+
+
+def parse_policy(text: str, option: str = "--policy", known: str = _POLICIES) -> Any:
     """Return the policy that a text names: none, kairos, earliest, static:TOKENS or a plan file.
 
     Parameters
     ----------
     text : str
         What the user wrote.
+    option : str
+        Where, for messages.
+    known : str
+        What that option takes, for messages.
 
     Returns
     -------
@@ -261,10 +268,10 @@ def parse_policy(text: str) -> Any:
     if text.startswith("static:"):
         tokens = text.removeprefix("static:")
         if not tokens.isdecimal() or not 0 < int(tokens) < 10**9:
-            raise InputError("--policy", repr(text), "static:TOKENS with a whole number > 0", "e.g. static:512")
+            raise InputError(option, repr(text), "static:TOKENS with a whole number > 0", "e.g. static:512")
         return policies.StaticLength(max_local_prefill_tokens=int(tokens))
     if text.endswith(".json") or "/" in text:
         from qmodel.io.plan_file import load_plan
 
         return load_plan(text)
-    raise InputError("--policy", repr(text), "none, kairos, earliest, static:TOKENS or a PLAN.json")
+    raise InputError(option, repr(text), known)

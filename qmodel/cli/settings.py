@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
+from qmodel.errors import InputError
+
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
-__all__ = ["ConfigOption", "section_models", "with_config"]
+__all__ = ["ConfigOption", "keep_inputs", "section_models", "with_config"]
 
 Command = Callable[..., Any]
+_OUTPUTS = ("output", "plot", "report", "frontier", "per_request", "timeline")  # options that name what is written
 _SCENARIO_SIGN = "ttft_slo"  # commands with it resolve the shared options themselves
 
 
@@ -88,7 +91,7 @@ def with_config(command: Command) -> Command:
     """
 
     def run(config: Path | None = None, **values: Any) -> Any:
-        del config  # its callback has set the defaults
+        keep_inputs(values | {"config": config})
         return command(**values)
 
     own = [p.replace(kind=p.KEYWORD_ONLY) for p in inspect.signature(command, eval_str=True).parameters.values()]
@@ -97,3 +100,41 @@ def with_config(command: Command) -> Command:
     run.__annotations__ = {p.name: p.annotation for p in (*own, option)}
     run.__name__, run.__doc__ = command.__name__, command.__doc__
     return run
+
+
+def keep_inputs(values: Mapping[str, Any]) -> None:
+    """Refuse an output that would replace a file which the command reads, or another of its outputs.
+
+    Parameters
+    ----------
+    values : mapping
+        Every option and argument of a command by name.
+
+    Raises
+    ------
+    InputError
+        When two of them name the same file and one is written.
+    """
+    read = [text for name, value in values.items() if name not in _OUTPUTS for text in _names(value)]
+    taken = {Path(text).absolute(): f"'{text}', which is read" for text in read if _is_file(text)}
+    for name in _OUTPUTS:
+        path = values.get(name)
+        if path is None:
+            continue
+        option = "--" + name.replace("_", "-")
+        if path.absolute() in taken:
+            raise InputError(option, taken[path.absolute()], "a file of its own", "choose another name")
+        taken[path.absolute()] = f"'{path}', which {option} writes too"
+
+
+def _names(value: Any) -> list[str]:
+    """Return the file names that an option's value may hold: itself, parts between commas, NAME of NAME=NUMBER."""
+    texts = [str(item) for item in (value if isinstance(value, list) else [value]) if isinstance(item, (str, Path))]
+    return [name for text in texts for name in (text, *text.split(","), text.rpartition("=")[0]) if name]
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except OSError:  # too long for a name
+        return False

@@ -17,7 +17,9 @@ from qmodel.cli.options import (
     EngineOption,
     Fidelity,
     FidelityOption,
+    JsonOption,
     MethodOption,
+    PolicyOption,
     PredictionMethod,
     WorkersOption,
     with_scenario,
@@ -48,20 +50,28 @@ def sweep(
     output: Annotated[Path, typer.Option("-o", "--output", help="Table to write (.csv, .parquet).")],
     over: Annotated[list[str], typer.Option(help="An axis, e.g. rate=10/s,20/s or cluster=2P2D,3P1D.")],
     by: Annotated[Method, typer.Option(help="How each cell is answered.")] = Method.predict,
-    policy: Annotated[str, typer.Option(help="none, kairos, earliest, static:TOKENS or a PLAN.json.")] = "none",
+    policy: PolicyOption = "none",
     method: MethodOption = PredictionMethod.auto,
     fidelity: FidelityOption = Fidelity.balanced,
     engine: EngineOption = Engine.local,
     workers: WorkersOption = None,
     address: AddressOption = None,
+    json: JsonOption = False,
 ) -> None:
-    """Predict or simulate every combination of some options; a stopped sweep goes on where it stopped.
+    """Predict or simulate every combination of some options.
+
+    A cell that fails is a row with its reason; when all do, nothing is written. A stopped sweep goes on where it
+    stopped.
 
     Example: qmodel sweep --model llama-3.1-8b --workload azure-conv --over rate=10/s,20/s -o table.csv
     """
     axes = dict(_axis(text) for text in over)
     if len(axes) != len(over):
         raise InputError("--over", repr(over), "different axes", "give each option once")
+    if by is Method.simulate and (method is not PredictionMethod.auto or fidelity is not Fidelity.balanced):
+        raise InputError("--method and --fidelity are of predictions", remedy="leave them out with --by simulate")
+    if by is Method.predict and axes.keys() & {"seed", "requests"}:
+        raise InputError("--over seed and --over requests are of simulations", remedy="add --by simulate")
     answered = {"method": method.value, "fidelity": fidelity.value} if by is Method.predict else {}
     fixed = _fixed(scenario) | {"policy": policy, "by": by.value} | answered
     for name in axes:
@@ -79,10 +89,12 @@ def sweep(
             run_cell, cells, output=output, engine=engine.value, workers=workers, address=address, progress=report
         )
     failed = [row for row in rows if row["error"]]
+    if len(failed) == len(rows):
+        raise InputError(f"none of {len(rows)} cells worked", remedy=f"the first: {failed[0]['error']}")
+    if json:
+        show.print_json({"output": str(output), "failed": len(failed), "rows": rows})
     notes = [f"{len(failed)} of {len(rows)} cells failed, the first: {failed[0]['error']}"] if failed else []
     show.notices([*notes, f"wrote {len(rows):,} rows to {output}"])
-    if len(failed) == len(rows):
-        raise InputError("sweep", "without a cell that worked", "right in at least one", str(failed[0]["error"]))
 
 
 def _fixed(scenario: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,7 +175,7 @@ def _load_and_rate(cell: Mapping[str, Any], fallback: Mapping[str, Any]) -> tupl
     """Return load and rate of a cell; those that a plan brings count where the cell has neither, nor a workload."""
     given = cell.get("load"), cell.get("rate")
     if given[0] is not None and given[1] is not None:
-        raise InputError("load and rate", "both given", "one of the two")
+        raise InputError("load and rate are both given", remedy="give one of the two")
     if given != (None, None) or "workload" in cell:
         return given
     return fallback.get("load"), fallback.get("rate")

@@ -9,8 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qmodel.cli import show
-from qmodel.cli.evaluate import check_plot
-from qmodel.cli.options import DrawsOption, JsonOption, ReportOption, check_report, command_words, with_scenario
+from qmodel.cli.options import (
+    DrawsOption,
+    JsonOption,
+    ReportOption,
+    RequestsOption,
+    SeedsOption,
+    check_plot,
+    check_report,
+    command_words,
+    with_scenario,
+)
 
 if TYPE_CHECKING:
     from qmodel.cli.scenario import Scenario
@@ -69,17 +78,20 @@ def thresholds(
     effort: Annotated[Effort, typer.Option(help="How many rules to judge with the numerical model.")] = Effort.normal,
     robust: Annotated[bool, typer.Option(help="Judge by the worst of rate +-30 % and laws +-20 %.")] = False,
     chunk_cap: Annotated[int | None, typer.Option(help="Largest chunk hosted in a decode step [tokens].")] = None,
-    frontier: Annotated[Path | None, typer.Option(help="Draw P95 TTFT against attainment and P99.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, max=1000, help="Simulated runs per policy.")] = 5,
-    requests: Annotated[int | None, typer.Option(min=1, help="Requests per run.")] = None,
+    frontier: Annotated[
+        Path | None, typer.Option(help="Draw P95 TTFT against attainment and P99 (.png, .pdf, .svg).")
+    ] = None,
+    seeds: SeedsOption = 5,
+    requests: RequestsOption = None,
     report: ReportOption = None,
     confirm: Annotated[bool, typer.Option(help="Check the plan by simulation.")] = True,
     draws: DrawsOption = 0,
     json: JsonOption = False,
 ) -> None:
-    """Derive deflection thresholds and check them by simulation against the alternatives.
+    """Derive deflection thresholds, checked by simulation.
 
-    Exit code 1 when nothing is feasible (nothing is written) or the plan is not better (it is written).
+    The plan is simulated beside never deflecting, Kairos' rule and earliest completion, on the same arrivals. Exit
+    code 1 when nothing is feasible (nothing is written) or the plan is not better (it is written).
 
     Example: qmodel thresholds --model deepseek-v2-lite --workload azure-conv --load 0.9 -o plan.json
     """
@@ -89,9 +101,8 @@ def thresholds(
         from qmodel.io.atomic import check_target
 
         check_target(output)
-    for picture in (plot, frontier):
-        if picture is not None:
-            check_plot(picture)
+    check_plot(plot)
+    check_plot(frontier, "--frontier")
     check_report(report)
     inputs = resolve(scenario)
     show.notices(inputs.notices)
@@ -165,21 +176,24 @@ def _finish(
         show.print_json(plan.to_dict())
     else:
         _print(plan, checked)
-    show.notices([f"warning: {line}" for line in plan.warnings])
+    show.warnings(plan.warnings)
     show.notices([f"wrote {name}" for name in written])
     if checked is not None and not plan.better:
         raise typer.Exit(1)
 
 
 def _print(plan: Any, checked: CheckedPlan | None) -> None:
-    screen = show.console()
-    screen.print(show.split_table(plan.split_table()))
+    from qmodel.studies import listings
+
+    screen, table = show.console(), plan.threshold_table()
+    screen.print(show.table(listings.split_listing(plan.split_table())))
     for line in plan.shadow_price_sentences():
         screen.print(f"  {line}")
     screen.print()
-    screen.print(show.threshold_table(plan.threshold_table()))
+    found = [listings.threshold_listing(table)]
     if plan.calibration_interval is not None:
-        screen.print(show.interval_table(plan.calibration_interval, plan.threshold_table()["prompt_tokens"]))
+        found.append(listings.interval_listing(plan.calibration_interval, table["prompt_tokens"]))
     if checked is not None:
-        screen.print(show.comparison_table(checked.comparison, checked.predicted))
-        screen.print(show.breakdown_table(checked.comparison))
+        found.append(listings.comparison_listing(checked.comparison, checked.predicted))
+        found.append(listings.breakdown_listing(checked.comparison))
+    screen.print(*map(show.table, found), sep="\n")

@@ -76,8 +76,8 @@ class Journal:
             self._write_lines([{"cell": number, "row": dict(row)} for number, row in rows])
 
     def write_table(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write the table, whole or not at all."""
-        if self.target is None or not rows:
+        """Write the table, whole or not at all; one of failures alone is not written: it would replace a better one."""
+        if self.target is None or all(row.get("error") for row in rows):
             return
         import pandas as pd
 

@@ -16,6 +16,7 @@ from qmodel.plotting.figure import (
     save_figure,
     style,
 )
+from qmodel.scenario.ttft import PART_LABELS
 from qmodel.units import format_duration
 
 if TYPE_CHECKING:
@@ -27,13 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["comparison_figure", "draw_breakdown", "draw_comparison", "draw_ttft_cdf", "ttft_axes"]
 
-PARTS = (
-    ("queue", "queue"),
-    ("prefill", "execution"),
-    ("transfer", "transfer"),
-    ("admission", "decode admission"),
-    ("first_step", "first step"),
-)
 _ROOM_FOR_TEXT = 1.55  # the longest bar leaves this much width to its label
 
 
@@ -87,7 +81,7 @@ def draw_breakdown(axes: Axes, comparison: Comparison) -> None:
     """
     place = np.arange(len(comparison.policies))[::-1]
     left = np.zeros(len(place))
-    for number, (part, label) in enumerate(PARTS):
+    for number, (part, label) in enumerate(PART_LABELS.items()):
         width = np.array([comparison.mean(p, f"p95_{part}_s") for p in comparison.policies])
         axes.barh(
             place, width, left=left, height=0.62, label=label, color=COLORS[number], hatch=HATCHES[number],
@@ -108,7 +102,9 @@ def draw_breakdown(axes: Axes, comparison: Comparison) -> None:
     axes.set(xlabel="P95 TTFT [s]", xlim=(0, _ROOM_FOR_TEXT * reach))
     axes.grid(visible=False, axis="y")
     axes.set_title("Where P95 TTFT goes")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.16), ncols=len(PARTS), columnspacing=1.0, handlelength=1.4)
+    axes.legend(
+        loc="upper center", bbox_to_anchor=(0.4, -0.16), ncols=len(PART_LABELS), columnspacing=1.0, handlelength=1.4
+    )
 
 
 def comparison_figure(comparison: Comparison, slo: SLO) -> Figure:

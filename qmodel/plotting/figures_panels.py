@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qmodel.plotting.comparison import PARTS
 from qmodel.plotting.figure import COLORS, COLUMN_IN, HATCHES, PAGE_IN, new_figure, panel_title, plain_log, policy_style
+from qmodel.scenario.ttft import PART_LABELS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,7 +33,8 @@ def draw_ttft_parts(table: DataFrame) -> Figure:
     place = np.arange(len(panels))[::-1]
     left = np.zeros(len(panels))
     share = table.pivot(index="panel", columns="part", values="share").loc[panels] * 100
-    for number, (part, label) in sorted(enumerate(PARTS), key=lambda item: item[1][0] != EXECUTION):  # beside its band
+    beside_its_band = sorted(enumerate(PART_LABELS.items()), key=lambda item: item[1][0] != EXECUTION)
+    for number, (part, label) in beside_its_band:
         width = share[part].to_numpy()
         axes.barh(
             place, width, left=left, height=0.66, label=label, color=COLORS[number], hatch=HATCHES[number],

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qmodel.errors import InputError, QModelError
-from qmodel.plotting.comparison import PARTS
 from qmodel.plotting.figure import COLORS, HATCHES, new_figure, style
 from qmodel.scenario import SLO, Cluster, Requests, Workload
+from qmodel.scenario.ttft import PART_LABELS
 from qmodel.system import predict
 from qmodel.units import MS, format_duration
 
@@ -120,7 +120,7 @@ def answer_figure(cluster: Cluster, workload: Workload, slo: SLO, policy: Any = 
         left = [0.0] * len(LEVELS)
         shares = [found.breakdown(q) for q in LEVELS]
         names = [f"P{100 * q:g}: {format_duration(found.ttft_s(q))}" for q in LEVELS]
-        for number, (part, label) in enumerate(PARTS):
+        for number, (part, label) in enumerate(PART_LABELS.items()):
             width = [share[part] for share in shares]
             axes.barh(
                 names, width, left=left, label=label, color=COLORS[number], hatch=HATCHES[number],
@@ -132,7 +132,7 @@ def answer_figure(cluster: Cluster, workload: Workload, slo: SLO, policy: Any = 
         axes.set(xlabel="TTFT [s]; line: SLO")
         busy = ", ".join(f"{pool} {share:.0%}" for pool, share in found.utilisation.items())
         axes.set_title(f"{cluster.name}: SLO met by {found.slo_attainment:.1%}, busy: {busy}; {found.method}")
-        figure.legend(loc="outside lower center", ncols=len(PARTS))
+        figure.legend(loc="outside lower center", ncols=len(PART_LABELS))
     return figure
 
 

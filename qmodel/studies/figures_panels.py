@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qmodel.studies.metrics import PARTS, over_seeds
+from qmodel.scenario.ttft import PARTS
+from qmodel.studies.metrics import over_seeds
 from qmodel.studies.published import PUBLISHED
 from qmodel.studies.scenes import POLICIES, TBT_LEVELS, TTFT_LEVELS, Stage
 

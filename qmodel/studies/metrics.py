@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from qmodel.scenario.ttft import PART_LABELS, PARTS
 from qmodel.simulation.statistics import mean_interval
-from qmodel.system.prediction import PARTS
 
-__all__ = ["METRICS", "PARTS", "Outcome", "measure", "over_seeds"]
+__all__ = ["METRICS", "Outcome", "label", "measure", "over_seeds"]
 
-METRICS = (
-    "p50_ttft_s",
-    "p95_ttft_s",
-    "p99_ttft_s",
-    "p99_tbt_s",
-    "ttft_attainment",
-    "tbt_attainment",
-    "slo_attainment",
-    "deflected_share",
-)
+_LABELS = {
+    "p50_ttft_s": "P50 TTFT",
+    "p95_ttft_s": "P95 TTFT",
+    "p99_ttft_s": "P99 TTFT",
+    "p99_tbt_s": "P99 TBT",
+    "ttft_attainment": "TTFT met",
+    "tbt_attainment": "TBT met",
+    "slo_attainment": "SLO met",
+    "deflected_share": "deflected",
+}
+METRICS = tuple(_LABELS)
 
 
 class Outcome(Protocol):
@@ -80,6 +82,28 @@ def measure(outcome: Outcome) -> dict[str, float]:
     parts = outcome.breakdown(0.95)
     numbers |= {f"p95_{part}_s": parts[part] for part in PARTS}
     return {name: float(value) for name, value in numbers.items()}
+
+
+def label(name: str) -> str:
+    """Return the name of a metric for people.
+
+    Parameters
+    ----------
+    name : str
+        Key of `measure`, or another quantile or time named alike.
+
+    Examples
+    --------
+    >>> label("slo_attainment"), label("p95_first_step_s"), label("p50_tbt_s"), label("mean_wait_s")
+    ('SLO met', 'P95 TTFT, first step', 'P50 TBT', 'mean wait')
+    """
+    if name in _LABELS:
+        return _LABELS[name]
+    found = re.fullmatch(r"p(\d+)_(\w+)_s", name)
+    if found is None:
+        return name.removesuffix("_s").replace("_", " ")
+    level, what = found.groups()
+    return f"P{level} TTFT, {PART_LABELS[what]}" if what in PART_LABELS else f"P{level} {what.upper()}"
 
 
 def over_seeds(values: npt.ArrayLike) -> tuple[float, float]:

@@ -11,21 +11,20 @@ from qmodel.policies.rule import ORDER_WORDS
 from qmodel.scenario import SLO, Cluster, Workload
 from qmodel.studies.capacity_search import ATTAINMENT, PLAN_POLICY
 from qmodel.studies.comparison import Comparison, Progress
+from qmodel.studies.listings import split_listing, threshold_listing
 from qmodel.studies.report_parts import (
     Origin,
     calibration_warnings,
     comparison_blocks,
-    duration,
     footer,
     predicted_laws,
     provenance_section,
     sensitivity_section,
-    share,
     warnings_section,
     workload_section,
 )
 from qmodel.studies.thresholds import DISPATCH, PLAN, CheckedPlan
-from qmodel.units import format_threshold
+from qmodel.units import format_duration, format_share
 
 if TYPE_CHECKING:
     from qmodel.scenario.plan import Plan
@@ -85,7 +84,7 @@ def plan_report(
         ),
     ]
     where = f"{plan.cluster['model']} on {plan.cluster['name']} {str(plan.cluster['gpu']).upper()}"
-    limits = f"TTFT within {duration(slo.ttft_s)}, time between tokens within {duration(slo.tbt_s)}"
+    limits = f"TTFT within {format_duration(slo.ttft_s)}, time between tokens within {format_duration(slo.tbt_s)}"
     subtitle = f"{where} · {workload.name} at load {workload.load(cluster):.2f} · {limits}"
     return render_page("When to deflect prefill", subtitle, sections, footer())
 
@@ -117,10 +116,10 @@ def _plan_answer(plan: Plan, comparison: Comparison | None) -> Section:
             return ", ".join(f"{name} {show(comparison.mean(name, metric))}" for name in named)
 
         items = [
-            ("P95 time to first token", duration(ours["p95_ttft_s"]), rivals("p95_ttft_s", duration)),
-            ("SLO met", share(ours["slo_attainment"]), rivals("slo_attainment", share)),
-            ("P99 time to first token", duration(ours["p99_ttft_s"]), rivals("p99_ttft_s", duration)),
-            ("Requests deflected", share(ours["deflected_share"]), rivals("deflected_share", share)),
+            ("P95 time to first token", format_duration(ours["p95_ttft_s"]), rivals("p95_ttft_s", format_duration)),
+            ("SLO met", format_share(ours["slo_attainment"]), rivals("slo_attainment", format_share)),
+            ("P99 time to first token", format_duration(ours["p99_ttft_s"]), rivals("p99_ttft_s", format_duration)),
+            ("Requests deflected", format_share(ours["deflected_share"]), rivals("deflected_share", format_share)),
         ]
         blocks.append(Cards(items=items))
         verdict = "Simulation confirms the plan" if plan.better else "Simulation does not confirm a gain: see Warnings"
@@ -134,34 +133,18 @@ def _plan_answer(plan: Plan, comparison: Comparison | None) -> Section:
 def _thresholds_section(plan: Plan) -> Section:
     from qmodel.plotting.report import svg_of, thresholds_figure
 
-    table = plan.threshold_table()
-    rows = [
-        [f"{tokens:,.0f}", *(format_threshold(t) for t in row)]
-        for tokens, row in zip(table["prompt_tokens"], table["threshold_s"], strict=True)
-    ]
-    columns = ["prompt tokens", *(f"v = {duration(v)}" for v in table["decode_backlog_s"])]
+    table, split = threshold_listing(plan.threshold_table()), split_listing(plan.split_table())
     intro = (
         "A prompt is deflected when the backlog of the prefill instance it would join exceeds its threshold. "
         "The threshold grows with the deflected work v that already waits at the decode instance."
     )
-    split = plan.split_table()
-    bins = [
-        [
-            f"{row['prompt_tokens']:,.0f}",
-            share(row["share_of_requests"]),
-            share(row["kept"]),
-            *(duration(row[name]) for name in ("prefill_s", "transfer_s", "host_s")),
-        ]
-        for row in split["bins"]
-    ]
-    heads = ["prompt tokens", "of requests", "kept at prefill", "prefill work", "transfer", "host time"]
     return Section(
         title="Thresholds",
         blocks=[
             Text(text=intro),
             Figure(svg=svg_of(thresholds_figure(plan)), alt="Threshold by prompt length and backlog at decode"),
-            Table(columns=columns, rows=rows, caption="Deflect when the prefill backlog exceeds"),
-            Table(columns=heads, rows=bins, caption="The static split behind the prices", folded=True),
+            Table(columns=table.columns, rows=table.rows, caption="Deflect when the prefill backlog exceeds"),
+            Table(columns=split.columns, rows=split.rows, caption="The static split behind the prices", folded=True),
         ],
     )
 

@@ -9,19 +9,19 @@ from qmodel.io.page import Cards, Figure, Section, Table, Text, render_page
 from qmodel.scenario import SLO, Workload
 from qmodel.studies.capacity_search import PLAN_POLICY
 from qmodel.studies.comparison import Progress, compare
+from qmodel.studies.listings import capacity_listing, frontier_listing
 from qmodel.studies.report_parts import (
     Origin,
     calibration_warnings,
     comparison_blocks,
-    duration,
     footer,
     predicted_laws,
     provenance_section,
     sensitivity_section,
-    share,
     warnings_section,
     workload_section,
 )
+from qmodel.units import format_duration, format_share
 
 if TYPE_CHECKING:
     from qmodel.studies.capacity_answer import CapacityPlan
@@ -86,7 +86,7 @@ def capacity_report(
     ]
     calibration = answer.cluster.calibration
     names = " and ".join(w.name for w, _ in parts)
-    limits = f"TTFT within {duration(slo.ttft_s)}, time between tokens within {duration(slo.tbt_s)}"
+    limits = f"TTFT within {format_duration(slo.ttft_s)}, time between tokens within {format_duration(slo.tbt_s)}"
     return render_page("How many GPUs", f"{calibration.model} · {names} · {limits}", sections, footer())
 
 
@@ -96,40 +96,24 @@ def _capacity_answer(answer: CapacityPlan) -> Section:
     items = [
         ("Cluster", answer.name, f"{answer.gpus} GPUs, cost {answer.cost:g}"),
         ("Rate", f"{answer.rate_per_s:.4g}/s", f"{answer.rate_per_s / answer.gpus:.3g}/s per GPU"),
-        ("SLO met", share(met, half), f"{100 * answer.attainment:g} % wanted"),
-        ("P95 time to first token", duration(answer.simulated["p95_ttft_s"]), _predicted_note(answer)),
+        ("SLO met", format_share(met, half), f"{100 * answer.attainment:g} % wanted"),
+        ("P95 time to first token", format_duration(answer.simulated["p95_ttft_s"]), _predicted_note(answer)),
     ]
     text = (
         f"{answer.name} {verb} {answer.rate_per_s:.4g} requests/s with the SLO kept for at least "
         f"{100 * answer.attainment:g} % of requests, policy {answer.policy_name}; mean of {len(answer.seeds)} "
         "simulated runs."
     )
-    columns = ["cluster", "GPUs", "cost", "rate", "P95 TTFT", "SLO met, predicted", "SLO met, simulated"]
-    rows = [
-        [
-            str(row["cluster"]),
-            str(row["gpus"]),
-            f"{row['cost']:g}",
-            f"{row['rate_per_s']:.4g}/s",
-            "-" if row["p95_ttft_s"] is None else duration(row["p95_ttft_s"]),
-            *(
-                "-" if row[name] is None else share(row[name])
-                for name in ("predicted_attainment", "simulated_attainment")
-            ),
-        ]
-        for row in sorted(answer.rows, key=lambda r: (abs(r["rate_per_s"] - answer.rate_per_s), r["cost"]))[:LISTED]
-    ]
-    caption = f"Clusters looked at ({min(LISTED, len(answer.rows))} of {len(answer.rows)}, nearest rate first)"
-    return Section(
-        title="Answer",
-        blocks=[Cards(items=items), Text(text=text), Table(columns=columns, rows=rows, caption=caption, folded=True)],
-    )
+    nearest = sorted(answer.rows, key=lambda r: (abs(r["rate_per_s"] - answer.rate_per_s), r["cost"]))[:LISTED]
+    found = capacity_listing(f"Clusters looked at ({len(nearest)} of {len(answer.rows)}, nearest rate first)", nearest)
+    listed = Table(columns=found.columns, rows=found.rows, caption=found.title, folded=True)
+    return Section(title="Answer", blocks=[Cards(items=items), Text(text=text), listed])
 
 
 def _predicted_note(answer: CapacityPlan) -> str:
     if "p95_ttft_s" not in answer.predicted:
         return "not predicted"
-    return f"predicted {duration(answer.predicted['p95_ttft_s'])}"
+    return f"predicted {format_duration(answer.predicted['p95_ttft_s'])}"
 
 
 def _map_section(answer: CapacityPlan, rows: Sequence[Mapping[str, Any]]) -> Section:
@@ -154,26 +138,7 @@ def _cost_section(answer: CapacityPlan, sizes: Sequence[Mapping[str, Any]]) -> S
     from qmodel.plotting.capacity import frontier_figure
     from qmodel.plotting.report import svg_of
 
-    rows = [
-        [
-            f"{row['cost']:g}",
-            str(row["gpus"]),
-            str(row["cluster"]),
-            f"{row['goodput_per_s']:.4g}/s",
-            "-" if row["fastest"] is None else str(row["fastest"]),
-            "-" if row["p95_ttft_s"] is None else duration(row["p95_ttft_s"]),
-        ]
-        for row in sizes
-        if row["best_goodput"] or row["best_latency"]
-    ]
-    columns = [
-        "cost",
-        "GPUs",
-        "best for rate",
-        "highest rate",
-        "best for latency",
-        f"P95 TTFT at {answer.rate_per_s:.4g}/s",
-    ]
+    found = frontier_listing(sizes, answer.rate_per_s)
     return Section(
         title="Cost",
         blocks=[
@@ -182,6 +147,6 @@ def _cost_section(answer: CapacityPlan, sizes: Sequence[Mapping[str, Any]]) -> S
                 svg=svg_of(frontier_figure(sizes, answer.rate_per_s, answer.star())),
                 alt="Cost against P95 TTFT and goodput",
             ),
-            Table(columns=columns, rows=rows, caption="Pareto frontier"),
+            Table(columns=found.columns, rows=found.rows, caption="Pareto frontier"),
         ],
     )

@@ -13,6 +13,7 @@ import numpy as np
 from qmodel.errors import InputError, QModelError
 from qmodel.io.page import Block, Figure, List, Section, Table, Text
 from qmodel.scenario import SLO, Cluster, Workload
+from qmodel.studies.listings import comparison_listing
 from qmodel.studies.sensitivity import sensitivity
 from qmodel.units import format_duration
 
@@ -23,25 +24,13 @@ __all__ = [
     "Origin",
     "calibration_warnings",
     "comparison_blocks",
-    "duration",
     "footer",
     "predicted_laws",
     "provenance_section",
     "sensitivity_section",
-    "share",
     "warnings_section",
     "workload_section",
 ]
-
-_COLUMNS = (
-    ("P50 TTFT", "p50_ttft_s"),
-    ("P95 TTFT", "p95_ttft_s"),
-    ("P99 TTFT", "p99_ttft_s"),
-    ("P99 TBT", "p99_tbt_s"),
-    ("SLO met", "slo_attainment"),
-    ("TBT met", "tbt_attainment"),
-    ("deflected", "deflected_share"),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,32 +50,6 @@ class Origin:
     options: Mapping[str, Any] = field(default_factory=dict)
     command: Sequence[str] = ()
     notices: Sequence[str] = ()
-
-
-def duration(mean: float, half: float = 0.0) -> str:
-    """Return a time with its half-width, in s or ms.
-
-    Parameters
-    ----------
-    mean, half : float
-        Seconds; a half-width of 0 is not shown.
-    """
-    if not half:
-        return format_duration(mean)
-    scale, unit = (1.0, "s") if mean >= 1 else (1e3, "ms")
-    decimals = 2 if mean * scale < 100 else 0
-    return f"{mean * scale:.{decimals}f} ± {half * scale:.{decimals}f} {unit}"
-
-
-def share(mean: float, half: float = 0.0) -> str:
-    """Return a share in per cent, with its half-width when it shows.
-
-    Parameters
-    ----------
-    mean, half : float
-        Shares of 1.
-    """
-    return f"{100 * mean:.1f} %" if half < 5e-4 else f"{100 * mean:.1f} ± {100 * half:.1f} %"
 
 
 def workload_section(parts: Sequence[tuple[Workload, float]], cluster: Cluster, title: str = "Workload") -> Section:
@@ -166,32 +129,13 @@ def comparison_blocks(
     """
     from qmodel.plotting.report import laws_figure, svg_of
 
-    rows: list[list[str]] = []
-    faint, bold = set(), set()
-    for policy in comparison.policies:
-        if policy == strong:
-            bold.add(len(rows))
-        rows.append([policy, *(_cell(name, *comparison.interval(policy, name)) for _, name in _COLUMNS)])
-        if policy in predicted:
-            faint.add(len(rows))
-            known = predicted[policy]
-            rows.append(["predicted", *(_cell(name, known[name]) if name in known else "-" for _, name in _COLUMNS)])
-    runs = f"{len(comparison.seeds)} runs of {comparison.requests:,} requests each, means with 95 % intervals"
+    found = comparison_listing(comparison, predicted)
+    bold = {n for n, row in enumerate(found.rows) if row[0] == strong and n not in found.faint}
     picture = svg_of(laws_figure(comparison, laws, slo))
     return [
-        Table(
-            columns=["policy", *(label for label, _ in _COLUMNS)],
-            rows=rows,
-            caption=f"Simulated: {runs}",
-            strong=frozenset(bold),
-            faint=frozenset(faint),
-        ),
+        Table(columns=found.columns, rows=found.rows, caption=found.title, strong=frozenset(bold), faint=found.faint),
         Figure(svg=picture, alt="Laws of the time to first token, simulated and predicted, and where its P95 goes"),
     ]
-
-
-def _cell(name: str, mean: float, half: float = 0.0) -> str:
-    return (duration if name.endswith("_s") else share)(mean, half)
 
 
 def sensitivity_section(cluster: Cluster, workload: Workload, slo: SLO, policy: Any) -> Section:
@@ -213,7 +157,7 @@ def sensitivity_section(cluster: Cluster, workload: Workload, slo: SLO, policy: 
     except QModelError as error:
         return Section(title="Sensitivity", blocks=[Text(text=f"Nothing to compare with: {error}.")])
     rows = [
-        [e.change, duration(e.p95_ttft_s), f"{100 * e.p95_change:+.1f} %", f"{100 * e.attainment_change:+.2f}"]
+        [e.change, format_duration(e.p95_ttft_s), f"{100 * e.p95_change:+.1f} %", f"{100 * e.attainment_change:+.2f}"]
         for e in effects
     ]
     columns = ["change", "P95 TTFT", "against now", "SLO attainment [points]"]

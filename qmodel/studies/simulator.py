@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qmodel.scenario import SLO, Cluster, Requests, Workload
+from qmodel.scenario.ttft import PARTS
 from qmodel.simulation import simulate
 from qmodel.studies.evaluation_cases import CONDITIONS, Condition
-from qmodel.studies.metrics import PARTS
 from qmodel.studies.panels import CELLS, Cell, cell_requests, panel_cell
 from qmodel.studies.published import PUBLISHED
 

@@ -73,7 +73,7 @@ def run_grid(
 
     A cell that fails becomes a row with the reason in ``error`` and does not end the sweep. With an output, rows are
     kept beside it as they come and the table is renewed every ten seconds, whole each time; the same call after a stop
-    goes on where it stopped.
+    goes on where it stopped. A table of failures alone is not written.
 
     Parameters
     ----------

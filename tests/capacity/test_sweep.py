@@ -1,5 +1,6 @@
 """Sweeps: the same table on every engine, failing cells as rows, and going on after a stop or a kill."""
 
+import json
 import os
 import random
 import subprocess
@@ -149,6 +150,38 @@ def test_the_command_sweeps_and_records_a_failing_cell(qmodel):
     assert table["error"].isna().sum() == 2
     tails = table["p95_ttft_s"].dropna()
     assert tails.iloc[1] >= tails.iloc[0]
+
+
+def test_a_sweep_without_a_cell_that_worked_writes_nothing(qmodel, tmp_path):
+    Path("t.csv").write_text("an earlier table\n")
+    words = ("sweep", "--model", "llama-3.1-8b", "--workload", "azure-conv", "--over", "rate=10,20", "-o")
+    for target in ("t.csv", "new.csv"):
+        run = qmodel(*words, target)
+        assert run.code == 2
+        assert "none of 2 cells worked" in run.err
+        assert "30/s" in run.err
+    assert [path.name for path in tmp_path.iterdir()] == ["t.csv"]
+    assert Path("t.csv").read_text() == "an earlier table\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--over", "seed=1,2"), ("--over", "rate=5/s", "--by", "simulate", "--method", "trace")],
+)
+def test_options_that_would_change_nothing_are_refused(qmodel, tmp_path, words):
+    run = qmodel("sweep", "--model", "llama-3.1-8b", "--workload", "azure-conv", *words, "-o", "t.csv")
+    assert run.code == 2
+    assert "simulat" in run.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_prints_the_rows_of_the_table(qmodel):
+    words = ("--model", "llama-3.1-8b", "--workload", "azure-conv", "--over", "load=0.4,0.5", "-o", "t.csv")
+    run = qmodel("sweep", *words, "--json")
+    assert run.code == 0, run.err
+    found = json.loads(run.out)
+    assert (found["output"], found["failed"]) == ("t.csv", 0)
+    assert [row["p95_ttft_s"] for row in found["rows"]] == list(pd.read_csv("t.csv", engine="python")["p95_ttft_s"])
 
 
 @pytest.mark.parametrize("axis", ["", "rate", "rate=", "colour=red", "load=x", "rate=5/s,5/s"])

@@ -58,6 +58,7 @@ def _assert_refused(run, code: int, *says: str) -> None:
         ({"--tbt-slo": "-60ms"}, ["--tbt-slo"]),
         ({"--bandwidth": "0GB/s"}, ["--bandwidth"]),
         ({"--bandwidth": "fast"}, ["--bandwidth"]),
+        ({"--bandwidth": "25"}, ["--bandwidth", "unit"]),
         ({"--max-num-batched-tokens": "0"}, ["max_num_batched_tokens"]),
         ({"--workload": "azure-com"}, ["azure-com", "azure-conv"]),
         ({"--workload": "./missing.csv"}, ["missing.csv"]),
@@ -65,6 +66,7 @@ def _assert_refused(run, code: int, *says: str) -> None:
         ({"--config": "missing.yaml"}, ["missing.yaml"]),
         ({"--plot": "plan.doc"}, [".png"]),
         ({"--plot": "missing/plan.png"}, ["missing"]),
+        ({"--frontier": "frontier.doc"}, ["--frontier", ".png"]),
         ({"-o": "missing/plan.json"}, ["missing"]),
         ({"-o": "."}, ["directory"]),
         ({"--objective": "fun"}, ["--objective"]),
@@ -128,10 +130,27 @@ def test_policies_that_are_refused(qmodel, policy):
     _assert_refused(qmodel("simulate", *_words({"--policy": policy})), 2, policy.partition(":")[0])
 
 
-def test_no_command_shows_help(qmodel):
-    run = qmodel()
-    assert run.code == 0
-    assert "thresholds" in run.out
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("compare", "--policies", "none,magic"), "--policies is 'magic'"),
+        (("capacity", "--gpus", "4", "--policy", "magic"), "or thresholds"),
+        (("capacity", "--policy", "none"), "neither --gpus nor --cluster is given"),
+        (("simulate", "--timeline", "run.txt"), "--timeline is 'run.txt'; it must be a .json file"),
+    ],
+)
+def test_a_refusal_names_the_option_as_it_was_written(qmodel, tmp_path, words, says):
+    shared = ("--model", "llama-3.1-8b", "--workload", "azure-conv")
+    _assert_refused(qmodel(words[0], *shared, *words[1:]), 2, says)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("words", "says"), [((), "thresholds"), (("data",), "fetch"), (("config",), "schema")])
+def test_a_group_of_commands_alone_shows_help(qmodel, words, says):
+    run = qmodel(*words)
+    assert (run.code, run.err) == (0, "")
+    assert says in run.out
+    assert len(run.out.splitlines()) > 5
 
 
 def test_an_output_never_replaces_what_is_read_or_another_output(qmodel, tmp_path):
@@ -146,6 +165,14 @@ def test_an_output_never_replaces_what_is_read_or_another_output(qmodel, tmp_pat
     run = qmodel("thresholds", *scenario, "-o", "plan.json", "--frontier", "same.png", "--plot", "same.png")
     assert run.code == 2
     assert "writes too" in run.err
+    for words in (
+        ("calibrate", "--model", "llama-3.1-8b", "--measured", "mine.csv", "-o", "mine.csv"),
+        ("emit", "mine.csv", "--target", "vllm", "-o", "mine.csv"),
+        ("capacity", *scenario, "--gpus", "4", "--mix", "mine.csv=0.5", "-o", "mine.csv"),
+    ):
+        run = qmodel(*words)
+        assert run.code == 2
+        assert "which is read" in run.err
     assert trace.read_text() == before
     assert sorted(p.name for p in Path().iterdir()) == ["mine.csv"]
 

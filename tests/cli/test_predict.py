@@ -13,6 +13,7 @@ def test_sensitivity_is_a_table_a_sentence_and_a_picture(qmodel):
     assert run.code == 0, run.err
     assert "Change first: prefill instances +1" in run.out
     assert "elasticity" in run.out
+    assert run.out.startswith("Predicted, policy none, method: trace: recursion over the requests, packed prefill")
     assert Path("tornado.png").stat().st_size > 10_000
     rows = json.loads(qmodel("predict", *WORDS, "--sensitivity", "--json").out)["sensitivity"]
     assert {row["what"] for row in rows} >= {"rate", "bandwidth", "SCV of prompt lengths", "TBT SLO"}
@@ -22,7 +23,8 @@ def test_sensitivity_is_a_table_a_sentence_and_a_picture(qmodel):
 def test_the_method_is_said(qmodel, method):
     found = json.loads(qmodel("predict", *WORDS, "--method", method, "--fidelity", "fast", "--json").out)
     assert found["method"].startswith(method)
-    assert found["error_estimate"]["ttft_p95"] > 0
+    assert found["error_estimate"]["p95_ttft_s"] > 0
+    assert found["error_estimate"].keys() <= found["predicted"].keys()
 
 
 def test_a_plot_needs_sensitivity_and_bursty_takes_no_policy(qmodel):

@@ -107,7 +107,7 @@ WITHOUT_SCENARIO = [
     ["validate", "--calibration", "list.json", "--measured", "list.json"],
     ["validate", "--calibration", "bad.json", "--measured", "bad.json"],
     ["validate", "--calibration", "noise.json", "--measured", "noise.csv"],
-    ["data"], ["data", "fetch"], ["data", "fetch", "nothing-like-it"], ["data", "fetch", "../../x"], ["data", "steal"],
+    ["data", "fetch"], ["data", "fetch", "nothing-like-it"], ["data", "fetch", "../../x"], ["data", "steal"],
     ["init", "no/q.yaml"], ["init", "."], ["init", "noise.csv"], ["config", "draw"], ["emit"], ["emit", "missing.json"],
     ["emit", "bad.json", "--target", "dynamo", "-o", "out.yaml"], ["emit", "list.json", "--target", "vllm", "-o", "out"],
     ["calibrate", "--model", "deep.json", "-o", "out.json"], ["calibrate", "--model", "digits.json", "-o", "out.json"],

@@ -5,7 +5,8 @@ from scipy import stats
 import qmodel
 from qmodel import policies
 from qmodel.errors import InputError
-from qmodel.studies.metrics import METRICS, PARTS
+from qmodel.scenario.ttft import PARTS
+from qmodel.studies.metrics import METRICS
 
 SEEDS = range(4)
 
