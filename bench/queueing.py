@@ -25,6 +25,7 @@ from qmodel.queueing import (
     priced_thresholds,
     two_pools,
 )
+from qmodel.studies.peers import ciw_waits_s, simpy_waits_s
 
 #: Arrivals given to event simulations: too few for 10 % of the mean, so their time is a lower bound.
 SIMULATED = 20_000
@@ -56,44 +57,6 @@ def ask(load: float, servers: int, law: ServiceTime) -> list[float]:
     return [metrics.mean_wait_s, *(metrics.wait_quantile_s(q) for q in (0.9, 0.95, 0.99))]
 
 
-def by_simpy(gaps: np.ndarray, works: np.ndarray, servers: int) -> float:
-    """Return the mean wait of given arrivals in simpy."""
-    import simpy
-
-    env, waits = simpy.Environment(), []
-    pool = simpy.Resource(env, servers)
-
-    def customer(work: float):
-        begin = env.now
-        with pool.request() as turn:
-            yield turn
-            waits.append(env.now - begin)
-            yield env.timeout(work)
-
-    def source():
-        for gap, work in zip(gaps, works, strict=True):
-            yield env.timeout(gap)
-            env.process(customer(work))
-
-    env.process(source())
-    env.run()
-    return float(np.mean(waits))
-
-
-def by_ciw(gaps: np.ndarray, works: np.ndarray, servers: int) -> float:
-    """Return the mean wait of given arrivals in ciw."""
-    import ciw
-
-    network = ciw.create_network(
-        arrival_distributions=[ciw.dists.Sequential([*gaps.tolist(), float("inf")])],
-        service_distributions=[ciw.dists.Sequential(works.tolist())],
-        number_of_servers=[servers],
-    )
-    simulation = ciw.Simulation(network)
-    simulation.simulate_until_max_time(float(gaps.sum() + works.sum()))
-    return float(np.mean([record.waiting_time for record in simulation.get_all_records()]))
-
-
 def by_most_queue(law: ServiceTime, servers: int) -> float:
     """Return the mean wait by most-queue's numerical M/G/n (two phases with the same three moments)."""
     from most_queue.theory.fifo.mgn_takahasi import MGnCalc
@@ -114,12 +77,21 @@ def beside_others(law: ServiceTime) -> None:
         print(f"  k = {servers:3d}: {ours * 1e3:8.2f} ms, mean {found:.4f}")
         if servers not in (2, 8):
             continue
-        gaps, works = rng.exponential(1 / (LOAD * servers), SIMULATED), law.sample(SIMULATED, rng)
-        path = kiefer_wolfowitz(np.cumsum(gaps), works, servers).mean()
+        arrival = np.cumsum(rng.exponential(1 / (LOAD * servers), SIMULATED))
+        works = law.sample(SIMULATED, rng)
+        path = kiefer_wolfowitz(arrival, works, servers).mean()
         others: dict[str, tuple[str, Callable[[], float], str]] = {
             "most-queue": ("most_queue", lambda k=servers: by_most_queue(law, k), "numerical"),
-            "simpy": ("simpy", lambda k=servers, g=gaps, w=works: by_simpy(g, w, k), f"{SIMULATED:,} arrivals"),
-            "ciw": ("ciw", lambda k=servers, g=gaps, w=works: by_ciw(g, w, k), f"{SIMULATED:,} arrivals"),
+            "simpy": (
+                "simpy",
+                lambda k=servers, a=arrival, w=works: simpy_waits_s(a, w, k).mean(),
+                f"{SIMULATED:,} arrivals",
+            ),
+            "ciw": (
+                "ciw",
+                lambda k=servers, a=arrival, w=works: ciw_waits_s(a, w, k).mean(),
+                f"{SIMULATED:,} arrivals",
+            ),
         }
         for name, (module, job, how) in others.items():
             if importlib.util.find_spec(module) is None:
@@ -170,13 +142,13 @@ def sample_paths(law: ServiceTime) -> None:
     """Print the speed of the recursion over given arrivals, beside simpy."""
     rng = np.random.default_rng(0)
     for servers in (2, 16):
-        gaps, works = rng.exponential(1 / (0.8 * servers), 1_000_000), law.sample(1_000_000, rng)
-        arrival = np.cumsum(gaps)
+        arrival = np.cumsum(rng.exponential(1 / (0.8 * servers), 1_000_000))
+        works = law.sample(1_000_000, rng)
         ours = best_s(lambda a=arrival, w=works, k=servers: kiefer_wolfowitz(a, w, k), 3) / arrival.size
         line = f"sample path, k = {servers}: {ours * 1e6:.3f} us per arrival"
         if importlib.util.find_spec("simpy") is not None:
             few = slice(0, SIMULATED)
-            theirs = best_s(lambda g=gaps[few], w=works[few], k=servers: by_simpy(g, w, k), 1) / SIMULATED
+            theirs = best_s(lambda a=arrival[few], w=works[few], k=servers: simpy_waits_s(a, w, k), 1) / SIMULATED
             line += f"; simpy takes {theirs / ours:,.0f} times as long"
         print(line)
 

@@ -19,6 +19,7 @@ import numpy as np
 from qmodel import SLO, Cluster, Workload, load_calibration, policies, simulate
 from qmodel.laws import LinearLaw
 from qmodel.scenario import Requests
+from qmodel.studies.peers import ciw_waits_s, simpy_waits_s
 
 MODEL, LOAD = "deepseek-v2-lite", 0.9
 
@@ -183,41 +184,6 @@ def large(size, count):
     print(f"peak {peak / 1e9:.2f} GB; {more:.0f} bytes a request more than before, {asked:.0f} of them asked for")
 
 
-def fcfs_simpy(arrivals, services, servers):
-    """Return waits from simpy."""
-    import simpy
-
-    env, waits = simpy.Environment(), np.zeros(len(arrivals))
-    pool = simpy.Resource(env, servers)
-
-    def customer(i):
-        yield env.timeout(arrivals[i])
-        with pool.request() as turn:
-            yield turn
-            waits[i] = env.now - arrivals[i]
-            yield env.timeout(services[i])
-
-    for i in range(len(arrivals)):
-        env.process(customer(i))
-    env.run()
-    return waits
-
-
-def fcfs_ciw(arrivals, services, servers):
-    """Return waits from ciw."""
-    import ciw
-
-    network = ciw.create_network(
-        arrival_distributions=[ciw.dists.Sequential([*np.diff(arrivals, prepend=0.0).tolist(), float("inf")])],
-        service_distributions=[ciw.dists.Sequential(services.tolist())],
-        number_of_servers=[servers],
-    )
-    simulation = ciw.Simulation(network)
-    simulation.simulate_until_max_time(float(arrivals[-1] + services.sum()))
-    records = sorted(simulation.get_all_records(), key=lambda r: r.arrival_date)
-    return np.array([r.waiting_time for r in records])
-
-
 def peers(count=20_000, servers=2, load=0.9):
     """Print agreement and speed of the prefill queue in qmodel, simpy and ciw."""
     rng = np.random.default_rng(0)
@@ -235,7 +201,7 @@ def peers(count=20_000, servers=2, load=0.9):
     ours, result = timed(lambda: simulate(cluster, requests, SLO(), warmup=0))
     waits = result.columns["queue_s"]
     print(f"prefill queue: qmodel {count / ours:,.0f} requests/s, mean wait {waits.mean():.6f} s")
-    for name, run in (("simpy", fcfs_simpy), ("ciw", fcfs_ciw)):
+    for name, run in (("simpy", simpy_waits_s), ("ciw", ciw_waits_s)):
         if importlib.util.find_spec(name) is None:
             print(f"  {name}: not installed")
             continue

@@ -12,31 +12,29 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qmodel.studies.benchmark import fastest_s
+from qmodel.studies.peers import simpy_waits_s
 from qmodel.studies.published import PUBLISHED
 from qmodel.studies.scenes import CENTRE, MODEL, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-
-    import numpy.typing as npt
     from pandas import DataFrame
 
     from qmodel.laws import StepLaw
     from qmodel.runtime import RuntimePlan
     from qmodel.scenario import SLO, Cluster, Workload
 
-    FloatArray = npt.NDArray[np.float64]
-
 __all__ = ["decision_cost", "job_cost"]
 
 SIZES = (1, 4, 16, 64)
 FINE_SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 REQUESTS_PER_PREFILL = 1_000
+REPEATS = 3  # the shortest counts: one run alone shows what else the machine did
 PEER_REQUESTS = 4_000
 PEERS = {"BLIS": "blis_request_s", "Vidur": "vidur_request_s", "splitwise-sim": "splitwise_sim_request_s"}
 PEER_INSTANCES = 4  # their times are for 2P2D
 SEED = 11
 CONTEXT = 1500.0  # tokens per resident request in the random states
+ROWS_A_LOOK_UP = 4  # two brackets of length, two of the decode batch
 PREFILL_TOKEN_S = 5e-5  # turns seconds of backlog into tokens ahead, for the states of the search
 
 
@@ -52,8 +50,8 @@ def decision_cost(stage: Stage) -> DataFrame:
     """Return what a decision takes over the size of the decode pool, beside the search of Kairos.
 
     Kairos evaluates the step law for each candidate chunk of each step of the prompt's schedule on each idle decode
-    instance; a threshold is one look-up per instance. Both are counted on the same random states; the standard-library
-    runtime is timed too.
+    instance; thresholds look up the host time of the prompt there, and its harm where that can still decide. Both are
+    counted on the same random states; the standard-library runtime is timed too.
 
     Parameters
     ----------
@@ -73,7 +71,8 @@ def decision_cost(stage: Stage) -> DataFrame:
 
     sizes = FINE_SIZES if stage.full else SIZES
     cluster, workload, slo = _case(2)
-    plan = RuntimePlan(derive_thresholds(cluster, workload, slo).to_dict())
+    data = derive_thresholds(cluster, workload, slo).to_dict()
+    plan, counted = RuntimePlan(data), RuntimePlan(data)
     rows = []
     for number, size in enumerate(sizes):
         if stage.progress is not None:
@@ -81,7 +80,7 @@ def decision_cost(stage: Stage) -> DataFrame:
         states = _states(size, 1000 if stage.full else 300)
         quantities: dict[str, list[int] | list[float]] = {
             "law evaluations, Kairos": _search_evaluations(size, states[:: 1 if stage.full else 5]),
-            "look-ups, thresholds": [sum(1 for _ in decode) for _, _, decode in states],
+            "look-ups, thresholds": _look_ups(counted, states),
             "runtime [s]": _decision_times(plan, states),
         }
         rows += [
@@ -114,6 +113,28 @@ def _decision_times(plan: RuntimePlan, states: States) -> list[float]:
     for prompt, backlog, decode in states:
         times.append(fastest_s(partial(plan.decide, prompt, 0, backlog, decode), 3))
     return times
+
+
+class _CountingRows(list[list[float]]):
+    """Rows of a table over the decode state that count how often one is read."""
+
+    reads = 0
+
+    def __getitem__(self, at: Any) -> Any:
+        _CountingRows.reads += 1
+        return super().__getitem__(at)
+
+
+def _look_ups(plan: RuntimePlan, states: States) -> list[int]:
+    """Return how many tables the runtime looks up for one decision, by the rows that it reads; changes the plan."""
+    for name in ("_host", "_harm"):
+        setattr(plan, name, [_CountingRows(rows) for rows in getattr(plan, name)])
+    counts = []
+    for prompt, backlog, decode in states:
+        _CountingRows.reads = 0
+        plan.decide(prompt, 0, backlog, decode)
+        counts.append(_CountingRows.reads // ROWS_A_LOOK_UP)
+    return counts
 
 
 class _CountingLaw:
@@ -187,6 +208,7 @@ def job_cost(stage: Stage) -> DataFrame:
 
 
 def _job_costs(size: int) -> list[tuple[str, float, str]]:
+    from qmodel.scenario import Workload
     from qmodel.simulation import simulate
     from qmodel.studies.thresholds import derive_thresholds
     from qmodel.system import predict
@@ -195,7 +217,7 @@ def _job_costs(size: int) -> list[tuple[str, float, str]]:
     plan = derive_thresholds(cluster, workload, slo)
     requests = workload.requests(count=REQUESTS_PER_PREFILL * size)
     prompt, output, _, weights = workload.lengths()
-    poisson = type(workload).poisson(workload.rate_per_s, (prompt, weights), (output, weights))
+    poisson = Workload.poisson(workload.rate_per_s, (prompt, weights), (output, weights))
     jobs = {
         "derive thresholds": (lambda: derive_thresholds(cluster, workload, slo), 0),
         "predict, Poisson": (lambda: predict(cluster, poisson, slo), 0),
@@ -205,27 +227,8 @@ def _job_costs(size: int) -> list[tuple[str, float, str]]:
     if importlib.util.find_spec("simpy") is not None:
         work = np.asarray(cluster.work_s(requests.prompt_tokens.astype(float)))[:PEER_REQUESTS]
         arrival = requests.arrival_s[:PEER_REQUESTS]
-        jobs["simpy, prefill queue alone"] = (lambda: _simpy_queue(arrival, work, size), len(work))
+        jobs["simpy, prefill queue alone"] = (lambda: simpy_waits_s(arrival, work, size), len(work))
     return [
-        (name, fastest_s(job, 1) / (count or 1), "request" if count else "job") for name, (job, count) in jobs.items()
+        (name, fastest_s(job, REPEATS) / (count or 1), "request" if count else "job")
+        for name, (job, count) in jobs.items()
     ]
-
-
-def _simpy_queue(arrival_s: FloatArray, work_s: FloatArray, servers: int) -> None:
-    import simpy
-
-    env = simpy.Environment()
-    pool = simpy.Resource(env, servers)
-
-    def customer(work: float) -> Generator[Any]:
-        with pool.request() as turn:
-            yield turn
-            yield env.timeout(work)
-
-    def source() -> Generator[Any]:
-        for gap, work in zip(np.diff(arrival_s, prepend=0.0), work_s, strict=True):
-            yield env.timeout(gap)
-            env.process(customer(work))
-
-    env.process(source())
-    env.run()

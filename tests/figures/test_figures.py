@@ -177,9 +177,10 @@ def test_the_usual_split_is_that_of_the_other_figures(tables):
     np.testing.assert_allclose(both["mean_x"], both["mean_y"])
 
 
-def test_a_threshold_is_one_look_up_per_instance_and_the_search_is_more(tables):
+def test_a_decision_looks_up_each_instance_once_or_twice_and_the_search_is_more(tables):
     table = tables["fig09_decision_cost"].pivot(index="decode_instances", columns="quantity", values="median")
-    np.testing.assert_array_equal(table["look-ups, thresholds"], table.index)
+    assert (table["look-ups, thresholds"] >= table.index).all()
+    assert (table["look-ups, thresholds"] <= 2 * table.index).all()
     assert (table["law evaluations, Kairos"] > table["look-ups, thresholds"]).all()
 
 
