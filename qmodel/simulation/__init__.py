@@ -3,14 +3,13 @@
 from qmodel.simulation.conditions import Fault, Signals
 from qmodel.simulation.engine import simulate, simulate_requests
 from qmodel.simulation.result import SimulationResult
-from qmodel.simulation.statistics import mean_interval, paired_difference
+from qmodel.simulation.statistics import mean_interval
 
 __all__ = [
     "Fault",
     "Signals",
     "SimulationResult",
     "mean_interval",
-    "paired_difference",
     "simulate",
     "simulate_requests",
 ]

@@ -10,7 +10,7 @@ from scipy.special import stdtrit
 
 from qmodel.errors import InputError
 
-__all__ = ["batch_means_interval", "mean_interval", "paired_difference", "quantile_interval"]
+__all__ = ["batch_means_interval", "mean_interval", "quantile_interval"]
 
 
 def mean_interval(values: npt.ArrayLike, level: float = 0.95) -> tuple[float, float]:
@@ -51,32 +51,6 @@ def mean_interval(values: npt.ArrayLike, level: float = 0.95) -> tuple[float, fl
         raise InputError("level", level, "in (0, 1)", "give e.g. 0.95")
     t = float(stdtrit(n - 1, (1 + level) / 2))
     return float(x.mean()), t * float(x.std(ddof=1)) / math.sqrt(n)
-
-
-def paired_difference(a: npt.ArrayLike, b: npt.ArrayLike, level: float = 0.95) -> tuple[float, float]:
-    """Return mean and half-width of a - b over replications that share their random numbers.
-
-    Parameters
-    ----------
-    a, b : array_like
-        One value per seed, in the same order of seeds.
-    level : float, optional
-        Coverage, in (0, 1).
-
-    Returns
-    -------
-    tuple of float
-        (mean difference, half-width).
-
-    Raises
-    ------
-    InputError
-        When the lengths differ or are below two.
-    """
-    x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    if x.shape != y.shape:
-        raise InputError("paired values", f"of lengths {x.size} and {y.size}", "one per seed each")
-    return mean_interval(x - y, level)
 
 
 def batch_means_interval(values: npt.ArrayLike, batches: int = 30, level: float = 0.95) -> tuple[float, float]:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qmodel.errors import InfeasibleError, InputError, UnstableError
-from qmodel.scenario import Workload
 from qmodel.simulation import simulate
 from qmodel.studies.capacity_bounds import PoolLimits, deflection_carries, pool_limits
 from qmodel.studies.capacity_types import Candidate, Kind, Mix
 from qmodel.studies.metrics import measure, over_seeds
+from qmodel.studies.replay import replayed
 from qmodel.system import predict
 
 if TYPE_CHECKING:
@@ -144,18 +144,17 @@ class Search:
         try:
             policy = self.policy_for(candidate, rate_per_s)
             found = [
-                mix.mean([measure(predict(cluster, self._replay(w, seed), self.slo, policy)) for w, _ in mix.parts])
+                mix.mean(
+                    [
+                        measure(predict(cluster, replayed(workload, seed, self.requests), self.slo, policy))
+                        for workload, _ in mix.parts
+                    ]
+                )
                 for seed in seeds
             ]
         except (UnstableError, InfeasibleError):
             return {"slo_attainment": 0.0}
         return {name: float(np.mean([metrics[name] for metrics in found])) for name in found[0]}
-
-    def _replay(self, workload: Workload, seed: int) -> Workload:
-        """Return the arrivals that the simulation of a seed sees; Poisson streams are predicted in steady state."""
-        if workload.kind == "poisson":
-            return workload
-        return Workload.from_requests(workload.requests(seed=seed, count=self.requests), workload.name)
 
     def screened(self, candidate: Candidate, rate_per_s: float) -> float:
         """Return the attainment by prediction, or by one simulated run where the model does not cover the policy."""

@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from qmodel.studies.figures_panels import summarised
+from qmodel.studies.replay import replayed
 from qmodel.studies.scenes import Stage, policy_of
 
 if TYPE_CHECKING:
     from pandas import DataFrame
-
-    from qmodel.scenario import Workload
-    from qmodel.studies.scenes import Scene
 
 __all__ = ["predicted_against_simulated"]
 
@@ -48,7 +46,9 @@ def predicted_against_simulated(stage: Stage) -> DataFrame:
         for policy in POLICIES:
             if stage.progress is not None:
                 stage.progress(f"predict {scene.panel} {scene.sweep:g}, {policy}", number, len(stage.scenes))
-            found = predict(scene.cluster, _seen(scene, stage.requests), scene.slo, policy_of(scene, policy))
+            found = predict(
+                scene.cluster, replayed(scene.workload, 0, stage.requests), scene.slo, policy_of(scene, policy)
+            )
             key = (scene.panel, scene.sweep, policy)
             numbers = measure(found)
             for metric in METRICS:
@@ -58,12 +58,3 @@ def predicted_against_simulated(stage: Stage) -> DataFrame:
     table["predicted"] = pd.Series([predicted[key] for key in keys], dtype=float)
     table["half_width"] = pd.Series([widths[key] for key in keys], dtype=float)
     return table
-
-
-def _seen(scene: Scene, requests: int | None) -> Workload:
-    """Return the workload that a simulation of seed 0 runs: the first so many requests."""
-    from qmodel.scenario import Workload
-
-    if requests is None:
-        return scene.workload
-    return Workload.from_requests(scene.workload.requests(count=requests), scene.workload.name)

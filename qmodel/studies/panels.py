@@ -61,7 +61,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """Panel and sweep, e.g. ``HL .9``."""
+        """Panel and sweep, e.g. ``HL 0.9``."""
         return f"{self.panel} {self.sweep:g}"
 
 

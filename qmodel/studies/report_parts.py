@@ -14,6 +14,7 @@ from qmodel.errors import InputError, QModelError
 from qmodel.io.page import Block, Figure, List, Section, Table, Text
 from qmodel.scenario import SLO, Cluster, Workload
 from qmodel.studies.listings import comparison_listing
+from qmodel.studies.replay import replayed
 from qmodel.studies.sensitivity import sensitivity
 from qmodel.units import format_duration
 
@@ -92,10 +93,7 @@ def predicted_laws(
     from qmodel.plotting.report import SURVIVAL
     from qmodel.system import predict
 
-    same = workload
-    if workload.kind != "poisson":
-        drawn = workload.requests(comparison.seeds[0], comparison.requests)
-        same = Workload.from_requests(drawn, workload.name)
+    same = replayed(workload, comparison.seeds[0], comparison.requests)
     laws = {}
     for name in comparison.policies:
         try:

@@ -180,16 +180,14 @@ def _predictions(
     comparison: Comparison,
 ) -> dict[str, dict[str, float]]:
     """Return predicted metrics of each policy that the model covers, over the same arrivals as the simulation."""
-    from qmodel.scenario import SLO, Workload
+    from qmodel.scenario import SLO
+    from qmodel.studies.replay import replayed
     from qmodel.system import predict
 
     if not isinstance(slo, SLO):  # the queueing model knows one class
         return {}
-    if workload.kind == "poisson":
-        arrivals = [workload]
-    else:
-        drawn = (workload.requests(seed, comparison.requests) for seed in comparison.seeds)
-        arrivals = [Workload.from_requests(requests, workload.name) for requests in drawn]
+    seeds = comparison.seeds[:1] if workload.kind == "poisson" else comparison.seeds
+    arrivals = [replayed(workload, seed, comparison.requests) for seed in seeds]
     predicted = {}
     for name, policy in policies.items():
         try:

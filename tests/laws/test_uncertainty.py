@@ -6,7 +6,6 @@ from qmodel.io.calibrations import load_calibration
 from qmodel.laws import EngineCorrection
 from qmodel.scenario import SLO, Cluster, Workload
 from qmodel.scenario.ranges import range_warnings
-from qmodel.studies.uncertainty import calibration_interval
 from qmodel.system import predict
 
 
@@ -53,14 +52,14 @@ def test_prediction_interval_covers_the_prediction(cal):
     cluster = Cluster(prefill=1, decode=1, calibration=cal)
     workload = Workload.poisson(3.0, prompt_tokens=1000, output_tokens=100)
     slo = SLO(ttft_s=1.0, tbt_s=0.06)
-    found = calibration_interval(cluster, workload, slo, draws=8)
-    centre = predict(cluster, workload, slo)
+    centre = predict(cluster, workload, slo, draws=8)
+    found = centre.calibration_interval
     low, high = found.intervals["p95_ttft_s"]
     assert low < high
     assert low * 0.95 <= centre.ttft_s(0.95) <= high * 1.05
     assert found.to_dict()["draws"] == 8
     with pytest.raises(InputError, match="draws"):
-        calibration_interval(cluster, workload, slo, draws=1)
+        predict(cluster, workload, slo, draws=1)
 
 
 def test_predictions_beyond_the_fit_carry_a_warning(cal):

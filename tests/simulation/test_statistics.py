@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from qmodel.errors import InputError
-from qmodel.simulation import mean_interval, paired_difference
+from qmodel.simulation import mean_interval
 from qmodel.simulation.statistics import batch_means_interval, quantile_interval
 
 
@@ -66,22 +66,12 @@ def test_quantile_interval_covers():
     assert 0.88 <= hits / 200 <= 1.0
 
 
-def test_common_random_numbers_narrow_a_difference():
-    rng = np.random.default_rng(4)
-    shared = rng.normal(0, 10, 8)
-    a, b = shared + rng.normal(1, 0.1, 8), shared + rng.normal(0, 0.1, 8)
-    mean, half = paired_difference(a, b)
-    assert abs(mean - 1) <= half < 0.3
-    assert mean_interval(a)[1] > 10 * half
-
-
 @pytest.mark.parametrize(
     "make",
     [
         lambda: mean_interval([1.0]),
         lambda: mean_interval([1.0, np.nan]),
         lambda: mean_interval([1.0, 2.0], level=1.0),
-        lambda: paired_difference([1.0, 2.0], [1.0, 2.0, 3.0]),
         lambda: batch_means_interval(np.ones(10)),
         lambda: quantile_interval(np.ones(1000), 0.99),
         lambda: quantile_interval(np.ones(1000), 1.5),
