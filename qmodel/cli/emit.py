@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qmodel.cli import show
 from qmodel.cli.options import JsonOption
+
+if TYPE_CHECKING:
+    from qmodel.scenario import Cluster
+    from qmodel.scenario.plan import Plan
 
 __all__ = ["emit"]
 
@@ -57,7 +61,7 @@ def emit(
 
         traffic = open_workload(workload)
         show.notices(traffic.notices)
-    settings = fit_settings(loaded, target.value, traffic, requests)
+    settings = fit_settings(loaded, target.value, traffic, requests, _own_cluster(loaded))
     text = render(loaded, settings)
     if output is not None:
         save_emitted(text, output)
@@ -70,3 +74,11 @@ def emit(
         print(text, end="")
     else:
         show.notices([f"wrote {output}"])
+
+
+def _own_cluster(plan: Plan) -> Cluster | None:
+    """Return the cluster of a plan that was made with a calibration file, None for one of shipped calibrations."""
+    from qmodel.cli.scenario import cluster_of
+
+    own = str(plan.scenario_options.get("model")).endswith(".json")
+    return cluster_of(plan.scenario_options) if own else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +16,9 @@ if TYPE_CHECKING:
     from qmodel.laws import Calibration
     from qmodel.scenario import SLO, Cluster, Workload
 
-__all__ = ["DEFAULTS", "Scenario", "open_workload", "parse_bandwidth", "parse_policy", "resolve", "scaled"]
+__all__ = ["Scenario", "cluster_of", "open_workload", "parse_bandwidth", "parse_policy", "resolve", "scaled"]
 
-DEFAULTS: dict[str, Any] = {
-    "gpu": "a100",
+_DEFAULTS: dict[str, Any] = {
     "cluster": "2P2D",
     "bandwidth": "25GB/s",
     "max_num_batched_tokens": 2048,
@@ -81,7 +80,7 @@ def resolve(
         from qmodel.io.config import load_config
 
         given = _override(load_config(options["config"]), given)
-    merged = DEFAULTS | _override(fallback or {}, given)
+    merged = _DEFAULTS | _override(fallback or {}, given)
     for name, example in (("model", "deepseek-v2-lite"), ("workload", "azure-conv")):
         if merged.get(name) is None:
             raise InputError(f"--{name}", "missing", remedy=f"give for example --{name} {example}")
@@ -91,8 +90,12 @@ def resolve(
 
 
 def _override(base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Return `base` under `given`; load and rate exclude each other, and belong to their workload."""
+    """Return `base` under `given`; load and rate exclude each other and belong to a workload, GPU and tp to a model."""
     merged = dict(base)
+    if "model" in given:
+        merged.pop("tp", None)
+        if str(given["model"]).endswith(".json"):
+            merged.pop("gpu", None)
     if "load" in given or "rate" in given or "workload" in given:
         merged.pop("load", None)
         merged.pop("rate", None)
@@ -100,27 +103,61 @@ def _override(base: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _build(options: dict[str, Any], open_with: Callable[..., Workload]) -> Scenario:
-    from qmodel.io.calibrations import load_calibration
-    from qmodel.scenario import SLO, Cluster
+    from qmodel.scenario import SLO
 
     slo = SLO(
         ttft_s=parse_duration_s(str(options["ttft_slo"]), "--ttft-slo"),
         tbt_s=parse_duration_s(str(options["tbt_slo"]), "--tbt-slo"),
     )
-    bandwidth = parse_bandwidth(str(options["bandwidth"]))
-    tp = options.get("tp")
-    calibration = load_calibration(str(options["model"]), str(options["gpu"]), **({} if tp is None else {"tp": tp}))
-    options["tp"] = calibration.tp
-    cluster = Cluster.parse(
+    calibration = _calibration(options)
+    cluster = _cluster(options, calibration)
+    chosen = options.get("tp") is None and calibration.tp > 1
+    notices = [f"tp {calibration.tp}, the first that {calibration.model} is calibrated for"] if chosen else []
+    options |= {"gpu": calibration.gpu, "tp": calibration.tp}
+    workload = open_with(str(options["workload"]), *map(options.get, ("trace_format", "time_unit", "cached")))
+    notices += workload.notices
+    found = Scenario(cluster=cluster, workload=workload, slo=slo, options=options, notices=tuple(notices))
+    return scaled(found, options.get("load"), options.get("rate"))
+
+
+def cluster_of(options: Mapping[str, Any]) -> Cluster:
+    """Return the cluster that options mean.
+
+    Parameters
+    ----------
+    options : mapping
+        Name to text or number, `model` among them, e.g. those of a plan.
+
+    Returns
+    -------
+    Cluster
+        Calibrated, as the options or the calibration's file say.
+
+    Raises
+    ------
+    InputError
+        When a value is out of range, or there is no such calibration.
+    """
+    merged = _DEFAULTS | dict(options)
+    return _cluster(merged, _calibration(merged))
+
+
+def _calibration(options: Mapping[str, Any]) -> Calibration:
+    from qmodel.io.calibrations import load_calibration
+
+    return load_calibration(str(options["model"]), options.get("gpu"), options.get("tp"))
+
+
+def _cluster(options: Mapping[str, Any], calibration: Calibration) -> Cluster:
+    from qmodel.scenario import Cluster
+
+    return Cluster.parse(
         str(options["cluster"]),
         _with_named_gpus(str(options["cluster"]), calibration),
-        bandwidth_gb_s=bandwidth,
+        bandwidth_gb_s=parse_bandwidth(str(options["bandwidth"])),
         max_num_batched_tokens=options["max_num_batched_tokens"],
         max_num_seqs=options["max_num_seqs"],
     )
-    workload = open_with(str(options["workload"]), *map(options.get, ("trace_format", "time_unit", "cached")))
-    found = Scenario(cluster=cluster, workload=workload, slo=slo, options=options, notices=tuple(workload.notices))
-    return scaled(found, options.get("load"), options.get("rate"))
 
 
 def scaled(inputs: Scenario, load: float | None, rate: str | None) -> Scenario:

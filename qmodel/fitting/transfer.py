@@ -136,7 +136,7 @@ def read_send_recv(path: str | Path, devices_per_node: int = 1) -> tuple[Array, 
 
     file = Path(path)
     if not file.is_file():
-        raise InputError("transfer profile", f"'{file}', which does not exist", "there")
+        raise InputError("transfer profile", f"'{file}', which does not exist", remedy="check the path")
     frame = pd.read_csv(file)
     needed = ("time_stats.send_recv.median", "size", "devices_per_node")
     missing = [name for name in needed if name not in frame]

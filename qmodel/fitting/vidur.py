@@ -123,9 +123,8 @@ class VidurDirectory:
 
         path = self.folder / name
         if not path.is_file():
-            raise InputError(
-                "profile", f"'{path}', which does not exist", "there", "a Vidur folder has mlp.csv, attention.csv"
-            )
+            remedy = "a Vidur folder has mlp.csv and attention.csv"
+            raise InputError("profile", f"'{path}', which does not exist", remedy=remedy)
         try:
             frame = pd.read_csv(path)
         except (OSError, UnicodeDecodeError, ValueError) as error:

@@ -37,7 +37,7 @@ def check_target(path: str | Path) -> Path:
     if target.exists() and not target.is_file():
         raise InputError("output", f"'{target}', a device or pipe", "a regular file", "redirect standard output")
     if not target.parent.is_dir():
-        raise InputError("output folder", f"'{target.parent}', which does not exist", "there", "create it first")
+        raise InputError("output folder", f"'{target.parent}', which does not exist", remedy="create it first")
     if not os.access(target.parent, os.W_OK):
         raise InputError("output folder", f"'{target.parent}', which is not writable", "writable", "choose another")
     return target

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from qmodel.errors import InputError
 from qmodel.io.atomic import write_text
 from qmodel.io.calibration_file import SCHEMA_VERSION, CalibrationFile
+from qmodel.io.problems import first_problem
 from qmodel.laws import Calibration
 
 __all__ = [
@@ -24,6 +25,8 @@ __all__ = [
     "save_calibration",
     "shipped_folder",
 ]
+
+DEFAULT_GPU = "a100"
 
 
 def shipped_folder() -> Path:
@@ -50,17 +53,17 @@ def _shipped() -> Iterator[tuple[str, str, int]]:
         yield model, gpu, int(tp.removeprefix("tp"))
 
 
-def load_calibration(model: str, gpu: str = "a100", tp: int = 1) -> Calibration:
+def load_calibration(model: str, gpu: str | None = None, tp: int | None = None) -> Calibration:
     """Return a calibration: a shipped one by model, GPU and tp, or one from a file that `qmodel calibrate` wrote.
 
     Parameters
     ----------
     model : str
         Name such as ``deepseek-v2-lite``, or the path of a calibration file (``.json``).
-    gpu : str
-        GPU name; not used with a path.
-    tp : int
-        GPUs of an instance; with a path, the default takes the file's first calibration where it has none for tp 1.
+    gpu : str, optional
+        GPU name; by default a100, or that of the file.
+    tp : int, optional
+        GPUs of an instance; by default 1, or where there is no calibration for that the fewest, of a file its first.
 
     Returns
     -------
@@ -70,28 +73,37 @@ def load_calibration(model: str, gpu: str = "a100", tp: int = 1) -> Calibration:
     Raises
     ------
     InputError
-        When there is no such calibration (the message names those there are), or the file is not one.
+        When there is no such calibration (the message names those there are), the file is not one, or it is of
+        another GPU.
     """
     if str(model).endswith(".json"):
-        found = read_calibrations(model)
-        first = tp == 1 and all(c.tp != 1 for c in found)
-        return found[0] if first else read_calibration(model, tp)
-    name, device = str(model).lower(), str(gpu).lower()
-    path = shipped_folder() / f"{name}_{device}_tp{tp}.json"
-    if path.is_file():
-        return read_calibration(path)
+        return _from_file(str(model), gpu, tp)
+    name, device = str(model).lower(), str(gpu or DEFAULT_GPU).lower()
     known = list_calibrations()
+    degrees = [t for m, g, t in known if (m, g) == (name, device)]
+    chosen = tp if tp is not None else min(degrees, default=1)
+    if chosen in degrees:
+        return read_calibration(shipped_folder() / f"{name}_{device}_tp{chosen}.json")
     models = sorted({m for m, _, _ in known})
     if name not in models:
         raise InputError("model", repr(model), f"one of {', '.join(models)}", "or the path of a calibration file")
     gpus = sorted({g for m, g, _ in known if m == name})
     if device not in gpus:
         raise InputError(f"GPU for {name}", repr(gpu), f"one of {', '.join(gpus)}", "or calibrate it")
-    degrees = [str(t) for m, g, t in known if (m, g) == (name, device)]
-    raise InputError(f"tp for {name} on {device}", tp, f"one of {', '.join(degrees)}", "or calibrate it")
+    raise InputError(f"tp for {name} on {device}", tp, f"one of {', '.join(map(str, degrees))}", "or calibrate it")
 
 
-def load_calibrations(model: str, gpu: str = "a100") -> list[Calibration]:
+def _from_file(path: str, gpu: str | None, tp: int | None) -> Calibration:
+    found = read_calibrations(path)
+    if gpu is not None and found[0].gpu != gpu.lower():
+        remedy = "leave the GPU out, or calibrate for it"
+        raise InputError(f"GPU of '{path}'", repr(found[0].gpu), f"{gpu!r}, as asked", remedy)
+    if tp is not None:
+        return read_calibration(path, tp)
+    return next((c for c in found if c.tp == 1), found[0])
+
+
+def load_calibrations(model: str, gpu: str = DEFAULT_GPU) -> list[Calibration]:
     """Return the shipped calibrations of a model on a GPU, one for each tp.
 
     Parameters
@@ -165,10 +177,9 @@ def read_calibrations(path: str | Path) -> list[Calibration]:
     try:
         file = CalibrationFile.model_validate(_read_object(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "file"
-        remedy = "write it with `qmodel calibrate`"
-        raise InputError(f"calibration '{path}', {where}", first["msg"], remedy=remedy) from None
+        where, problem, limit = first_problem(error)
+        what = f"calibration '{path}'{f', {where}' if where else ''}"
+        raise InputError(what, problem, limit, "write the file with qmodel calibrate") from None
     return [entry.calibration() for entry in (file, *file.other_tp)]
 
 
@@ -176,7 +187,8 @@ def _read_object(path: str | Path) -> dict[str, Any]:
     try:
         content = json.loads(Path(path).read_text("utf-8"))
     except FileNotFoundError:
-        raise InputError("calibration file", f"'{path}', which does not exist", "there") from None
+        remedy = "check the path, or write it with qmodel calibrate"
+        raise InputError("calibration file", f"'{path}', which does not exist", remedy=remedy) from None
     except (OSError, ValueError, RecursionError) as error:
         raise InputError("calibration file", f"'{path}': {error}", "a readable JSON object") from None
     if not isinstance(content, dict):

@@ -12,6 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from qmodel.errors import InputError
+from qmodel.io.problems import limit_of
 from qmodel.units import parse_duration_s, parse_rate_per_s
 
 __all__ = ["SECTIONS", "ScenarioConfig", "config_schema", "load_config", "starter_config"]
@@ -169,7 +170,7 @@ def _entries(tree: Any) -> tuple[dict[str, Any], dict[str, int]]:
 def _tree(source: Path) -> Any:
     """Return the parsed file, a mapping with line numbers."""
     if not source.is_file():
-        raise InputError("config", f"'{source}'", "a YAML file that exists", "check the path")
+        raise InputError("configuration file", f"'{source}'", "a YAML file that exists", "check the path")
     if source.stat().st_size > _MAX_BYTES:
         raise InputError("config", f"'{source}', {source.stat().st_size} bytes", f"at most {_MAX_BYTES} bytes")
     try:
@@ -211,21 +212,12 @@ def _validated(
     except ValidationError as error:
         first = error.errors()[0]
         if not first["loc"]:
-            raise InputError(f"config {source.name}", None, _reason(first["msg"])) from None
+            raise InputError(f"config {source.name}", None, limit_of(first["msg"])) from None
         key = str(first["loc"][0])
         where = f"config {source.name} line {lines.get(key, '?')}, key '{key}'"
         if first["type"] == "extra_forbidden":
             raise InputError(where, "unknown", f"one of {', '.join((*model.model_fields, *more))}") from None
-        raise InputError(where, repr(values.get(key)), _reason(first["msg"])) from None
-
-
-def _reason(message: str) -> str:
-    """Return the reason of a validation error as the end of "it must be ..."."""
-    own = message.removeprefix("Value error, ")
-    for start in ("Input should be ", "duration is ", "rate is "):
-        if own.startswith(start):
-            return own.removeprefix(start).partition("; it must be ")[2] or own.removeprefix(start)
-    return own
+        raise InputError(where, repr(values.get(key)), limit_of(first["msg"])) from None
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def fetch_data(name: str, known: dict[str, DataSet] | None = None) -> Path:
     try:
         import pooch
     except ImportError as error:
-        raise MissingExtraError("fetching data", remedy="install qmodel[data]") from error
+        raise MissingExtraError("fetching data needs pooch", remedy="pip install 'qmodel[data]'") from error
     entry, folder = sets[name], data_folder()
     pooch.get_logger().setLevel("ERROR")
     try:

@@ -57,7 +57,7 @@ def read_measurements(path: str | Path, tp: int = 1, model: str = "", gpu: str =
     """
     file = Path(path)
     if not file.exists():
-        raise InputError("measurement file", f"'{file}', which does not exist", "there")
+        raise InputError("measurement file", f"'{file}', which does not exist", remedy="check the path")
     if file.is_dir():
         raise InputError("measurement file", f"'{file}', a directory", "a file")
     if file.stat().st_size == 0:
@@ -98,7 +98,7 @@ def read_steps(path: str | Path) -> StepSamples:
     try:
         text = file.read_text("utf-8-sig")
     except FileNotFoundError:
-        raise InputError("step file", f"'{file}', which does not exist", "there") from None
+        raise InputError("step file", f"'{file}', which does not exist", remedy="check the path") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError("step file", f"'{file}': {error}", "readable text") from None
     return _steps(_columns(file, text, _STEPS))
@@ -115,6 +115,9 @@ def _columns(file: Path, text: str, wanted: tuple[str, ...]) -> dict[str, Any]:
     missing = [name for name in wanted if name not in header]
     if missing:
         raise InputError(f"columns of '{file}'", f"without {', '.join(missing)}", f"with {', '.join(wanted)}")
+    twice = [name for name in wanted if header.count(name) > 1]
+    if twice:
+        raise InputError(f"columns of '{file}'", f"with {', '.join(twice)} more than once", "each there once")
     body = [row for row in rows[1:] if any(cell.strip() for cell in row)]
     if not body:
         raise InputError(f"rows of '{file}'", 0, ">= 1", "the file has a header only")
@@ -145,7 +148,10 @@ def _csv(file: Path, text: str, tp: int, model: str, gpu: str) -> list[Measureme
     if set(_STEPS) <= header:
         return [_from_steps(_steps(_columns(file, text, _STEPS)), tp, model, gpu)]
     if not {"prompt_time", "token_time"} & header:
-        limit = "a Splitwise-style or step CSV, vLLM bench JSON, aiperf JSONL, Dynamo raw_data.npz or Prometheus text"
+        limit = (
+            "a Splitwise-style CSV, a step CSV (B,K,chi,done,t_ms), a result of vLLM bench, aiperf, GuideLLM or "
+            "inference-perf, Dynamo's raw_data.npz or Prometheus text of vLLM"
+        )
         raise InputError("measurement file", f"'{file}', of no known format", limit)
     columns = _columns(file, text, _SPLITWISE)
     degrees = columns.get("tensor_parallel", np.full(len(columns["prompt_time"]), float(tp)))

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
+from pathlib import Path
 
-from qmodel.io.atomic import write_text
+from qmodel.errors import InputError
+from qmodel.io.atomic import check_target, write_text
 
 __all__ = ["Block", "Cards", "Figure", "List", "Section", "Table", "Text", "check_report", "render_page", "save_page"]
 
@@ -165,7 +167,7 @@ class Section:
     blocks: Sequence[Block]
 
 
-def check_report(path: object) -> None:
+def check_report(path: str | Path) -> None:
     """Refuse a report file that is not named .html or cannot be written.
 
     Parameters
@@ -178,12 +180,9 @@ def check_report(path: object) -> None:
     InputError
         When it cannot be written.
     """
-    from qmodel.errors import InputError
-    from qmodel.io.atomic import check_target
-
-    if not str(path).lower().endswith((".html", ".htm")):
+    if Path(path).suffix.lower() not in (".html", ".htm"):
         raise InputError("--report", f"'{path}'", "an .html file", "e.g. --report report.html")
-    check_target(str(path))
+    check_target(path)
 
 
 def render_page(title: str, subtitle: str, sections: Sequence[Section], footer: str) -> str:
@@ -229,7 +228,7 @@ def render_page(title: str, subtitle: str, sections: Sequence[Section], footer: 
 """
 
 
-def save_page(path: object, page: str) -> None:
+def save_page(path: str | Path, page: str) -> None:
     """Write a page whole or not at all.
 
     Parameters
@@ -240,4 +239,4 @@ def save_page(path: object, page: str) -> None:
         From `render_page`.
     """
     check_report(path)
-    write_text(str(path), page)
+    write_text(path, page)

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qmodel.errors import InputError
 from qmodel.io.atomic import write_text
+from qmodel.io.problems import first_problem
 from qmodel.policies.rule import Binding, Order, ThresholdRule
 from qmodel.scenario import SLO
 from qmodel.scenario.plan import SCHEMA_VERSION, Plan, ShadowPrice
@@ -229,9 +230,9 @@ def load_plan(path: str | Path) -> Plan:
     try:
         _PlanFile.model_validate(data)
     except ValidationError as bad:
-        first = bad.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole file"
-        raise InputError(f"plan file '{file}'", f"wrong at {where}", first["msg"], "derive the plan again") from None
+        where, problem, limit = first_problem(bad)
+        what = f"plan file '{file}'{f', {where}' if where else ''}"
+        raise InputError(what, problem, limit, "derive the plan again") from None
     return _as_plan(data)
 
 

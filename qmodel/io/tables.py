@@ -41,10 +41,7 @@ def check_table_target(path: str | Path) -> Path:
             import pyarrow  # noqa: F401 - only looked for
         except ImportError:
             raise MissingExtraError(
-                "pyarrow, which writes Parquet",
-                None,
-                "installed",
-                "pip install 'qmodel[profiles]', or write .csv",
+                "writing Parquet needs pyarrow", remedy="pip install 'qmodel[profiles]', or write .csv"
             ) from None
     return check_target(target)
 

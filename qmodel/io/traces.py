@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,12 @@ def read_trace(
     folder = Path(label).parent if isinstance(path_or_frame, (str, os.PathLike)) else None
     options = Options(path=label, folder=folder, cached=cached, unit_s=_TIME_SCALE[time_unit] if time_unit else None)
     chosen = recognised(text, label) if format == "auto" else format
+    if time_unit is not None and not FORMATS[chosen].plain_times:
+        limit = f"left out: times of {FORMATS[chosen].title} are in a unit of their own"
+        raise InputError("time unit of the trace", repr(time_unit), limit)
     raw = FORMATS[chosen].read(text, options)
+    if time_unit is not None:
+        raw = replace(raw, notices=(f"times taken in {time_unit}, as asked", *raw.notices))
     return _checked(raw, chosen, name, label, cached)
 
 

@@ -36,7 +36,6 @@ def table_reader(time: str, prompt: str, output: str, unit_s: float = 1.0) -> Ca
             output_tokens=column(output, raw[output], lines, path),
             cached_tokens=column(cached, raw[cached], lines, path) if cached else None,
             lines=lines,
-            notices=(f"{time} taken as {options.unit_s:g} s each, as asked",) if options.unit_s else (),
         )
 
     return read

@@ -37,20 +37,24 @@ class Format:
         Whether it is JSON or JSONL rather than CSV.
     names : frozenset of str
         Columns of the header, or keys of the first object, that tell it.
+    plain_times : bool
+        Whether times are numbers in a unit that can be overruled; dates and arrival laws have their own.
     """
 
     title: str
     read: Callable[[str, Options], RawTrace]
     json: bool
     names: frozenset[str]
+    plain_times: bool = True
 
 
-def _csv(title: str, names: str, read: Callable[[str, Options], RawTrace]) -> Format:
-    return Format(title=title, read=read, json=False, names=frozenset(names.split(",") if names else ()))
+def _csv(title: str, names: str, read: Callable[[str, Options], RawTrace], *, plain_times: bool = True) -> Format:
+    told = frozenset(names.split(",") if names else ())
+    return Format(title=title, read=read, json=False, names=told, plain_times=plain_times)
 
 
-def _json(title: str, names: str, read: Callable[[str, Options], RawTrace]) -> Format:
-    return Format(title=title, read=read, json=True, names=frozenset(names.split(",")))
+def _json(title: str, names: str, read: Callable[[str, Options], RawTrace], *, plain_times: bool = True) -> Format:
+    return Format(title=title, read=read, json=True, names=frozenset(names.split(",")), plain_times=plain_times)
 
 
 # In order: the first whose names are all there is taken, so those with more names come first.
@@ -60,7 +64,7 @@ FORMATS: dict[str, Format] = {
         "arrival_s,prompt_tokens,output_tokens",
         table_reader("arrival_s", "prompt_tokens", "output_tokens"),
     ),
-    "azure": _csv("Azure LLM trace (CSV)", "TIMESTAMP,ContextTokens,GeneratedTokens", read_azure),
+    "azure": _csv("Azure LLM trace (CSV)", "TIMESTAMP,ContextTokens,GeneratedTokens", read_azure, plain_times=False),
     "burstgpt": _csv("BurstGPT (CSV)", "Timestamp,Request tokens,Response tokens", read_burstgpt),
     "vidur": _csv(
         "Vidur (CSV)",
@@ -79,7 +83,7 @@ FORMATS: dict[str, Format] = {
         "timestamp,input_length,output_length",
         table_reader("timestamp", "input_length", "output_length"),
     ),
-    "servegen": _csv("ServeGen client (CSV and JSON)", "", read_servegen),
+    "servegen": _csv("ServeGen client (CSV and JSON)", "", read_servegen, plain_times=False),
     "bailian": _json(
         "Qwen-Bailian (JSONL)",
         "chat_id,timestamp,input_length,output_length",
@@ -94,7 +98,7 @@ FORMATS: dict[str, Format] = {
     "aiperf": _json("aiperf result (JSONL)", "metadata,metrics", read_aiperf),
     "llmservingsim": _json("LLMServingSim (JSONL)", "input_toks,output_toks,arrival_time_ns", read_llmservingsim),
     "llmservingsim-agentic": _json("LLMServingSim (JSONL)", "session_id,sub_requests", read_llmservingsim),
-    "vllm-bench": _json("vLLM bench serve result (JSON)", "input_lens,output_lens", read_vllm_bench),
+    "vllm-bench": _json("vLLM bench serve result (JSON)", "input_lens,output_lens", read_vllm_bench, plain_times=False),
     "timed": _json("timed trace (JSON)", "timestamp,input_length", read_timed),
     "aiperf-input": _json(
         "aiperf input (JSONL)",
@@ -132,8 +136,9 @@ def recognised(text: str, path: str) -> str:
         fields = next(csv_rows(first, path), (0, []))[1]
         found = _by_names({name.strip() for name in fields}, json=False) or _without_header(body, fields)
     if found is None:
-        limit = f"one of {', '.join(FORMATS)}"
-        raise InputError(f"format of trace '{path}'", f"unknown (it begins with {shown(first, 60)})", limit)
+        what, value = f"format of trace '{path}'", f"unknown (it begins with {shown(first, 60)})"
+        remedy = "the simplest is a CSV with arrival_s,prompt_tokens,output_tokens"
+        raise InputError(what, value, f"one of {', '.join(FORMATS)}", remedy)
     return found
 
 

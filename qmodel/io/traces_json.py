@@ -74,21 +74,19 @@ def timed_reader(time: str, prompt: str, output: str, unit_s: float) -> Callable
 
     def read(text: str, options: Options) -> RawTrace:
         (at, prompts, outputs), lines, dropped = _extracted(text, options, extract, (time, prompt, output))
-        unit = options.unit_s or unit_s
-        asked = ", as asked" if options.unit_s else ""
         return RawTrace(
-            arrival_s=at * unit,
+            arrival_s=at * (options.unit_s or unit_s),
             prompt_tokens=prompts,
             output_tokens=outputs,
             lines=lines,
             dropped=dropped,
-            notices=(f"'{time}' taken in {_UNITS.get(unit, f'{unit:g} s')}{asked}",),
+            notices=() if options.unit_s else (f"'{time}' taken in {_UNITS[unit_s]}",),
         )
 
     return read
 
 
-_UNITS = {1.0: "seconds", 1e-3: "milliseconds", 1e-6: "microseconds", 1e-9: "nanoseconds"}
+_UNITS = {1.0: "seconds", 1e-3: "milliseconds"}
 
 
 def read_timed(text: str, options: Options) -> RawTrace:
@@ -96,7 +94,7 @@ def read_timed(text: str, options: Options) -> RawTrace:
     raw = timed_reader("timestamp", "input_length", "output_length", 1.0)(text, options)
     if options.unit_s or not len(raw.arrival_s):
         return raw
-    at = raw.arrival_s
+    at = raw.arrival_s  # as they stand: the reader above takes them as seconds
     whole = bool(np.all(at == np.rint(at)))
     span = float(np.ptp(at))
     keys = next(json_objects(text, options.path))[1]

@@ -150,7 +150,7 @@ def _parquet_text(data: bytes, what: str) -> str:
         import pyarrow
         import pyarrow.parquet
     except ImportError as error:
-        raise MissingExtraError("reading Parquet", remedy="install qmodel[profiles]") from error
+        raise MissingExtraError("reading Parquet needs pyarrow", remedy="pip install 'qmodel[profiles]'") from error
     try:
         file = pyarrow.parquet.ParquetFile(io.BytesIO(data))
         if file.metadata.num_rows > MAX_ROWS:
@@ -227,13 +227,15 @@ def csv_columns(
     Raises
     ------
     InputError
-        When a column is missing or a row is too short.
+        When a column is missing or stands there twice, or a row is too short.
     """
     rows = csv_rows(text, path, first_line)
     header = [name.strip() for name in next(rows, (0, []))[1]]
     for name in wanted:
         if name not in header:
             raise InputError(f"column '{name}' of '{path}'", "missing", f"among {shown(header, 200)}")
+        if header.count(name) > 1:
+            raise InputError(f"column '{name}' of '{path}'", f"there {header.count(name)} times", "there once")
     index = [header.index(name) for name in wanted]
     columns: list[list[str]] = [[] for _ in wanted]
     lines: list[int] = []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -38,7 +36,7 @@ from qmodel.scenario import SLO, Cluster, Requests, Workload
 from qmodel.scenario.plan import Plan
 from qmodel.scenario.slo import strictest
 
-__all__ = ["Objective", "Plan", "calibration_hash", "derive_plan"]
+__all__ = ["Objective", "Plan", "derive_plan"]
 
 Objective = Literal["p95", "slo", "mean", "goodput"]
 
@@ -228,19 +226,6 @@ def _assemble(
     )
 
 
-def calibration_hash(calibration: Calibration) -> str:
-    """Return the sha256 of a calibration's laws and sizes, as hexadecimal text."""
-    content = {
-        "name": calibration.name,
-        "step": [repr(float(x)) for x in calibration.step.kernel_params()],
-        "prefill": [repr(float(x)) for x in calibration.prefill.kernel_params()],
-        "layers": int(calibration.layers),
-        "kv_bytes_per_token": repr(float(calibration.kv_bytes_per_token)),
-        "kv_capacity_tokens": int(calibration.kv_capacity_tokens),
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
 def _cluster_summary(cluster: Cluster) -> dict[str, Any]:
     names = (
         "max_num_batched_tokens", "max_num_seqs", "bandwidth_gb_s", "efficiency", "transfer_fixed_s", "link_sharing",
@@ -255,7 +240,7 @@ def _cluster_summary(cluster: Cluster) -> dict[str, Any]:
         "tp": int(cluster.calibration.tp),
         **{name: getattr(cluster, name) for name in names},
         "calibrations": [
-            {"pool": pool, "name": calibration.name, "sha256": calibration_hash(calibration)}
+            {"pool": pool, "name": calibration.name, "sha256": calibration.fingerprint}
             for pool, calibrations in (
                 ("prefill", cluster.prefill_calibrations),
                 ("decode", cluster.decode_calibrations),

@@ -42,28 +42,38 @@ def scenario_of(plan: Plan) -> tuple[Cluster, Workload, SLO]:
     Raises
     ------
     InputError
-        When the cluster mixes calibrations, or the plan has no workload model.
+        When the cluster mixes calibrations or has one of its own, or the plan has no workload model.
     """
+    return _cluster_of(plan), _workload_of(plan), plan.slo
+
+
+def _cluster_of(plan: Plan) -> Cluster:
     about = plan.cluster
     names = {entry["name"] for entry in about["calibrations"]}
     if len(names) != 1:
         raise InputError(
             "cluster of the plan", ", ".join(sorted(names)), "of one calibration", "give the cluster itself"
         )
-    if not plan.workload.get("model"):
-        raise InputError("workload model of the plan", "missing", "there", "give --workload")
+    calibration = load_calibration(about["model"], about["gpu"], tp=int(about["tp"]))
+    if calibration.fingerprint != about["calibrations"][0]["sha256"]:
+        what = f"calibration of the plan, {calibration.name},"
+        raise InputError(what, "another than the shipped one", "the same", "give the cluster itself, or plan again")
     options = (
         "max_num_batched_tokens", "max_num_seqs", "bandwidth_gb_s", "efficiency", "transfer_fixed_s", "link_sharing",
         "pipelined_transfer", "packing", "first_token",
     )  # fmt: skip
-    cluster = Cluster(
+    return Cluster(
         prefill=int(about["prefill"]),
         decode=int(about["decode"]),
-        calibration=load_calibration(about["model"], about["gpu"], tp=int(about["tp"])),
+        calibration=calibration,
         **{name: about[name] for name in options},
     )
-    workload = Workload.from_model(plan.workload["model"]).at_rate(float(plan.workload["rate_per_s"]))
-    return cluster, workload, plan.slo
+
+
+def _workload_of(plan: Plan) -> Workload:
+    if not plan.workload.get("model"):
+        raise InputError("workload model of the plan", "missing", remedy="give --workload")
+    return Workload.from_model(plan.workload["model"]).at_rate(float(plan.workload["rate_per_s"]))
 
 
 def fit_settings(
@@ -100,9 +110,8 @@ def fit_settings(
     """
     if target not in TARGETS:
         raise InputError("target", repr(target), f"one of {', '.join(TARGETS)}", "e.g. dynamo")
-    if cluster is None or workload is None:
-        own_cluster, own_workload, _ = scenario_of(plan)
-        cluster, workload = cluster or own_cluster, workload or own_workload
+    cluster = _cluster_of(plan) if cluster is None else cluster
+    workload = _workload_of(plan) if workload is None else workload
     family = _Family(plan, cluster, workload, requests)
     fits = {"dynamo": _dynamo, "llm-d": _llm_d, "trtllm": _trtllm, "vllm": _vllm, "prometheus": _prometheus}
     return fits[target](family)

@@ -268,7 +268,9 @@ def _dask_client(workers: int, address: str | None) -> Iterator[None]:
     try:
         from distributed import Client, LocalCluster
     except ImportError:
-        raise MissingExtraError("dask", None, "installed", "pip install 'qmodel[dask]', or --engine local") from None
+        raise MissingExtraError(
+            "the dask engine needs distributed", remedy="pip install 'qmodel[dask]', or the local engine"
+        ) from None
     if address is not None:
         try:
             client = Client(address, timeout="10s")
@@ -290,7 +292,9 @@ def _ray(workers: int, address: str | None) -> Iterator[None]:
         import ray
         from ray.util.joblib import register_ray
     except ImportError:
-        raise MissingExtraError("ray", None, "installed", "pip install 'qmodel[ray]', or --engine local") from None
+        raise MissingExtraError(
+            "the ray engine needs ray", remedy="pip install 'qmodel[ray]', or the local engine"
+        ) from None
     started = not ray.is_initialized()
     if started:
         options = {"address": address} if address else {"num_cpus": workers, "include_dashboard": False}
