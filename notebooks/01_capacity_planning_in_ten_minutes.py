@@ -19,7 +19,7 @@
 # 2. When should a prompt be *deflected*, that is prefilled in chunks on a decode instance?
 # 3. What does that gain, and is it safe for the requests that are being decoded there?
 #
-# Every cell runs in seconds. Change the four inputs of the next cell and run the rest again.
+# Every cell runs in seconds. Change the four inputs below the imports and run the rest again.
 
 # %%
 import os
@@ -46,8 +46,11 @@ seeds, requests = (range(2), 2_000) if quick else (range(5), None)
 # - `load_calibration` reads how long a step takes on your GPU. `qmodel.list_calibrations()` shows what ships with the
 #   package; `qmodel calibrate` adds your own model or GPU.
 # - `2P2D` means two prefill and two decode instances.
-# - For your own traffic write `qmodel.Workload.from_trace("trace.csv.gz")`: arrival time, prompt and output tokens per
-#   request are enough, and common formats are recognised.
+# - `at_load(0.9, cluster)` compresses or stretches time until the prefill pool must work for 90 % of it, `at_rate(20)`
+#   until 20 requests arrive per second.
+# - For your own traffic write `workload = qmodel.Workload.from_trace("my_trace.csv")`, a CSV with the columns
+#   `arrival_s,prompt_tokens,output_tokens` or any of the common formats, which are recognised. It is replayed as
+#   recorded unless you scale it.
 # - An SLO limits the TTFT of a request and each time between two of its tokens (TBT).
 
 # %%
