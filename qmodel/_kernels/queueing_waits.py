@@ -1,4 +1,4 @@
-"""Waiting-time sums with positive terms: Franx's formula for M/D/k."""
+"""M/D/k: the roots of its transform, and Franx's sum of positive terms for the wait."""
 
 import math
 
@@ -8,6 +8,35 @@ import numpy.typing as npt
 from qmodel._kernels import kernel
 
 Array = npt.NDArray[np.float64]
+Complex = npt.NDArray[np.complex128]
+
+#: Newton steps, and the step after which a root is known to rounding: convergence is quadratic.
+STEPS, ROOT_STEP = 100, 1e-9
+
+
+@kernel
+def inner_roots(rho: float, k: int, roots: Complex) -> None:
+    """Fill `roots` with the k - 1 roots z != 1 of z = w exp(rho (z - 1)), w the k-th roots of unity, by Newton."""
+    for j in range(1, k):
+        angle = 2.0 * math.pi * j / k
+        unity = complex(math.cos(angle), math.sin(angle))
+        z = unity * math.exp(-rho)
+        for _ in range(STEPS):
+            value = unity * np.exp(rho * (z - 1.0))
+            step = (z - value) / (1.0 - rho * value)
+            z = z - step
+            if abs(step) < ROOT_STEP:
+                break
+        roots[j - 1] = z
+
+
+@kernel
+def multiply_by_roots(z: Complex, roots: Complex, out: Complex) -> None:
+    """Multiply `out` by the product of (z - root)/(1 - root)."""
+    for root in roots:
+        factor = 1.0 / (1.0 - root)
+        for i in range(z.size):
+            out[i] *= (z[i] - root) * factor
 
 
 @kernel

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from qmodel._kernels.queueing_waits import franx_tails
+from qmodel._kernels.queueing_waits import franx_tails, inner_roots, multiply_by_roots
 from qmodel.errors import ConvergenceError
 from qmodel.queueing.checks import check_load, check_positive
 from qmodel.queueing.metrics import QueueMetrics, search_quantile
@@ -21,8 +21,6 @@ FloatArray = npt.NDArray[np.float64]
 WRAP_TOLERANCE = 1e-18
 #: Rounding of the transform, below which its values are replaced by their exponential decay.
 NOISE = 1e-15
-#: Newton step after which a root is known to rounding: convergence is quadratic.
-ROOT_STEP = 1e-9
 #: Relative step at which a root is known to rounding.
 ROUNDING = 1e-14
 #: Points of the transform beyond which the load is too close to 1 for this method.
@@ -89,15 +87,15 @@ def _epoch_law(rho: float, k: int) -> FloatArray:
     points = 1 << max(math.ceil(math.log2(max(k + 16, k - math.log(WRAP_TOLERANCE) / growth, 8 * k))), 6)
     if points > MAX_POINTS:
         raise ConvergenceError("load of M/D/k", rho, "below 0.99999", "use method='auto' with a lower load")
-    roots = _inner_roots(rho, k)
+    roots = np.empty(k - 1, dtype=np.complex128)
+    inner_roots(rho, k, roots)
     # Points half a step off 1, where numerator and denominator both vanish.
     turn = 1j * np.pi / points
     odd = 2 * np.arange(points) + 1
     z = np.exp(turn * odd)
     arrivals = np.exp(a * (z - 1))
     generating = arrivals * (k - a) * (z - 1) / (np.exp(turn * (odd * k % (2 * points))) - arrivals)
-    for root in roots:
-        generating *= (z - root) / (1 - root)
+    multiply_by_roots(z, roots, generating)
     law = (np.fft.fft(generating) / points * np.exp(-turn * np.arange(points))).real
     law = np.maximum(law, 0.0)
     # Below the transform's rounding the law goes on as it decays.
@@ -122,21 +120,6 @@ def _decay(rho: float) -> float:
         if not step > ROUNDING * high:
             break
     return high
-
-
-def _inner_roots(rho: float, k: int) -> npt.NDArray[np.complex128]:
-    """Return the k - 1 roots z != 1 of z = w exp(rho (z - 1)), w the k-th roots of unity, by Newton's method."""
-    if k == 1:
-        return np.empty(0, dtype=complex)
-    unity = np.exp(2j * np.pi * np.arange(1, k) / k)
-    z = unity * math.exp(-rho)
-    for _ in range(100):
-        value = unity * np.exp(rho * (z - 1))
-        step = (z - value) / (1 - rho * value)
-        z = z - step
-        if np.abs(step).max() < ROOT_STEP:
-            break
-    return np.asarray(z)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -22,7 +22,7 @@ from qmodel.queueing.deterministic import solve_mdk
 from qmodel.queueing.erlang import mmk
 from qmodel.queueing.matrix import MAX_SERVERS, mean_wait_mphk, solve_mphk
 from qmodel.queueing.metrics import FunctionTail, QueueMetrics, TabulatedTail, WaitLaw
-from qmodel.queueing.renewal import least_residual, renewal_tail
+from qmodel.queueing.renewal import least_residual, renewal_tails
 
 __all__ = ["heaviest_neighbour", "matching_frequency", "solve_mgk"]
 
@@ -78,7 +78,9 @@ ERRORS = {
 #: Servers from which the tail of a fitted H2 queue is better than its renewal correction, and up to which it is worse.
 CORRECTED_UP_TO, UNCORRECTED_FROM = 2, 10
 #: The table of the tail: points of the renewal equation, points kept, length in conditional means.
-POINTS, KEPT, REACH = 1024, 160, 10.0
+POINTS, KEPT, REACH = 512, 160, 10.0
+#: Renewal tails below are rounding.
+LEAST_TAIL = 1e-12
 #: Even steps of a tail that is marched.
 EVEN = 301
 _GRID = np.unique(np.concatenate([np.linspace(0, 1, KEPT // 3), np.geomspace(0.05, REACH, 2 * KEPT // 3)]))
@@ -231,21 +233,29 @@ def _base(lam: float, k: int, facts: LawFacts) -> _Base:
     # The two regular laws make up the SCV exactly.
     missing = 0.0 if scv < 0.5 else scv - laws[0].scv
     exponents = _exponents(missing, _transform(unit, at) - value, at)
-    if exponents == (0.0, 0.0):
-        factor = 1.0
-    else:
-        probes = [mean_wait_mphk(lam, k, probe) for probe in _probes()]
-        centre = mmk(lam, k, 1.0).mean_wait_s
-        usable = min(*probes, centre) > 0
-        factor = math.prod((wait / centre) ** e for wait, e in zip(probes, exponents, strict=True)) if usable else 1.0
     return _Base(
         weights=weights,
         metrics=metrics_of,
         laws=laws,
-        mean_wait=own * factor,
+        mean_wait=own * _response(lam, k, exponents),
         exponent=min(abs(exponents[0]), abs(exponents[1])),
         fitted=False,
     )
+
+
+def _response(lam: float, k: int, exponents: tuple[float, float]) -> float:
+    """Return the factor by which the mean wait answers to a step along the probes; 1 where they cannot be solved."""
+    if exponents == (0.0, 0.0):
+        return 1.0
+    try:
+        waits = [mean_wait_mphk(lam, k, probe) for probe in _probes()]
+    except QModelError:
+        return 1.0
+    centre = mmk(lam, k, 1.0).mean_wait_s
+    if not min(*waits, centre) > 0:
+        return 1.0
+    (one, two), (first, second) = waits, exponents
+    return math.exp(first * math.log(one / centre) + second * math.log(two / centre))
 
 
 def _nudged(lam: float, k: int, facts: LawFacts, base: _Base) -> _Base:
@@ -339,12 +349,9 @@ def _tail(lam: float, k: int, unit: ServiceTime, base: _Base) -> TabulatedTail:
         # In heavy traffic the grid cannot resolve services, and the neighbours' tail needs no correction.
         share = 0.0
     if share > 0:
-        own = renewal_tail(lam, k, unit, REACH * scale, POINTS).tail(grid)
-        theirs = sum(
-            w * renewal_tail(lam, k, law, REACH * scale, POINTS).tail(grid)
-            for w, law in zip(base.weights, base.laws, strict=True)
-        )
-        ratio = np.maximum(own, 1e-300) / np.maximum(theirs, 1e-300)
+        times, tails = renewal_tails(lam, k, (unit, *base.laws), REACH * scale, POINTS)
+        own, *theirs = np.exp([np.interp(grid, times, row) for row in np.log(np.maximum(tails, LEAST_TAIL))])
+        ratio = own / sum(w * row for w, row in zip(base.weights, theirs, strict=True))
         corrected = np.minimum.accumulate(plain * np.clip(ratio, 0.05, 20.0))
         area = float((corrected[1:] + corrected[:-1]) @ (grid[1:] - grid[:-1]) / 2)
         stretch = base.mean_wait / area

@@ -7,18 +7,19 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from qmodel._kernels.queueing_mphk import solve_m_ph2
 from qmodel._kernels.queueing_qbd import service_blocks, solve_map_ph2
 from qmodel.distributions.phase_type import PhaseType2
 from qmodel.errors import ConvergenceError, InputError
 from qmodel.queueing.checks import check_load
-from qmodel.queueing.metrics import ExponentialSum, FunctionTail, QueueMetrics
+from qmodel.queueing.metrics import ExponentialSum, FunctionTail, QueueMetrics, WaitLaw
 
 __all__ = ["mean_wait_mphk", "phase_tail", "solve_mphk"]
 
 FloatArray = npt.NDArray[np.float64]
 
-#: Mass that the reduction may leave unaccounted for.
-REDUCTION_TOLERANCE = 1e-9
+#: Mass that the reduction may leave unaccounted for; how far R by decay rates may miss its equation, relatively.
+REDUCTION_TOLERANCE, RESIDUAL_TOLERANCE = 1e-9, 1e-6
 #: How far the eigen-expansion may miss the tail at zero before it is given up for uniformisation.
 EXPANSION_TOLERANCE = 1e-9
 #: Relative difference below which two steps are one: rounding of an even grid.
@@ -30,8 +31,10 @@ MAX_SERVERS = 128
 
 
 def solve_mphk(arrival_rate_per_s: float, servers: int, phases: PhaseType2) -> QueueMetrics:
-    """Exact: FCFS M/PH/k with two-phase service, by logarithmic reduction and the distributional Little law.
+    """Exact: FCFS M/PH/k with two-phase service, by its k + 1 decay rates and the distributional Little law.
 
+    P(W > t) = sum of c_m exp(-theta_m t), theta_m from k + 1 scalar equations (`_kernels.queueing_mphk`). Where those
+    are ill-conditioned (phases in series on many lightly loaded servers), by logarithmic reduction:
     P(W > t) = pi_k (I - R)^-1 exp((S + lam*G) t) 1, S the generator of the k services without completions, because
     lam*(R^-1 - I) = -(S + lam*G).
 
@@ -64,39 +67,56 @@ def solve_mphk(arrival_rate_per_s: float, servers: int, phases: PhaseType2) -> Q
     check_load(lam, k, mean)
     if k > MAX_SERVERS:
         raise InputError("servers of the matrix method", k, f"at most {MAX_SERVERS}", "use method='auto'")
-    # Time in units of the mean service keeps the numbers near one.
-    shape = (phases.start1, phases.rate1_per_s * mean, phases.rate2_per_s * mean, phases.go_on)
-    load = lam * mean
-    pi, r, g, missing = solve_map_ph2(np.array([[-load]]), np.array([[load]]), k, *shape)
-    if not missing < REDUCTION_TOLERANCE:
-        raise ConvergenceError("mass missing after logarithmic reduction", float(missing), "about 0", "lower the load")
-    above = np.linalg.solve((np.eye(k + 1) - r).T, pi[-(k + 1) :])
-    queue = np.linalg.solve((np.eye(k + 1) - r).T, r.T @ above)
-    local, _, _ = service_blocks(k, *shape)
-    generator = local + load * g
-    law = phase_tail(above, generator, mean)
+    coefficients, rates, good = _expanded(lam, k, phases, mean)
+    law: WaitLaw
+    if good:
+        how, delayed, wait = "decay rates", float(coefficients.sum()), float((coefficients / rates).sum()) * mean
+        law = ExponentialSum(coefficients=coefficients.astype(complex), rates=(rates / mean).astype(complex))
+    else:
+        above, generator, queue = _reduced(lam, k, phases, mean)
+        how, delayed, wait = "logarithmic reduction", float(above.sum()), queue / lam
+        law = phase_tail(above, generator, mean)
     return QueueMetrics(
         arrival_rate_per_s=lam,
         servers=k,
         mean_service_s=mean,
-        mean_wait_s=max(float(queue.sum()), 0.0) / lam,
-        wait_probability=max(float(above.sum()), 0.0),
+        mean_wait_s=max(wait, 0.0),
+        wait_probability=max(delayed, 0.0),
         wait_law=law,
-        method=f"exact M/{phases.name}/{k} (logarithmic reduction)",
+        method=f"exact M/{phases.name}/{k} ({how})",
     )
 
 
 def mean_wait_mphk(arrival_rate_per_s: float, servers: int, phases: PhaseType2) -> float:
-    """Exact: mean wait [s] of M/PH/k alone, several times as fast as `solve_mphk`; NaN when it does not converge."""
+    """Exact: mean wait [s] of M/PH/k alone; errors as `solve_mphk`."""
     lam, k, mean = arrival_rate_per_s, servers, _mean(phases)
-    shape = (phases.start1, phases.rate1_per_s * mean, phases.rate2_per_s * mean, phases.go_on)
-    load = lam * mean
-    pi, r, _, missing = solve_map_ph2(np.array([[-load]]), np.array([[load]]), k, *shape)
+    coefficients, rates, good = _expanded(lam, k, phases, mean)
+    return float((coefficients / rates).sum()) * mean if good else _reduced(lam, k, phases, mean)[2] / lam
+
+
+def _expanded(lam: float, k: int, phases: PhaseType2, mean: float) -> tuple[FloatArray, FloatArray, bool]:
+    """Return coefficients and rates (times `mean`) of the exponentials in P(W > t), and whether they can be trusted."""
+    # Time in units of the mean service keeps the numbers near one.
+    coefficients, rates, residual = solve_m_ph2(lam * mean, k, *_shape(phases, mean))
+    size = float(np.abs(coefficients).max())
+    good = residual < RESIDUAL_TOLERANCE and size * 1e-16 < EXPANSION_TOLERANCE * coefficients.sum()
+    return coefficients, rates, good
+
+
+def _reduced(lam: float, k: int, phases: PhaseType2, mean: float) -> tuple[FloatArray, FloatArray, float]:
+    """Return pi_k (I - R)^-1, S + lam*G in units of the mean service, and the mean number that wait."""
+    shape, load = _shape(phases, mean), lam * mean
+    pi, r, g, missing = solve_map_ph2(np.array([[-load]]), np.array([[load]]), k, *shape)
     if not missing < REDUCTION_TOLERANCE:
-        return math.nan
+        raise ConvergenceError("mass missing after logarithmic reduction", float(missing), "about 0", "lower the load")
     left = (np.eye(k + 1) - r).T
-    queue = np.linalg.solve(left, r.T @ np.linalg.solve(left, pi[-(k + 1) :]))
-    return float(queue.sum()) / lam
+    above = np.asarray(np.linalg.solve(left, pi[-(k + 1) :]), dtype=np.float64)
+    local, _, _ = service_blocks(k, *shape)
+    return above, np.asarray(local + load * g), float(np.linalg.solve(left, r.T @ above).sum())
+
+
+def _shape(phases: PhaseType2, mean: float) -> tuple[float, float, float, float]:
+    return phases.start1, phases.rate1_per_s * mean, phases.rate2_per_s * mean, phases.go_on
 
 
 def _mean(phases: PhaseType2) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 from qmodel.distributions.service import ServiceTime
 from qmodel.queueing.metrics import TabulatedTail
 
-__all__ = ["delayed_mean", "renewal_tail"]
+__all__ = ["delayed_mean", "least_residual", "renewal_tail", "renewal_tails"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -78,17 +79,7 @@ def renewal_tail(
     -----
     Tijms, van Hoorn & Federgruen, Adv. Appl. Prob. 13 (1981), eqs 2.9-2.11; Abate & Whitt, QUESTA 10 (1992).
     """
-    mean, k = service.mean_s, servers
-    rho = arrival_rate_per_s * mean / k
-    unit_edges, tilt, untilt = _lattice(points)
-    edges = unit_edges * (reach_s / points)
-    both = service.tail_integral(np.concatenate([edges, k * edges]))
-    whole, shrunk = _power(both[: points + 1] / mean, k), both[points + 1 :]
-    masses = np.stack([whole[:-1] - whole[1:], (shrunk[:-1] - shrunk[1:]) * (arrival_rate_per_s / k)])
-    start, jump = np.fft.rfft(masses * tilt)
-    tail = np.empty(points + 1)
-    tail[0] = 1.0
-    np.subtract(1.0, np.cumsum(np.fft.irfft((1 - rho) * start / (1 - jump), points) * untilt), out=tail[1:])
+    edges, (tail,) = renewal_tails(arrival_rate_per_s, servers, [service], reach_s, points)
     below = tail < FLOOR
     first = int(below.argmax())
     keep = max(first, 2) if below[first] else points + 1
@@ -97,6 +88,24 @@ def renewal_tail(
     back = max(keep // 8, 1)
     decay = (log_tail[-1 - back] - log_tail[-1]) / (edges[keep - 1] - edges[keep - 1 - back])
     return TabulatedTail(grid=edges[:keep], log_tail=log_tail, decay=max(float(decay), 1e-300))
+
+
+def renewal_tails(
+    arrival_rate_per_s: float, servers: int, services: Sequence[ServiceTime], reach_s: float, points: int
+) -> tuple[FloatArray, FloatArray]:
+    """Return times [s] and, a row for each of some laws of one mean, P(W > t | W > 0) as `renewal_tail` defines it."""
+    mean, k = services[0].mean_s, servers
+    rho = arrival_rate_per_s * mean / k
+    unit_edges, tilt, untilt = _lattice(points)
+    edges = unit_edges * (reach_s / points)
+    times = np.concatenate([edges, k * edges])
+    both = np.stack([service.tail_integral(times) for service in services])
+    whole, shrunk = _power(both[:, : points + 1] / mean, k), both[:, points + 1 :] * (arrival_rate_per_s / k)
+    start, jump = np.fft.rfft(np.stack([whole[:, :-1] - whole[:, 1:], shrunk[:, :-1] - shrunk[:, 1:]]) * tilt)
+    tails = np.ones((len(services), points + 1))
+    density = np.fft.irfft((1 - rho) * start / (1 - jump), points) * untilt
+    np.subtract(1.0, np.cumsum(density, axis=1), out=tails[:, 1:])
+    return edges, tails
 
 
 def delayed_mean(arrival_rate_per_s: float, servers: int, service: ServiceTime) -> float:
