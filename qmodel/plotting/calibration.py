@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from qmodel.fitting.engine import decode_times_s, fitting_rows, prompt_times_s
 from qmodel.laws import Calibration, Measurements, StepSamples
 from qmodel.laws.calibration import MEASURED_TABLES
-from qmodel.laws.interpolation import at_tp
 from qmodel.plotting.figure import COLORS, LINES, new_figure, plain_log, save_figure, style
 
 if TYPE_CHECKING:
@@ -60,24 +60,16 @@ def measured_table(
     measured : sequence of Measurements
         Rows; those beyond the calibrations' tp or KV capacity are left out.
     """
-    degrees = [c.tp for c in calibrations]
-    out: dict[str, list[tuple[float, float, float]]] = {"decode": [], "prompt": []}
+    steps, phases = [np.empty((3, 0))], [np.empty((3, 0))]
     for rows in measured:
-        for tp in np.unique(np.concatenate([rows.decode.tp, rows.prompt.tp])):
-            if not min(degrees) <= tp <= max(degrees):
-                continue
-            cal = at_tp(calibrations, int(tp))
-            d = rows.decode.take((rows.decode.tp == tp) & (rows.decode.peak <= cal.kv_capacity_tokens))
-            p = rows.prompt.take((rows.prompt.tp == tp) & (rows.prompt.peak <= cal.kv_capacity_tokens))
-            steps = np.asarray(cal.step.step_time_s(d.batch, d.context))
-            phases = np.asarray(cal.prompt_batch_s(p.prompts, p.tokens))
-            out["decode"] += [(t, x, tp) for t, x in zip(d.time_s, steps, strict=True)]
-            out["prompt"] += [(t, x, tp) for t, x in zip(p.time_s, phases, strict=True)]
-    tables = {}
-    for name, values in out.items():
-        measured_s, predicted_s, tp = np.array(values, dtype=float).reshape(-1, 3).T
-        tables[name] = (measured_s, predicted_s, tp)
-    return tables
+        decode, prompt, _ = fitting_rows(calibrations, rows.decode, rows.prompt)
+        steps.append(np.array([decode.time_s, decode_times_s(calibrations, decode), decode.tp], dtype=float))
+        phases.append(np.array([prompt.time_s, prompt_times_s(calibrations, prompt), prompt.tp], dtype=float))
+    return {
+        name: (measured_s, predicted_s, tp)
+        for name, parts in (("decode", steps), ("prompt", phases))
+        for measured_s, predicted_s, tp in (np.concatenate(parts, axis=1),)
+    }
 
 
 def _log_ms(axis: Axis) -> None:
@@ -154,7 +146,7 @@ def _draw_law(axes: Axes, law: tuple[Array, Array] | None, title: str) -> None:
     """Draw the distribution functions of predicted and measured times."""
     axes.set_title(title)
     if law is None:
-        _nothing(axes, "no start times in the file")
+        _nothing(axes, "not in the file")
         return
     shares = np.linspace(0.005, 0.995, 199)
     looks = (("predicted", "--", COLORS[4]), ("measured", "-", COLORS[0]))

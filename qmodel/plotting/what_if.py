@@ -23,6 +23,16 @@ REQUESTS = 12_000  # of a recorded workload, so that a prediction takes some 20 
 SEED = 0
 DPI = 110  # of the screen: a picture takes longer than its prediction
 LEVELS = (0.5, 0.9, 0.95, 0.99)
+# name -> kind of slider, its label and its range; the range of a logarithmic one in powers of ten
+_SLIDERS: dict[str, tuple[str, str, dict[str, float]]] = {
+    "load": ("FloatSlider", "load", {"min": 0.1, "max": 1.5, "step": 0.05}),
+    "prefill": ("IntSlider", "prefill instances", {"min": 1, "max": 16}),
+    "decode": ("IntSlider", "decode instances", {"min": 1, "max": 16}),
+    "bandwidth_gb_s": ("FloatLogSlider", "bandwidth [GB/s]", {"min": 0, "max": 2.5, "step": 0.05}),
+    "ttft_slo_s": ("FloatSlider", "TTFT SLO [s]", {"min": 0.1, "max": 10, "step": 0.1}),
+    "tbt_slo_ms": ("FloatSlider", "TBT SLO [ms]", {"min": 10, "max": 200, "step": 5}),
+    "burstiness": ("FloatSlider", "burstiness", {"min": 0.0, "max": 1.0, "step": 0.05}),
+}
 
 
 def changed(
@@ -176,23 +186,17 @@ def what_if(cluster: Cluster, workload: Workload, slo: SLO, policy: Any = None) 
 
         display(answer(**values))
 
-    wide = {"layout": ipywidgets.Layout(width="28em"), "style": {"description_width": "9em"}}
-    sliders = {
-        "load": ipywidgets.FloatSlider(value=start["load"], min=0.1, max=1.5, step=0.05, description="load", **wide),
-        "prefill": ipywidgets.IntSlider(value=start["prefill"], min=1, max=16, description="prefill instances", **wide),
-        "decode": ipywidgets.IntSlider(value=start["decode"], min=1, max=16, description="decode instances", **wide),
-        "bandwidth_gb_s": ipywidgets.FloatLogSlider(
-            value=start["bandwidth_gb_s"], min=0, max=2.5, step=0.05, description="bandwidth [GB/s]", **wide
-        ),
-        "ttft_slo_s": ipywidgets.FloatSlider(
-            value=start["ttft_slo_s"], min=0.1, max=10, step=0.1, description="TTFT SLO [s]", **wide
-        ),
-        "tbt_slo_ms": ipywidgets.FloatSlider(
-            value=start["tbt_slo_ms"], min=10, max=200, step=5, description="TBT SLO [ms]", **wide
-        ),
-    }
-    if recorded is not None:
-        sliders["burstiness"] = ipywidgets.FloatSlider(
-            value=start["burstiness"], min=0.0, max=1.0, step=0.05, description="burstiness", **wide
-        )
+    sliders = _sliders(start)
     return ipywidgets.VBox([*sliders.values(), ipywidgets.interactive_output(show, sliders)])
+
+
+def _sliders(start: dict[str, Any]) -> dict[str, Any]:
+    """Return a slider for each value to start from."""
+    import ipywidgets
+
+    wide = {"layout": ipywidgets.Layout(width="28em"), "style": {"description_width": "9em"}}
+    return {
+        name: getattr(ipywidgets, kind)(value=start[name], description=label, **limits, **wide)
+        for name, (kind, label, limits) in _SLIDERS.items()
+        if name in start
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ class CalibrationResult:
     other_tp: tuple[Calibration, ...] = ()
     engine: EngineFit | None = None
     notes: tuple[str, ...] = ()
-    measured: tuple[Measurements, ...] = field(default=())
+    measured: tuple[Measurements, ...] = ()
 
     @property
     def calibrations(self) -> tuple[Calibration, ...]:
@@ -96,10 +96,9 @@ class CalibrationResult:
                 f"max({k.prefill_floor_s * 1e3:.1f} ms, {k.prefill_gain:.2f} x kernels), batch exponent "
                 f"{k.batch_exponent:.2f}"
             )
-            out.append(
-                f"on the measurements: token time {e.token_time_mape:.1%} ({e.token_rows} rows), "
-                f"prompt time {e.prompt_time_mape:.1%} ({e.prompt_rows} rows)"
-            )
+            kinds = (("token", e.token_time_mape, e.token_rows), ("prompt", e.prompt_time_mape, e.prompt_rows))
+            seen = [f"{kind} time {error:.1%} ({rows} rows)" for kind, error, rows in kinds if rows]
+            out.append(f"on the measurements: {', '.join(seen)}")
         return out + [f"note: {text}" for text in self.notes]
 
     def draw(self, path: str | Path) -> None:

@@ -30,7 +30,7 @@ def percentile_errors(calibration: Calibration, requests: RequestTimes) -> dict[
     Returns
     -------
     dict
-        ``{"ttft": {"p50": ...}, "tbt": {...}}``; no ``tbt`` when the file has no start times.
+        ``{"ttft": {"p50": ...}, "tbt": {...}}``; no ``tbt`` when the file has no start times or no gaps between tokens.
     """
     return {name: _errors(*law) for name, law in request_laws(calibration, requests).items()}
 
@@ -48,7 +48,7 @@ def request_laws(calibration: Calibration, requests: RequestTimes) -> dict[str, 
     Returns
     -------
     dict
-        ``ttft`` and, where the file has start times, ``tbt``, each a pair of samples.
+        ``ttft`` and, where the file has start times and gaps between tokens, ``tbt``, each a pair of samples.
     """
     alone = np.asarray(calibration.lone_prefill_s(requests.prompt_tokens))
     out = {"ttft": (_queued(alone, requests.start_s), requests.ttft_s)}
@@ -56,7 +56,8 @@ def request_laws(calibration: Calibration, requests: RequestTimes) -> dict[str, 
         from qmodel.io.measured_requests import steps_of_moments
 
         batch, context, gaps = steps_of_moments(requests)
-        out["tbt"] = np.asarray(calibration.step.step_time_s(batch, context)), gaps
+        if len(gaps):  # none where every answer came in one piece
+            out["tbt"] = np.asarray(calibration.step.step_time_s(batch, context)), gaps
     return out
 
 

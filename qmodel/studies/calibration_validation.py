@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,10 @@ class Validation:
         requests the signed error of the predicted percentile (``ttft``, ``tbt``).
     notes : tuple of str
         Rows set aside, and why.
+    calibrations : tuple of Calibration
+        What was compared, of the first model and GPU that the file has rows of.
+    measured : tuple of Measurements
+        What it was compared with.
     """
 
     token_time_mape: float | None
@@ -47,8 +51,8 @@ class Validation:
     by_tp: dict[str, dict[str, float]]
     percentiles: dict[str, dict[str, float]]
     notes: tuple[str, ...] = ()
-    calibrations: tuple[Calibration, ...] = field(default=())
-    measured: tuple[Measurements, ...] = field(default=())
+    calibrations: tuple[Calibration, ...] = ()
+    measured: tuple[Measurements, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as plain values, errors as fractions."""

@@ -88,6 +88,17 @@ def test_vllm_bench_without_clock_or_detail(tmp_path, served):
         read_measurements(vllm_file(tmp_path / "d.json", served, ttfts=None))
 
 
+def test_answers_that_came_in_one_piece_have_no_time_between_tokens(tmp_path, served):
+    zeros = [[0.0] * len(gaps) for gaps in served[5]]
+    file = vllm_file(tmp_path / "whole.json", served, itls=zeros)
+    out = validate_calibration([load_calibration("llama-3.1-8b")], file)
+    assert "ttft" in out.percentiles
+    assert "tbt" not in out.percentiles
+    (line,) = (line for line in calibrate("llama-3.1-8b", measured=file).lines() if line.startswith("on the meas"))
+    assert "prompt time" in line
+    assert "token time" not in line
+
+
 def test_aiperf_records(tmp_path, served):
     _, start, prompt, output, ttft, gaps = served
     lines = []
