@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -191,12 +192,14 @@ def what_if(cluster: Cluster, workload: Workload, slo: SLO, policy: Any = None) 
 
 
 def _sliders(start: dict[str, Any]) -> dict[str, Any]:
-    """Return a slider for each value to start from."""
+    """Return a slider for each value to start from; a range that does not hold the value is widened."""
     import ipywidgets
 
     wide = {"layout": ipywidgets.Layout(width="28em"), "style": {"description_width": "9em"}}
-    return {
-        name: getattr(ipywidgets, kind)(value=start[name], description=label, **limits, **wide)
-        for name, (kind, label, limits) in _SLIDERS.items()
-        if name in start
-    }
+    sliders = {}
+    for name, (kind, label, limits) in _SLIDERS.items():
+        if name in start:
+            value = math.log10(start[name]) if kind == "FloatLogSlider" else start[name]
+            held = limits | {"min": min(limits["min"], value), "max": max(limits["max"], value)}
+            sliders[name] = getattr(ipywidgets, kind)(value=start[name], description=label, **held, **wide)
+    return sliders

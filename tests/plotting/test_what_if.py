@@ -82,6 +82,15 @@ def test_without_ipywidgets_the_picture_alone(monkeypatch):
     assert what_if(CLUSTER, WORKLOAD, SLO).axes
 
 
+def test_sliders_reach_a_scenario_beyond_their_usual_range(monkeypatch):
+    pytest.importorskip("ipywidgets", reason="the extra `notebooks` is not installed")
+    monkeypatch.setattr("qmodel.plotting.what_if.answer_figure", lambda *scenario: None)
+    large = qmodel.Cluster.parse("24P40D", CALIBRATION, bandwidth_gb_s=400.0)
+    box = what_if(large, WORKLOAD.at_load(2.0, large), qmodel.SLO(ttft_s=20.0, tbt_s=0.005))
+    sliders = [child for child in box.children if hasattr(child, "value")]
+    assert [slider.value for slider in sliders] == pytest.approx([2.0, 24, 40, 400.0, 20.0, 5.0])
+
+
 def test_sliders_start_from_the_scenario_and_redraw(monkeypatch):
     ipywidgets = pytest.importorskip("ipywidgets", reason="the extra `notebooks` is not installed")
     drawn = []
