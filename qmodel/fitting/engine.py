@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from qmodel.errors import InputError
 from qmodel.fitting.gpus import GPUS
+from qmodel.fitting.unit_checks import check_ratio
 from qmodel.laws import Calibration, DecodeTimes, EngineCorrection, PromptTimes
 from qmodel.laws.interpolation import at_tp
 from qmodel.units import MS
@@ -38,7 +39,7 @@ PREFILL_FLOOR_SPREAD = 0.3  # at least: prompts add tokenisation and sampling to
 GRAPH_FLOOR_S, GRAPH_SPREAD = 3.0 * MS, 1.2  # scheduling when kernels are captured in a graph: 1 to 10 ms
 EXPONENT, EXPONENT_SPREAD = 0.1, 0.2
 ODDS = 3.0  # log odds for the launches that a file's format is usually measured with; data outweigh it
-FASTEST, SLOWEST = 0.1, 50.0  # an engine over its kernels; a wrong unit is off by 1000
+ENGINE_RANGE = (0.1, 50.0)  # an engine over its kernels; a wrong unit is off by 1000
 NOISE = 0.08  # relative; equal states measured twice lie up to 9 % apart, and the laws themselves are 3 % off
 
 
@@ -53,7 +54,7 @@ class EngineFit:
     launches : str
         ``eager`` or ``graph``: how kernels reach the GPU, by which floor explains the data better.
     token_time_mape, prompt_time_mape : float
-        Mean relative errors on the data of the fit; NaN-free: 0 rows give 0.
+        Mean relative errors on the data of the fit; 0 where there are no such rows.
     token_rows, prompt_rows : int
         Rows used.
     notes : tuple of str
@@ -249,9 +250,8 @@ def _eager_floor_s(calibration: Calibration) -> float:
 
 
 def _check_unit(what: str, predicted: Array, measured: Array) -> None:
-    if len(measured) and not FASTEST <= (ratio := float(np.median(measured / predicted))) <= SLOWEST:
-        limit = f"between {FASTEST} and {SLOWEST:g}"
-        raise InputError(f"median {what} time over its kernels", ratio, limit, "check the unit: times in ms")
+    if len(measured):
+        check_ratio(f"median {what} time over its kernels", float(np.median(measured / predicted)), ENGINE_RANGE)
 
 
 def _mape(predicted: Array, measured: Array) -> float:

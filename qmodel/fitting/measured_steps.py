@@ -13,6 +13,7 @@ from qmodel.fitting.choice import SHORT_PROMPT, FittedLaws, choose_laws, reload_
 from qmodel.fitting.gpus import Gpu
 from qmodel.fitting.models import BYTES, ModelShape
 from qmodel.fitting.steplaw import Form, fit_step_law, law_times_s
+from qmodel.fitting.unit_checks import OPERATIONS_PER_BYTE, check_ratio
 from qmodel.laws import Calibration, LinearLaw, PNormLaw, StepSamples, ValidRange
 from qmodel.laws.calibration import MEASURED_TABLES
 
@@ -24,7 +25,7 @@ Law = PNormLaw | LinearLaw
 _FOLDS = 5  # of the cross-validation that chooses the form
 _SEED = 411  # who is in which fold
 _LEAST_ROWS = 12  # of each kind of step; fewer do not tell the coefficients apart
-_FASTEST, _SLOWEST = 0.2, 200.0  # step over a lower bound of its time; a wrong unit is off by 1000
+_STEP_RANGE = (0.2, 200.0)  # step over a lower bound of its time: engines add to their kernels
 
 
 def check_unit(samples: StepSamples, model: ModelShape, gpu: Gpu, tp: int) -> None:
@@ -47,11 +48,9 @@ def check_unit(samples: StepSamples, model: ModelShape, gpu: Gpu, tp: int) -> No
         When the median step is far from the time to read and multiply the weights that a token uses.
     """
     read = model.active_parameters * BYTES / (tp * gpu.bytes_per_s)
-    multiply = (samples.batch + samples.chunk) * read / 150  # operations per byte that data-centre GPUs balance
+    multiply = (samples.batch + samples.chunk) * read / OPERATIONS_PER_BYTE
     ratio = float(np.median(samples.time_s / np.maximum(read, multiply)))
-    if not _FASTEST <= ratio <= _SLOWEST:
-        limit = f"between {_FASTEST} and {_SLOWEST:g}"
-        raise InputError("median step over the least time its weights need", ratio, limit, "check the unit: t_ms in ms")
+    check_ratio("median step over the least time its weights need", ratio, _STEP_RANGE, "check the unit: t_ms in ms")
 
 
 class MeasuredSteps:

@@ -9,6 +9,7 @@ import numpy as np
 from qmodel.errors import InputError
 from qmodel.fitting.gpus import Gpu
 from qmodel.fitting.models import BYTES
+from qmodel.fitting.unit_checks import PRODUCT_RANGE, check_ratio
 from qmodel.units import MS
 
 __all__ = ["checked_rows", "rows_with"]
@@ -37,7 +38,6 @@ _WORDS = {
     "moe_perf": ("moe_dtype", "distribution"),
 }
 _FROM_ZERO = {"generation_attention_perf": ("step",), "generation_mla_perf": ("step",)}  # tokens before this one
-_FASTEST, _SLOWEST = 0.3, 100.0  # time of a one-token product over the time to read its weights
 # Fastest row of a table [ms]: the smallest kernel is its launch, 2 to 40 us in every table from A100 to B200.
 _LAUNCH_LOW_MS, _LAUNCH_HIGH_MS = 0.0005, 1.0
 
@@ -117,9 +117,7 @@ def _check_unit(rows: Any, name: str, gpu: Gpu) -> None:
         alone = rows[rows["m"] == rows["m"].min()]
         largest = alone.loc[(alone["n"] * alone["k"]).idxmax()]
         ratio = float(largest["latency"] * MS * gpu.bytes_per_s / (largest["n"] * largest["k"] * BYTES))
-        if not _FASTEST <= ratio <= _SLOWEST:
-            limit = f"between {_FASTEST} and {_SLOWEST:g}"
-            raise InputError("latency in gemm_perf over the time to read its weights", ratio, limit, "is it in ms?")
+        check_ratio("latency in gemm_perf over the time to read its weights", ratio, PRODUCT_RANGE)
     fastest = float(rows["latency"].min())
     if not _LAUNCH_LOW_MS <= fastest <= _LAUNCH_HIGH_MS:
         limit = f"between {_LAUNCH_LOW_MS:g} and {_LAUNCH_HIGH_MS:g} ms, a launch"

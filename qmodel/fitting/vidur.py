@@ -12,15 +12,15 @@ from qmodel.fitting.curves import Curve, Surface
 from qmodel.fitting.gpus import Gpu
 from qmodel.fitting.models import BYTES, ModelShape
 from qmodel.fitting.sources import CleaningReport
-from qmodel.units import MS
+from qmodel.fitting.unit_checks import OPERATIONS_PER_BYTE, PRODUCT_RANGE, check_ratio
+from qmodel.units import GB, MS
 
 __all__ = ["VidurDirectory"]
 
 _PRODUCTS = {"qkv": "attn_pre_proj", "o": "attn_post_proj", "mlp up": "mlp_up_proj", "mlp down": "mlp_down_proj"}
 _ELEMENTWISE = ("input_layernorm", "post_attention_layernorm", "attn_rope", "mlp_act", "add")
-_FASTEST, _SLOWEST = 0.3, 100.0  # time of a one-token product over the time to read its weights
-_QUICKEST = 0.1  # the same of other kernels, whose least time is known less well
-_OPERATIONS_PER_BYTE = 150  # operations per byte that data-centre GPUs balance
+_OTHERS = (0.1, 100.0)  # as `PRODUCT_RANGE`, of kernels whose least time is known less well
+_NODE_BYTES_PER_S = 600e9  # NVLink of an A100, both directions (data sheet); the profiles are of such nodes
 
 
 class VidurDirectory:
@@ -87,7 +87,7 @@ class VidurDirectory:
         times = rows["time_stats.attn_prefill.median"] * MS
         tokens = rows["prefill_chunk_size"]
         width = model.heads // tp * model.head_dim
-        least = 2 * width * tokens**2 / (_OPERATIONS_PER_BYTE * self.gpu.bytes_per_s)
+        least = 2 * width * tokens**2 / (OPERATIONS_PER_BYTE * self.gpu.bytes_per_s)
         _check_unit("attn_prefill over the least time of its longest prompt", times, least)
         return self._curve(rows["prefill_chunk_size"], times, "context attention", 2.0)
 
@@ -115,7 +115,8 @@ class VidurDirectory:
         rows = frame[(frame["num_workers"] == gpus) & (frame["devices_per_node"] == gpus)]
         self._need(rows, f"rows of all_reduce.csv for {gpus} GPUs in one node")
         times = self._column(rows, "all_reduce", "all_reduce.csv")
-        _check_unit("all_reduce over the time to move its largest message at 600 GB/s", times, rows["size"] / 600e9)
+        what = f"all_reduce over the time to move its largest message at {_NODE_BYTES_PER_S / GB:g} GB/s"
+        _check_unit(what, times, rows["size"] / _NODE_BYTES_PER_S)
         return self._curve(rows["size"], times, f"all-reduce {gpus}", 1.0)
 
     def _read(self, name: str, needed: tuple[str, ...]) -> Any:
@@ -185,11 +186,7 @@ class VidurDirectory:
         inner = (2 if self.model.gated else 1) * -(-self.model.inter // self.tp)
         least = inner * self.model.hidden * BYTES / self.gpu.bytes_per_s
         ratio = float(self._product("mlp_up_proj", "mlp up")(1.0) / least)
-        if not _FASTEST <= ratio <= _SLOWEST:
-            limit = f"between {_FASTEST} and {_SLOWEST:g}"
-            raise InputError(
-                "mlp_up_proj over the time to read its weights", ratio, limit, "check the unit: times in ms"
-            )
+        check_ratio("mlp_up_proj over the time to read its weights", ratio, PRODUCT_RANGE)
 
 
 def _numbers(values: Any, column: str, name: str) -> Any:
@@ -213,7 +210,4 @@ def _is_true(values: Any) -> Any:
 def _check_unit(what: str, times: Any, least: Any) -> None:
     """Raise when the largest kernel takes a time that only another unit explains."""
     at = int(np.argmax(np.asarray(least)))
-    ratio = float(np.asarray(times)[at] / np.asarray(least)[at])
-    if not _QUICKEST <= ratio <= _SLOWEST:
-        limit = f"between {_QUICKEST} and {_SLOWEST:g}"
-        raise InputError(what, ratio, limit, "check the unit: times in ms")
+    check_ratio(what, float(np.asarray(times)[at] / np.asarray(least)[at]), _OTHERS)

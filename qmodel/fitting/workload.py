@@ -8,46 +8,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qmodel.queueing.paths import kiefer_wolfowitz
 from qmodel.scenario.requests import Requests
 from qmodel.scenario.window_fit import PARTS, WINDOW_S, fit_windows
 from qmodel.scenario.windowed import WindowedSource
 from qmodel.scenario.workload import Workload
 
-__all__ = ["fit_workload", "two_server_waits_s", "workload_statistics"]
+__all__ = ["fit_workload", "workload_statistics"]
 
 FloatArray = npt.NDArray[np.float64]
 
 IDC_WINDOWS_S = (1.0, 10.0, 60.0, 120.0)
 TEST_LOAD = 0.7  # of the queueing test that compares draws with the trace
-
-
-def two_server_waits_s(arrival_s: FloatArray, service_s: FloatArray) -> FloatArray:
-    """Return the waits of a first-come queue with two servers; *exact* Kiefer-Wolfowitz recursion.
-
-    Parameters
-    ----------
-    arrival_s : ndarray
-        Arrival times [s], sorted.
-    service_s : ndarray
-        Service times [s].
-
-    Returns
-    -------
-    ndarray
-        Wait of each request before service [s].
-
-    Examples
-    --------
-    >>> two_server_waits_s(np.array([0.0, 0.0, 0.0, 5.0]), np.array([2.0, 3.0, 1.0, 1.0])).tolist()
-    [0.0, 0.0, 2.0, 0.0]
-    """
-    waits = np.empty(len(arrival_s))
-    early, late = 0.0, 0.0  # when each server falls idle
-    for i, (t, s) in enumerate(zip(arrival_s.tolist(), service_s.tolist(), strict=True)):
-        start = max(t, early)
-        waits[i] = start - t
-        early, late = sorted((start + s, late))
-    return waits
 
 
 def workload_statistics(requests: Requests, span_s: float) -> dict[str, float]:
@@ -82,7 +54,7 @@ def workload_statistics(requests: Requests, span_s: float) -> dict[str, float]:
         per_request = float(np.mean(prompt**2) / np.mean(prompt))
         found[f"work_idc_{width:g}s"] = float(np.var(work) / np.mean(work)) / per_request
     mean_service = 2 * TEST_LOAD * span_s / len(t)
-    waits = two_server_waits_s(t, prompt / np.mean(prompt) * mean_service) / mean_service
+    waits = kiefer_wolfowitz(t, prompt / np.mean(prompt) * mean_service, 2) / mean_service
     found["wait_mean"] = float(np.mean(waits))
     found["wait_p95"], found["wait_p99"] = (float(np.quantile(waits, q)) for q in (0.95, 0.99))
     return found

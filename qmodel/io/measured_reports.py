@@ -1,8 +1,10 @@
-"""Reports of GuideLLM and inference-perf: requests with their token times."""
+"""Results of load generators: requests with their token times from vLLM bench, aiperf, GuideLLM and inference-perf."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,76 @@ from qmodel.errors import InputError
 from qmodel.laws.measured import RequestTimes
 from qmodel.units import MS
 
-__all__ = ["guidellm_requests", "inference_perf_requests"]
+__all__ = ["aiperf_requests", "guidellm_requests", "inference_perf_requests", "vllm_requests"]
 
 Found = tuple[RequestTimes, list[str]]
 Row = tuple[float, float, float, float, np.ndarray[Any, Any]]  # start [s], prompt, output, TTFT [s], gaps [s]
+
+NS = 1e-9
+_HUGE = 1e20  # above an epoch in nanoseconds
+_MOST_TOKENS = 2**20  # of one output; more is another column
+_VLLM = ("input_lens", "output_lens", "ttfts", "itls")
+_AIPERF = ("input_sequence_length", "output_sequence_length", "time_to_first_token", "inter_token_latency")
+_MEANS = "token times are each request's mean"
+
+
+def vllm_requests(file: Path, result: Mapping[str, Any]) -> Found:
+    """Return the requests of a vLLM ``bench serve`` result saved with ``--save-detailed``, without those that failed.
+
+    Parameters
+    ----------
+    file : Path
+        For messages.
+    result : mapping
+        Parsed file: ``input_lens``, ``output_lens`` [tokens], ``ttfts`` [s], ``itls`` [s], ``start_times`` [s] if new.
+    """
+    missing = [name for name in _VLLM if name not in result]
+    if missing:
+        raise InputError(f"arrays of '{file}'", f"without {', '.join(missing)}", "saved with --save-detailed")
+    clocked = bool(result.get("start_times"))
+    columns = [result[name] for name in (*_VLLM, *(["start_times"] if clocked else []))]
+    if not all(isinstance(column, list) for column in columns) or len({len(column) for column in columns}) != 1:
+        raise InputError(f"arrays of '{file}'", "of different lengths", "lists of equal length")
+    rows: list[Row | None] = []
+    for prompt, output, ttft, gaps, *start in zip(*columns, strict=True):
+        at, prompts, outputs, first_s = _floats(file, [*(start or [0.0]), prompt, output, ttft])
+        rows.append((at, prompts, outputs, first_s, _floats(file, gaps)))  # a failed request has a TTFT of 0
+    requests, notes = _collected(file, rows, 0, [])
+    return (requests if clocked else replace(requests, start_s=np.zeros(0))), notes
+
+
+def aiperf_requests(file: Path, text: str) -> Found:
+    """Return the requests of an aiperf ``profile_export.jsonl`` without those that failed.
+
+    Parameters
+    ----------
+    file : Path
+        For messages.
+    text : str
+        Its content: one object a line, times in ms and epoch ns.
+    """
+    rows: list[Row | None] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            entry = None
+        if not isinstance(entry, dict) or not isinstance(entry.get("metrics"), dict):
+            raise InputError(f"line {number} of '{file}'", "not an aiperf record", "an object with metrics")
+        rows.append(_aiperf_row(file, entry))
+    return _collected(file, rows, 0, [_MEANS])
+
+
+def _aiperf_row(file: Path, entry: Mapping[str, Any]) -> Row | None:
+    metrics = entry["metrics"]
+    if entry.get("error") or "time_to_first_token" not in metrics:
+        return None
+    values = [_object(metrics.get(name)).get("value", 0.0) for name in _AIPERF]
+    start_ns = _object(entry.get("metadata")).get("request_start_ns", 0)
+    start, prompt, output, ttft_ms, gap_ms = _floats(file, [start_ns, *values])
+    return start * NS, prompt, output, ttft_ms * MS, _even(output, gap_ms)
 
 
 def guidellm_requests(file: Path, report: Mapping[str, Any]) -> Found:
@@ -39,7 +107,7 @@ def guidellm_requests(file: Path, report: Mapping[str, Any]) -> Found:
             continue
         failed += sum(len(requests.get(name) or ()) for name in ("errored", "incomplete"))
         rows += [_guidellm_row(file, entry) for entry in requests.get("successful") or ()]
-    return _collected(file, rows, failed, ["token times are each request's mean"])
+    return _collected(file, rows, failed, [_MEANS])
 
 
 def _guidellm_row(file: Path, entry: Any) -> Row | None:
@@ -51,7 +119,12 @@ def _guidellm_row(file: Path, entry: Any) -> Row | None:
     if any(value is None for value in values):
         return None
     start, prompt, output, ttft_ms, gap_ms = _floats(file, [*values, entry.get("inter_token_latency_ms") or 0.0])
-    return start, prompt, output, ttft_ms * MS, np.full(max(0, int(output) - 1), gap_ms * MS)
+    return start, prompt, output, ttft_ms * MS, _even(output, gap_ms)
+
+
+def _even(output: float, gap_ms: float) -> np.ndarray[Any, Any]:
+    """Return the times between a request's tokens [s] where only their mean is known."""
+    return np.full(int(output) - 1 if 1 <= output <= _MOST_TOKENS else 0, gap_ms * MS)
 
 
 def inference_perf_requests(file: Path, entries: Sequence[Any]) -> Found:
@@ -87,12 +160,16 @@ def _object(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _floats(file: Path, values: Iterable[Any]) -> list[float]:
+def _floats(file: Path, values: Any) -> np.ndarray[Any, Any]:
     try:
-        found = [float(value) for value in values]
-    except (TypeError, ValueError) as error:
+        found = np.array(values, dtype=float)
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"requests of '{file}'", str(error), "numbers") from None
-    if not np.all(np.isfinite(found)) or max(map(abs, found)) > 1e15:
+    if found.ndim != 1:
+        raise InputError(
+            f"requests of '{file}'", "a value in place of a list, or a list in place of a value", "numbers"
+        )
+    if not np.all(np.abs(found) <= _HUGE):
         raise InputError(f"requests of '{file}'", "a number that is not finite or huge", "times and token counts")
     return found
 
@@ -100,7 +177,9 @@ def _floats(file: Path, values: Iterable[Any]) -> list[float]:
 def _collected(file: Path, rows: Sequence[Row | None], failed: int, notes: list[str]) -> Found:
     """Return the usable rows as arrays; a request without a token, or with times that go backwards, is left out."""
     good = [
-        row for row in rows if row and row[1] >= 1 and 1 <= row[2] <= 1e8 and row[3] > 0 and bool(np.all(row[4] >= 0))
+        row
+        for row in rows
+        if row and row[1] >= 1 and 1 <= row[2] <= _MOST_TOKENS and row[3] > 0 and bool(np.all(row[4] >= 0))
     ]
     failed += len(rows) - len(good)
     if not good:

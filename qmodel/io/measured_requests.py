@@ -1,98 +1,17 @@
-"""Results of load generators: requests with their token times, and the steps that they imply."""
+"""The decode steps and prompt phases that timed requests of one instance imply."""
 
 from __future__ import annotations
-
-import json
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from qmodel.errors import InputError
 from qmodel.laws.measured import DecodeTimes, PromptTimes, RequestTimes
-from qmodel.units import MS
 
-__all__ = ["aiperf_requests", "steps_of_moments", "steps_of_requests", "vllm_requests"]
+__all__ = ["steps_of_moments", "steps_of_requests"]
 
 Array = npt.NDArray[np.float64]
 
-NS = 1e-9
 _BINS = 24  # of batch, and of prompt length, on a log scale
-
-
-def vllm_requests(file: Path, result: dict[str, Any]) -> tuple[RequestTimes, list[str]]:
-    """Return the requests of a vLLM ``bench serve`` result saved with ``--save-detailed``.
-
-    Parameters
-    ----------
-    file : Path
-        For messages.
-    result : dict
-        Parsed file: ``input_lens``, ``output_lens`` [tokens], ``ttfts`` [s], ``itls`` [s], ``start_times`` [s] if new.
-    """
-    missing = [name for name in ("input_lens", "output_lens", "ttfts", "itls") if name not in result]
-    if missing:
-        raise InputError(f"arrays of '{file}'", f"without {', '.join(missing)}", "saved with --save-detailed")
-    sizes = {len(result[name]) for name in ("input_lens", "output_lens", "ttfts", "itls")}
-    if len(sizes) != 1:
-        raise InputError(f"arrays of '{file}'", "of different lengths", "of equal length")
-    try:
-        itls = [np.asarray(row, dtype=float) for row in result["itls"]]
-        prompt, output, ttft = (np.asarray(result[n], dtype=float) for n in ("input_lens", "output_lens", "ttfts"))
-        start = np.asarray(result.get("start_times", []), dtype=float)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"arrays of '{file}'", str(error), "numbers") from None
-    good = (ttft > 0) & (prompt > 0) & np.array([bool(np.all(x >= 0)) for x in itls])  # failed requests have ttft 0
-    notes = [f"{int((~good).sum())} failed requests left out"] if not good.all() else []
-    if not good.any():
-        raise InputError(f"requests of '{file}'", "all failed", "with a time to first token")
-    start = start[good] - start[good].min() if len(start) == len(good) else np.zeros(0)
-    kept = tuple(x for x, keep in zip(itls, good, strict=True) if keep)
-    requests = RequestTimes(
-        start_s=start, prompt_tokens=prompt[good], output_tokens=output[good], ttft_s=ttft[good], itl_s=kept
-    )
-    return requests, notes
-
-
-def aiperf_requests(file: Path, text: str) -> tuple[RequestTimes, list[str]]:
-    """Return the requests of an aiperf ``profile_export.jsonl``; lines with an error are left out.
-
-    Parameters
-    ----------
-    file : Path
-        For messages.
-    text : str
-        Its content: one object a line, times in ms and epoch ns.
-    """
-    rows: list[tuple[float, ...]] = []
-    failed = 0
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            entry = json.loads(line)
-            metrics = entry["metrics"]
-        except (ValueError, RecursionError, KeyError, TypeError):
-            raise InputError(f"line {number} of '{file}'", "not an aiperf record", "an object with metrics") from None
-        if entry.get("error") or "time_to_first_token" not in metrics:
-            failed += 1
-            continue
-        values = {name: float(metrics.get(name, {}).get("value", 0.0)) for name in _AIPERF}
-        start = float(entry.get("metadata", {}).get("request_start_ns", 0)) * NS
-        rows.append((start, *values.values()))
-    if not rows:
-        raise InputError(f"requests of '{file}'", "none that succeeded", "at least one")
-    start, prompt, output, ttft, itl = np.array(rows).T
-    tokens = [np.full(max(0, int(o) - 1), gap * MS) for o, gap in zip(output, itl, strict=True)]
-    requests = RequestTimes(
-        start_s=start - start.min(), prompt_tokens=prompt, output_tokens=output, ttft_s=ttft * MS, itl_s=tuple(tokens)
-    )
-    notes = ["token times are each request's mean"] + ([f"{failed} failed requests left out"] if failed else [])
-    return requests, notes
-
-
-_AIPERF = ("input_sequence_length", "output_sequence_length", "time_to_first_token", "inter_token_latency")
 
 
 def steps_of_requests(requests: RequestTimes, tp: int) -> tuple[DecodeTimes, PromptTimes, list[str]]:

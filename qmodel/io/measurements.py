@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from qmodel.errors import InputError
-from qmodel.io.measured_reports import guidellm_requests, inference_perf_requests
-from qmodel.io.measured_requests import aiperf_requests, steps_of_requests, vllm_requests
+from qmodel.io.measured_reports import aiperf_requests, guidellm_requests, inference_perf_requests, vllm_requests
+from qmodel.io.measured_requests import steps_of_requests
 from qmodel.laws.measured import DecodeTimes, Measurements, PromptTimes
 from qmodel.laws.samples import StepSamples
 from qmodel.units import MS

@@ -422,7 +422,12 @@ def test_what_the_laws_do_not_explain_is_said_and_drawn(tmp_path, served):
     ['[]', '[1]', '[{"start_time": 1}]', '{"benchmarks": 3}', '{"benchmarks": []}', '{"benchmarks": [{"requests": {}}]}',
      '[{"start_time": "x", "info": {"input_tokens": 1, "output_tokens": 2, "output_token_times": [1, 2]}}]',
      '[{"start_time": 5, "info": {"input_tokens": 1, "output_tokens": 2, "output_token_times": [1e400]}}]',
-     '[{"start_time": 5, "info": {"input_tokens": 1, "output_tokens": 2, "output_token_times": [4, 3]}}]'],
+     '[{"start_time": 5, "info": {"input_tokens": 1, "output_tokens": 2, "output_token_times": [4, 3]}}]',
+     '{"metrics": {"time_to_first_token": {"value": ' + "9" * 400 + "}}}", '{"metrics": ["time_to_first_token"]}', '{"metrics": {"time_to_first_token": 5}}', '{"metrics": {"time_to_first_token": {"value": "x"}}}',
+     '{"benchmarks": [{"requests": {"successful": [{"start_time": 1, "prompt_tokens": 5, "output_tokens": 1e14, "time_to_first_token_ms": 9}]}}]}',
+     '{"ttfts": 5, "itls": [], "input_lens": [], "output_lens": []}', '{"ttfts": [], "itls": [], "input_lens": [], "output_lens": []}',
+     '{"ttfts": [1], "itls": [[1]], "input_lens": [5], "output_lens": [2], "start_times": [1, 2]}',
+     '{"ttfts": [1], "itls": [5], "input_lens": [5], "output_lens": [2]}', '{"ttfts": [0], "itls": [[]], "input_lens": [5], "output_lens": [0]}'],
 )  # fmt: skip
 def test_reports_that_are_refused(tmp_path, text):
     (tmp_path / "x.json").write_text(text)

@@ -42,7 +42,19 @@ def test_an_unknown_name_is_an_attribute_error():
 
 
 @pytest.mark.parametrize(
-    "module", ["laws", "scenario", "queueing", "simulation", "studies", "policies", "optimization"]
+    "module",
+    [
+        "laws",
+        "scenario",
+        "queueing",
+        "simulation",
+        "studies",
+        "policies",
+        "optimization",
+        "system",
+        "distributions",
+        "fitting",
+    ],
 )
 def test_all_of_each_package_resolves(module):
     package = import_module(f"qmodel.{module}")

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from qmodel.fitting.workload import fit_workload, two_server_waits_s, workload_statistics
+from qmodel.fitting.workload import fit_workload, workload_statistics
 from qmodel.io.workloads import list_builtins, read_builtin
 from qmodel.scenario import Requests, Workload
 from qmodel.scenario.window_fit import fit_windows
@@ -83,15 +83,6 @@ def test_trace_of_one_moment_is_replayed_but_has_no_rate():
     assert len(moment.requests()) == 2
     with pytest.raises(ValueError, match="time span"):
         _ = moment.rate_per_s
-
-
-def test_waits_of_two_servers_match_erlang_c():
-    rng = np.random.default_rng(0)
-    n, rho = 200_000, 0.7
-    arrival = np.cumsum(rng.exponential(1 / (2 * rho), n))
-    waits = two_server_waits_s(arrival, rng.exponential(1.0, n))
-    # Erlang C for k = 2: P(wait) = 2 rho^2/(1 + rho), mean wait P/(2 (1 - rho))
-    assert np.mean(waits) == pytest.approx(2 * rho**2 / (1 + rho) / (2 * (1 - rho)), rel=0.03)
 
 
 @pytest.mark.parametrize("name", list_builtins())
