@@ -12,11 +12,10 @@ import numpy.typing as npt
 from qmodel.fitting.engine import decode_times_s, fitting_rows, prompt_times_s
 from qmodel.laws import Calibration, Measurements, StepSamples
 from qmodel.laws.calibration import MEASURED_TABLES
-from qmodel.plotting.figure import COLORS, LINES, new_figure, plain_log, save_figure, style
+from qmodel.plotting.figure import COLORS, LINES, log_ticks, new_figure, plain_log, save_figure, style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
 
     from qmodel.laws import TransferLaw
 
@@ -33,7 +32,6 @@ __all__ = [
 Array = npt.NDArray[np.float64]
 
 BAND = 0.10  # the band drawn around equality
-_NARROW, _WIDE = 5.0, 50.0  # largest over smallest value of an axis
 _LAWS = {"ttft": "time to first token", "tbt": "time between tokens"}
 CHUNKS = np.array([128, 256, 512, 1024, 2048])  # the candidates of the paper's Figure 1
 _STATED = {
@@ -72,17 +70,6 @@ def measured_table(
     }
 
 
-def _log_ms(axis: Axis) -> None:
-    """Label a logarithmic axis of times with plain numbers that do not run into one another."""
-    from matplotlib.ticker import MaxNLocator, NullLocator
-
-    low, high = axis.get_view_interval()
-    plain_log(axis, (1.0, 2.0, 5.0) if high / low < _WIDE else (1.0,))
-    if high / low < _NARROW:
-        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-        axis.set_minor_locator(NullLocator())
-
-
 def _nothing(axes: Axes, text: str) -> None:
     """Say in an empty panel why it is empty."""
     axes.text(0.5, 0.5, text, ha="center", transform=axes.transAxes)
@@ -105,8 +92,8 @@ def _draw_equality(axes: Axes, table: tuple[Array, Array, Array], what: str) -> 
             measured[at] * 1e3, predicted[at] * 1e3, "os^Dv"[number % 5], ms=4, color=COLORS[number + 1], label=label
         )
     axes.set(xscale="log", yscale="log", xlabel="measured [ms]", ylabel="predicted [ms]")
-    _log_ms(axes.xaxis)
-    _log_ms(axes.yaxis)
+    log_ticks(axes.xaxis)
+    log_ticks(axes.yaxis)
     error = np.mean(np.abs(predicted / measured - 1))
     axes.set_title(f"{what}: mean error {error:.1%}")
     axes.legend(loc="upper left")
@@ -153,7 +140,7 @@ def _draw_law(axes: Axes, law: tuple[Array, Array] | None, title: str) -> None:
     for times, (name, line, color) in zip(law, looks, strict=True):
         axes.plot(np.quantile(times, shares) * 1e3, 100 * shares, line, color=color, label=name)
     axes.set(xscale="log", xlabel="t [ms]", ylabel="share within t [%]")
-    _log_ms(axes.xaxis)
+    log_ticks(axes.xaxis)
     axes.legend(loc="lower right")
 
 

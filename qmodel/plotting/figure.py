@@ -21,6 +21,7 @@ __all__ = [
     "MARKERS",
     "PAGE_IN",
     "POLICY_STYLE",
+    "log_ticks",
     "new_figure",
     "panel_title",
     "plain_log",
@@ -56,6 +57,7 @@ POLICY_STYLE: dict[str, tuple[str, Any, str]] = {
     "kairos, aged order": (COLORS[6], LINES[5], MARKERS[5]),
     "kairos, due order": (COLORS[6], LINES[5], MARKERS[5]),
 }
+_NARROW, _WIDE = 5.0, 50.0  # largest over smallest value of a logarithmic axis, where its labels change
 _PANELS = {
     "LL": "LL: light prefill, light decode",
     "HL": "HL: heavy prefill, light decode",
@@ -129,6 +131,23 @@ def plain_log(axis: Any, subs: tuple[float, ...] = (1.0,)) -> None:
     axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def log_ticks(axis: Any) -> None:
+    """Label a logarithmic axis with plain numbers, as many as its range needs and do not run into one another.
+
+    Parameters
+    ----------
+    axis : matplotlib Axis
+        ``axes.xaxis`` or ``axes.yaxis``, logarithmic, its limits set.
+    """
+    from matplotlib.ticker import MaxNLocator, NullLocator
+
+    low, high = axis.get_view_interval()
+    plain_log(axis, (1.0, 2.0, 5.0) if high / low < _WIDE else (1.0,))
+    if high / low < _NARROW:
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        axis.set_minor_locator(NullLocator())
 
 
 @contextmanager

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qmodel.plotting.figure import COLORS, MARKERS, new_figure, plain_log, policy_style, save_figure, style
+import numpy as np
+
+from qmodel.plotting.figure import COLORS, MARKERS, log_ticks, new_figure, policy_style, save_figure, style
 from qmodel.policies.rule import ORDER_WORDS, Order
 
 if TYPE_CHECKING:
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 __all__ = ["draw_frontier"]
 
 Rows = Sequence[Mapping[str, Any]]
+_FAR = 3.0  # times the longest P95 TTFT of a candidate; rivals beyond stand in the legend, with their value
+_MARGIN = 1.1
+_LEAST_MISSED = 0.1  # [%], the axis where nobody misses the SLO
 _LOOKS: dict[Order, int] = {"due": 4, "spf": 5, "fcfs": 2, "aged": 1}  # number of colour and marker
 
 
@@ -41,7 +46,7 @@ def draw_frontier(rows: Rows, path: str | Path, title: str = "") -> None:
         left.set_title("P95 TTFT against attainment")
         _draw(right, missed, "p99_ttft_s", "best_p99")
         right.set_yscale("log")
-        plain_log(right.yaxis, (1.0, 2.0, 5.0))
+        log_ticks(right.yaxis)
         right.set_ylabel("P99 TTFT [s]")
         right.set_title("P95 against P99 TTFT")
         handles, labels = left.get_legend_handles_labels()
@@ -52,6 +57,7 @@ def draw_frontier(rows: Rows, path: str | Path, title: str = "") -> None:
 def _draw(axes: Axes, rows: Rows, metric: str, best: str) -> None:
     """Draw every row as a marker, the frontier as a line, rivals in their own look and the plan as a star."""
     edge = sorted((row for row in rows if row[best]), key=lambda row: row["p95_ttft_s"])
+    far = _far(rows)
     axes.step([r["p95_ttft_s"] for r in edge], [r[metric] for r in edge], where="post", color="black", lw=0.9)
     for order, number in _LOOKS.items():
         late = [r for r in rows if r["family"] == "late" and r["order"] == order]
@@ -59,14 +65,25 @@ def _draw(axes: Axes, rows: Rows, metric: str, best: str) -> None:
     _scatter(axes, [r for r in rows if r["family"] == "dispatch"], metric, "at dispatch", COLORS[3], MARKERS[3])
     for row in rows:
         if row["family"] == "rival":
-            look = policy_style(str(row["policy"]))
-            axes.plot([row["p95_ttft_s"]], [row[metric]], **(look | {"ls": "none", "ms": 7}), label=str(row["policy"]))
+            look = policy_style(str(row["policy"])) | {"ls": "none", "ms": 7}
+            label = f"{row['policy']} (P95 {row['p95_ttft_s']:.3g} s)" if row in far else str(row["policy"])
+            axes.plot([row["p95_ttft_s"]], [row[metric]], **look, label=label)
     plan = next(row for row in rows if row["chosen"])
     star = {"marker": "*", "ms": 13, "color": COLORS[6], "mec": "white", "ls": "none"}
     axes.plot([plan["p95_ttft_s"]], [plan[metric]], **star, label="the plan")  # type: ignore[arg-type]
-    axes.set_xscale("log")
-    plain_log(axes.xaxis, (1.0, 2.0, 5.0))
-    axes.set_xlabel("P95 TTFT [s]")
+    axes.set(xscale="log", xlabel="P95 TTFT [s]")
+    near = [row for row in rows if row not in far]
+    times, others = (np.array([row[name] for row in near]) for name in ("p95_ttft_s", metric))
+    axes.set_xlim(times.min() / _MARGIN, times.max() * _MARGIN)
+    top = max(others.max(), _LEAST_MISSED) if metric == "missed" else others.max()
+    axes.set_ylim(-0.02 * top if metric == "missed" else others.min() / _MARGIN, top * _MARGIN)
+    log_ticks(axes.xaxis)
+
+
+def _far(rows: Rows) -> list[Mapping[str, Any]]:
+    """Return the rivals so far beyond every candidate that the candidates would shrink to a dot beside them."""
+    most = _FAR * max(row["p95_ttft_s"] for row in rows if row["family"] != "rival")
+    return [row for row in rows if row["family"] == "rival" and row["p95_ttft_s"] > most]
 
 
 def _scatter(axes: Axes, rows: Rows, metric: str, label: str, color: str, marker: str) -> None:

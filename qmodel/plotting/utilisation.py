@@ -43,7 +43,10 @@ def utilisation_figure(result: SimulationResult, window_s: float | None = None) 
             column[-1].set_xlabel("time [s]")
         for axes, (_, label, _) in zip(grid[:, 0], _ROWS, strict=True):
             axes.set_ylabel(label)
-        figure.suptitle(f"{result.policy}: {result.count:,} requests, means over windows of {width:.3g} s")
+        text = f"{result.policy}: {result.count:,} requests, means over windows of {width:.3g} s"
+        figure.suptitle(text, x=0.01, ha="left")
+        lines = [line for axes in grid[0] for line in axes.get_lines()]
+        figure.legend(handles=lines, loc="outside lower center", ncols=min(len(lines), 6))
     return figure
 
 
@@ -56,11 +59,10 @@ def _draw_pool(column: Any, table: Any, pool: str) -> None:
     for axes, (name, _, scale) in zip(column, _ROWS, strict=True):
         for number, (instance, line) in enumerate(table.groupby("instance")):
             dashes = "solid" if number == 0 else LINES[number % len(LINES)]
-            shown = f"mean of {count}" if many else f"{pool} {instance}"
+            shown = f"mean of {count} {pool}" if many else f"{pool} {instance}"
             color = COLORS[(2 * number + 4) % len(COLORS)]
             axes.plot(line.time_s, scale * line[name], lw=0.9, color=color, ls=dashes, label=shown)
         axes.set_ylim(bottom=0.0, top=105.0 if name == "utilisation" else None)
-    column[0].legend(loc="lower right", ncols=2)
 
 
 def draw_utilisation(result: SimulationResult, path: Path | str, window_s: float | None = None) -> None:

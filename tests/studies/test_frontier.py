@@ -48,3 +48,18 @@ def test_picture(table, tmp_path):
     draw_frontier(table.to_dict("records"), tmp_path / "g.png", "title")
     assert (tmp_path / "f.png").read_bytes() == (tmp_path / "g.png").read_bytes()
     assert (tmp_path / "f.png").stat().st_size > 20_000
+
+
+def test_a_rival_far_beyond_the_candidates_does_not_shrink_them(monkeypatch, tmp_path):
+    drawn = []
+    monkeypatch.setattr("qmodel.plotting.frontier.save_figure", lambda figure, path: drawn.append(figure))
+    numbers = {"p99_ttft_s": 2.0, "slo_attainment": 1.0, "best_attainment": True, "best_p99": True}
+    rows = [
+        numbers | {"policy": name, "family": family, "order": "due", "p95_ttft_s": p95, "chosen": name == "plan"}
+        for name, family, p95 in (("plan", "late", 0.5), ("kairos", "rival", 1.0), ("disaggregated", "rival", 20.0))
+    ]
+    draw_frontier(rows, tmp_path / "f.png")
+    axes, legend = drawn[0].axes[0], drawn[0].legends[0]
+    assert axes.get_xlim()[0] < 0.5 < 1.0 < axes.get_xlim()[1] < 2.0
+    assert axes.get_ylim()[0] < 0.0 < axes.get_ylim()[1]
+    assert "disaggregated (P95 20 s)" in {text.get_text() for text in legend.get_texts()}
