@@ -96,5 +96,5 @@ lock: $(BIN)/python ## write constraints.txt from what is installed, with every 
 	$(BIN)/python tools/lock.py constraints.txt $(INSTALL) $(if $(UPGRADE),--upgrade,-c constraints.txt)
 
 clean: ## remove the environment, caches and outputs
-	rm -rf $(VENV) build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis plan.json plan.png
+	rm -rf $(VENV) build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

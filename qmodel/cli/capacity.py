@@ -63,9 +63,10 @@ def capacity(
     address: AddressOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Find the cheapest kPdD for a rate, or the highest rate of some GPUs.
+    """Find the cheapest cluster for a rate, or the highest rate.
 
-    With --cluster, the highest rate of that cluster. Exit code 1 when no kPdD within --gpus keeps the SLO.
+    Without --rate the highest rate that --gpus serve, or with --cluster that cluster. Exit code 1 when no kPdD within
+    --gpus keeps the SLO.
 
     Example: qmodel capacity --model llama-3.1-8b --gpus 16 --workload azure-conv --rate 40/s
     """
@@ -274,10 +275,9 @@ def _print(answer: CapacityPlan, inputs: Scenario, policy: str, json: bool, size
         f"{answer.name} ({answer.gpus} GPUs) {verb} {answer.rate_per_s:.4g} requests/s with the SLO kept for "
         f"{100 * answer.attainment:g} % of requests; policy {policy}"
     )
-    title = f"Simulated at {answer.rate_per_s:.4g}/s, mean over {len(answer.seeds)} runs"
-    found = [listings.measures_listing(title, answer.simulated)]
-    if answer.predicted:
-        found.append(listings.measures_listing("Predicted", answer.predicted))
+    title = f"At {answer.rate_per_s:.4g}/s, simulated: mean over {len(answer.seeds)} runs"
+    sides = {"simulated": answer.simulated} | ({"predicted": answer.predicted} if answer.predicted else {})
+    found = [listings.sides_listing(title, sides)]
     found.append(listings.capacity_listing("What more or less money buys at this rate", answer.pareto()))
     if sizes:
         found.append(listings.frontier_listing(sizes, answer.rate_per_s))

@@ -23,6 +23,7 @@ __all__ = [
     "measures_listing",
     "sensitivity_listing",
     "shown",
+    "sides_listing",
     "split_listing",
     "threshold_listing",
 ]
@@ -133,6 +134,21 @@ def measures_listing(title: str, measures: Mapping[str, float], errors: Mapping[
 
 def _error(name: str, half: float | None) -> str:
     return "" if half is None else f"±{100 * half:.1f} {'%' if name.endswith('_s') else 'points'}"
+
+
+def sides_listing(title: str, sides: Mapping[str, Mapping[str, float]]) -> Listing:
+    """Return the same metrics from several sides, a column each.
+
+    Parameters
+    ----------
+    title : str
+        Heading.
+    sides : mapping
+        Where values come from, to metric to value; the first says which metrics.
+    """
+    first = next(iter(sides.values()))
+    rows = tuple((label(n), *(shown(n, side[n]) if n in side else "-" for side in sides.values())) for n in first)
+    return Listing(title=title, columns=("metric", *sides), rows=rows)
 
 
 def interval_listing(interval: Mapping[str, Any], prompt_tokens: Sequence[float] = ()) -> Listing:
