@@ -12,6 +12,8 @@ Complex = npt.NDArray[np.complex128]
 
 #: Newton steps, and the step after which a root is known to rounding: convergence is quadratic.
 STEPS, ROOT_STEP = 100, 1e-9
+#: Least term of a sum, relative to it.
+LEAST_TERM = 1e-17
 
 
 @kernel
@@ -31,12 +33,12 @@ def inner_roots(rho: float, k: int, roots: Complex) -> None:
 
 
 @kernel
-def multiply_by_roots(z: Complex, roots: Complex, out: Complex) -> None:
-    """Multiply `out` by the product of (z - root)/(1 - root)."""
+def multiply_by_roots(inverse: Complex, roots: Complex, out: Complex) -> None:
+    """Multiply `out` by the product of (1 - root*inverse)/(1 - root)."""
     for root in roots:
         factor = 1.0 / (1.0 - root)
-        for i in range(z.size):
-            out[i] *= (z[i] - root) * factor
+        for i in range(inverse.size):
+            out[i] *= (1.0 - root * inverse[i]) * factor
 
 
 @kernel
@@ -63,6 +65,16 @@ def franx_tails(t: Array, rate: float, servers: int, service: float, beyond: Arr
         elif mean <= 0.0:
             mass = 1.0
             total = beyond[top] if top < beyond.size else 0.0
-        if last == top or first > top:
+        if 0.0 < mean < top + 1:
+            # More than `top` arrive: summed, as the complement of `mass` is rounding where that is rare.
+            j = top + 1
+            term = math.exp(j * math.log(mean) - mean - math.lgamma(j + 1.0))
+            more = term
+            while term > LEAST_TERM * more:
+                j += 1
+                term *= mean / j
+                more += term
+            total += more
+        elif last == top or first > top:
             total += max(1.0 - mass, 0.0)
         out[a] = total

@@ -18,7 +18,7 @@ from qmodel.queueing.metrics import QueueMetrics, tabulated
 from qmodel.queueing.renewal import LONGEST
 from qmodel.queueing.single import solve_mg1
 
-__all__ = ["LANES", "Control", "Lanes", "controls_of", "exponential_table", "service_table"]
+__all__ = ["LANES", "Control", "Lanes", "Start", "controls_of", "exponential_table", "service_table"]
 
 FloatArray = npt.NDArray[np.float64]
 Ranks = npt.NDArray[np.uint16]
@@ -146,8 +146,9 @@ class Start:
         """Return one wait for each lane, at the same level in every queue."""
         if metrics.wait_probability < 0.5 / LANES:
             return np.zeros(LANES)
-        law = tabulated(metrics)
-        return np.asarray(np.interp(-np.log1p(-self.level), -law.log_tail, law.grid, left=0.0))
+        law, wanted = tabulated(metrics), np.log1p(-self.level)
+        inside = np.interp(-wanted, -law.log_tail, law.grid, left=0.0)
+        return np.asarray(inside + np.maximum(law.log_tail[-1] - wanted, 0.0) / law.decay)
 
     def residuals(self, count: int) -> FloatArray:
         """Return `count` residual services for each lane."""

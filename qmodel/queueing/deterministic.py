@@ -25,6 +25,8 @@ NOISE = 1e-15
 ROUNDING = 1e-14
 #: Points of the transform beyond which the load is too close to 1 for this method.
 MAX_POINTS = 1 << 22
+#: Load below which the transform is taken on a wider circle, and the largest exponent there.
+LIGHT, LARGEST_EXPONENT = 0.8, 300.0
 #: Growth beyond which the exponential overflows; waits of such a queue are below the smallest number.
 LARGEST_GROWTH = 512.0
 
@@ -64,8 +66,7 @@ def solve_mdk(arrival_rate_per_s: float, servers: int, service_s: float) -> Queu
     """
     lam, k = arrival_rate_per_s, servers
     rho = check_load(lam, k, check_positive("service time", service_s))
-    numbers = _epoch_law(rho, k)
-    beyond = np.concatenate([np.cumsum(numbers[::-1])[::-1][1:], [0.0]])[k:]
+    beyond = np.concatenate([np.cumsum(_epoch_law(rho, k)[::-1])[::-1][1:], [0.0]])
     law = _FranxLaw(beyond=beyond, rate=lam, servers=k, service_s=service_s)
     queue = float(beyond.sum())
     return QueueMetrics(
@@ -80,30 +81,33 @@ def solve_mdk(arrival_rate_per_s: float, servers: int, service_s: float) -> Queu
 
 
 def _epoch_law(rho: float, k: int) -> FloatArray:
-    """Return P(n in system) of M/D/k, n = 0, 1, ..., up to rounding."""
+    """Return P(n in system) of M/D/k, n = k, k + 1, ..., up to relative rounding."""
     a = rho * k
     # Decay of the queue: tau > 1 with tau^k = exp(a (tau - 1)).
     growth = _decay(rho)
-    points = 1 << max(math.ceil(math.log2(max(k + 16, k - math.log(WRAP_TOLERANCE) / growth, 8 * k))), 6)
+    # At light load k customers are rare: on a circle of radius R the transform sees P(n)*R^n.
+    log_radius = math.log(min(1 / rho, 1 + LARGEST_EXPONENT / a)) if rho < LIGHT else 0.0
+    need = k - math.log(WRAP_TOLERANCE) / (growth - log_radius)
+    points = 1 << max(math.ceil(math.log2(max(need, 8 * k, k + 16))), 6)
     if points > MAX_POINTS:
         raise ConvergenceError("load of M/D/k", rho, "below 0.99999", "use method='auto' with a lower load")
     roots = np.empty(k - 1, dtype=np.complex128)
     inner_roots(rho, k, roots)
-    # Points half a step off 1, where numerator and denominator both vanish.
+    # Points half a step off the real axis: at 1 numerator and denominator both vanish.
     turn = 1j * np.pi / points
     odd = 2 * np.arange(points) + 1
-    z = np.exp(turn * odd)
+    z = np.exp(turn * odd + log_radius)
     arrivals = np.exp(a * (z - 1))
-    generating = arrivals * (k - a) * (z - 1) / (np.exp(turn * (odd * k % (2 * points))) - arrivals)
-    multiply_by_roots(z, roots, generating)
-    law = (np.fft.fft(generating) / points * np.exp(-turn * np.arange(points))).real
-    law = np.maximum(law, 0.0)
+    generating = (k - a) * arrivals * (1 - 1 / z)
+    generating /= 1 - arrivals * np.exp(-turn * (odd * k % (2 * points)) - k * log_radius)
+    multiply_by_roots(1 / z, roots, generating)
+    scaled = (np.fft.fft(generating) / points * np.exp(-turn * np.arange(points))).real[k:]
+    law = np.maximum(scaled, 0.0) * np.exp(-log_radius * np.arange(k, points))
     # Below the transform's rounding the law goes on as it decays.
-    small = np.nonzero(law[k:] < NOISE)[0]
+    small = np.nonzero(scaled < NOISE * max(scaled[0], 1.0))[0]
     if small.size:
-        first = k + int(small[0])
-        anchor = max(float(law[first - 1]), NOISE * 1e-3)
-        law[first:] = anchor * np.exp(-growth * np.arange(1, points - first + 1))
+        first = max(int(small[0]), 1)
+        law[first:] = law[first - 1] * np.exp(-growth * np.arange(1, law.size - first + 1))
     return np.asarray(law)
 
 

@@ -337,9 +337,11 @@ def _exponents(missing_scv: float, missing_transform: float, at: float) -> tuple
 def _tail(lam: float, k: int, unit: ServiceTime, base: _Base) -> TabulatedTail:
     """Return the tail of the wait: the neighbours' exact tails times the ratio of renewal tails, at the right mean."""
     delayed = base.wait_probability
-    if not (delayed > NOBODY_WAITS and base.mean_wait > 0):
-        return TabulatedTail(grid=np.array([0.0, 1.0]), log_tail=np.full(2, math.log(NOBODY_WAITS)), decay=float(k))
-    scale = base.mean_wait / delayed
+    scale = base.mean_wait / delayed if delayed > 0 and base.mean_wait > 0 else 1.0 / k
+    if delayed < NOBODY_WAITS:
+        # Percentiles are 0; an exponential with the mean.
+        top = math.log(max(delayed, 1e-300))
+        return TabulatedTail(grid=np.array([0.0, scale]), log_tail=np.array([top, top - 1.0]), decay=1.0 / scale)
     grid = _GRID * scale
     plain = np.maximum(_mixed(base, grid), 1e-300)
     share = 1.0 if not base.fitted else (UNCORRECTED_FROM - k) / (UNCORRECTED_FROM - CORRECTED_UP_TO)

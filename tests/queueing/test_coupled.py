@@ -9,7 +9,7 @@ from qmodel._kernels.queueing_lanes import count_lanes, fcfs_lanes, look_up, mea
 from qmodel._kernels.queueing_paths import balking_path
 from qmodel.errors import InputError
 from qmodel.queueing import ServiceTime, kiefer_wolfowitz, mgk
-from qmodel.queueing.controls import controls_of, exponential_table, service_table
+from qmodel.queueing.controls import LANES, Start, controls_of, exponential_table, service_table
 from qmodel.queueing.coupled import GRID_ERROR, STANDARD_ERRORS, Choice, blended, regressed, solve_coupled
 from qmodel.queueing.interpolation import law_facts
 
@@ -188,6 +188,15 @@ def test_tables_of_ranks_have_their_law(law):
         assert (table > t).mean() == pytest.approx(float(law.tail(t)), abs=2e-3)
     gaps = exponential_table()
     assert (gaps.mean(), (gaps**2).mean()) == pytest.approx((1.0, 2.0), rel=1e-4)
+
+
+def test_states_to_start_from_go_beyond_the_table_of_a_law():
+    law = ServiceTime.from_samples([0.0, 0.76547969, 3.07381509], [0.35, 0.43, 0.22])
+    law = law.scaled(1 / law.mean_s)
+    fast = mgk(0.99, 1, law)
+    start = Start(0.99, 1, service_table(law), np.random.default_rng(0))
+    levels = (np.arange(LANES) + 0.5) / LANES
+    np.testing.assert_allclose(np.sort(start.waits(fast)), [fast.wait_quantile_s(q) for q in levels], rtol=1e-9)
 
 
 def test_controls_are_what_is_known_of_them():

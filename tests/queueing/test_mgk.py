@@ -102,6 +102,26 @@ def test_hardly_any_arrivals_hardly_wait(law, rate):
     assert metrics.wait_quantile_s(0.99) == 0.0
 
 
+@pytest.mark.parametrize("servers", [1, 2, 5, 16, 128])
+@pytest.mark.parametrize("load", [1e-9, 1e-3, 0.03])
+def test_light_load_is_exact_too(servers, load):
+    # Few meet k others in service; those wait for the least of k uniform residual services, 1/(k + 1).
+    metrics = mgk(load * servers, servers, ServiceTime.deterministic(1.0))
+    a = load * servers
+    if servers * math.log(load) > -650:
+        log_full = servers * math.log(a) - a - math.lgamma(servers + 1)
+        assert metrics.wait_probability == pytest.approx(math.exp(log_full), rel=3 * load)
+        assert metrics.mean_wait_s * (servers + 1) == pytest.approx(metrics.wait_probability, rel=1.1 * load)
+
+
+@pytest.mark.parametrize(("servers", "load"), [(256, 0.645), (41, 0.05), (16, 1e-3), (3, 1e-6), (33, 0.128)])
+@pytest.mark.parametrize("law", [ServiceTime.gamma(1.0, 2.5), ServiceTime.gamma(1.0, 0.3)], ids=["SCV 2.5", "SCV .3"])
+def test_where_nobody_waits_the_tail_starts_at_the_probability_of_waiting(law, servers, load):
+    metrics = mgk(load * servers, servers, law)
+    assert float(metrics.wait_tail(0.0)) == pytest.approx(metrics.wait_probability, rel=1e-6)
+    assert metrics.mean_wait_s < metrics.wait_probability * law.moment(2)
+
+
 @pytest.mark.parametrize("servers", [24, 32, 40])
 def test_tails_of_many_regular_servers_have_no_eigenvectors(servers):
     # Erlang-2 on many lightly loaded servers is marched; its mean comes from the number that wait.
