@@ -25,6 +25,7 @@ from qmodel.queueing import (
     priced_thresholds,
     two_pools,
 )
+from qmodel.studies.benchmark import fastest_s
 from qmodel.studies.peers import ciw_waits_s, simpy_waits_s
 
 #: Arrivals given to event simulations: too few for 10 % of the mean, so their time is a lower bound.
@@ -34,13 +35,7 @@ LOAD = 0.85
 
 def best_s(job: Callable[[], object], repeats: int = 7) -> float:
     """Return the least processor time of a few runs, after one that warms up [s]."""
-    job()
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
-        job()
-        times.append(time.process_time() - start)
-    return min(times)
+    return fastest_s(job, repeats, time.process_time)
 
 
 def law_of_200_atoms() -> ServiceTime:

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 
 import numpy as np
 
@@ -191,8 +192,6 @@ def peers(count=20_000, servers=2, load=0.9):
     services = tokens * 1e-4
     arrivals = np.cumsum(rng.exponential(1 / (load * servers), count))
     law = LinearLaw(alpha_s=0.0, batch_s=0.0, context_s=0.0, prompt_s=1e-4, attention_s=0.0)
-    from dataclasses import replace
-
     calibration = replace(
         load_calibration(MODEL), prefill=law, step=law, kv_bytes_per_token=0.0, kv_capacity_tokens=10**9
     )

@@ -298,7 +298,10 @@ def _ray(workers: int, address: str | None) -> Iterator[None]:
     started = not ray.is_initialized()
     if started:
         options = {"address": address} if address else {"num_cpus": workers, "include_dashboard": False}
-        ray.init(log_to_driver=False, logging_level="ERROR", **options)
+        try:
+            ray.init(log_to_driver=False, logging_level="ERROR", **options)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise InputError("Ray cluster", repr(address or "local"), "reachable", str(error)) from None
     register_ray()
     try:
         yield

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import types
 from pathlib import Path
 
 import pandas as pd
@@ -128,15 +129,28 @@ def test_a_local_ray_gives_the_same_rows():
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [({"engine": "slurm"}, "engine"), ({"workers": 0}, "workers"), ({"output": "no/t.csv"}, "folder")],
-)
+    [
+        ({"engine": "slurm"}, "engine"), ({"workers": 0}, "workers"), ({"output": "no/t.csv"}, "folder"),
+        ({"cells": []}, "cells"), ({"cells": [{"x": object()}]}, "JSON"),
+    ],
+)  # fmt: skip
 def test_what_cannot_be_swept(options, says):
     with pytest.raises(InputError, match=says):
-        run_grid(square, CELLS, **options)
-    with pytest.raises(InputError, match="cells"):
-        run_grid(square, [])
-    with pytest.raises(InputError, match="JSON"):
-        run_grid(square, [{"x": object()}])
+        run_grid(square, **{"cells": CELLS} | options)
+
+
+def test_a_ray_cluster_that_cannot_be_reached_is_one_clear_line(monkeypatch):
+    def refuse(**_):
+        raise ConnectionError("nobody listens there")
+
+    ray = types.ModuleType("ray")
+    ray.is_initialized, ray.init = (lambda: False), refuse
+    modules = {"ray": ray, "ray.util": types.ModuleType("ray.util"), "ray.util.joblib": types.ModuleType("joblib")}
+    modules["ray.util.joblib"].register_ray = lambda: None
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    with pytest.raises(InputError, match=r"Ray cluster is 'ray://nowhere:1'.*nobody listens there"):
+        run_grid(square, CELLS, engine="ray", workers=1, address="ray://nowhere:1")
 
 
 def test_the_command_sweeps_and_records_a_failing_cell(qmodel):
