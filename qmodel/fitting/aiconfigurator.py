@@ -37,7 +37,7 @@ class AiconfiguratorTables:
     gpu : str
         GPU name, e.g. ``a100``.
     engine : str
-        Preferred engine: ``vllm``, ``trtllm`` or ``sglang``.
+        Preferred engine: ``vllm``, ``trtllm`` or ``sglang``; where it has no table, another's is taken and reported.
     version : str, optional
         Version of that engine's tables; the newest by default.
 
@@ -57,8 +57,12 @@ class AiconfiguratorTables:
         self._frames: dict[tuple[str, str], Any] = {}
         self._gemm: tuple[Any, ...] | None = None
         self._used: dict[str, str] = {}
-        if not (self._root / "gemm").is_dir():
-            raise InputError("kernel tables", f"absent for GPU {gpu!r}", "in aiconfigurator-core")
+        engines = sorted(path.name for path in (self._root / "gemm").glob("*"))
+        if engine not in engines:  # without its products nothing of the engine would be left
+            raise InputError(f"engine of the kernel tables for {self.gpu.name}", repr(engine), f"one of {_or(engines)}")
+        versions = _versions(self._root / "gemm" / engine, None)
+        if version not in (None, *versions):
+            raise InputError(f"version of the tables of {engine}", repr(version), f"one of {_or(versions)}")
 
     @property
     def description(self) -> dict[str, str]:
@@ -307,6 +311,10 @@ def _read(path: Path) -> Any:
     except (OSError, ValueError) as error:  # pyarrow's errors are of these kinds
         line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"kernel table '{path.name}'", f"not readable ({line[:80]})", "a parquet file") from None
+
+
+def _or(names: list[str]) -> str:
+    return ", ".join(names) or "none: there are no tables for this GPU"
 
 
 def _versions(folder: Path, wanted: str | None) -> list[str]:

@@ -144,7 +144,7 @@ def test_files_keep_a_measured_all_reduce(tmp_path):
     assert flat.fingerprint != eight.fingerprint == again.fingerprint
 
 
-def write_splitwise(path: Path, decode, prompt, model="llama2-70b", gpu="a100-80gb"):
+def write_splitwise(path: Path, prompt, model="llama2-70b", gpu="a100-80gb"):
     lines = [HEADER]
     for tp, L, b, t in zip(prompt.tp, prompt.tokens, prompt.prompts, prompt.time_s, strict=True):
         lines.append(f"{model},{gpu},{L:g},{b:g},128,1,1,{t * 1e3},50,1000,{tp:g}")
@@ -155,7 +155,7 @@ def write_splitwise(path: Path, decode, prompt, model="llama2-70b", gpu="a100-80
 def test_calibrate_and_validate_from_files(tmp_path):
     truth = EngineCorrection(floor_s=0.045, gain=1.2, prefill_floor_s=0.06, prefill_gain=1.2, batch_exponent=0.1)
     _, prompt = measured(truth)
-    file = write_splitwise(tmp_path / "m.csv", None, prompt)
+    file = write_splitwise(tmp_path / "m.csv", prompt)
     result = calibrate("llama-2-70b", "a100", 4, measured=file)
     result.save(tmp_path / "cal.json")
     assert [c.tp for c in read_calibrations(tmp_path / "cal.json")] == [4, 2, 8]
@@ -171,12 +171,12 @@ def test_calibrate_and_validate_from_files(tmp_path):
     validate_calibration(tmp_path / "cal.json", file).draw(tmp_path / "val.png")
     assert (tmp_path / "fit.png").stat().st_size > 10_000
     with pytest.raises(InputError, match="of opt-13b on a100-80gb"):
-        calibrate("llama-2-70b", measured=write_splitwise(tmp_path / "o.csv", None, prompt, model="opt-13b"))
+        calibrate("llama-2-70b", measured=write_splitwise(tmp_path / "o.csv", prompt, model="opt-13b"))
 
 
 def test_power_capped_variants_are_not_mixed_in(tmp_path):
     _, prompt = measured(EngineCorrection(prefill_floor_s=0.05, prefill_gain=1.2))
-    plain = write_splitwise(tmp_path / "plain.csv", None, prompt).read_text()
+    plain = write_splitwise(tmp_path / "plain.csv", prompt).read_text()
     capped = plain.replace("a100-80gb", "a100-80gb-pcap").replace(",128,1,1,", ",128,1,1,9")
     (tmp_path / "both.csv").write_text(plain + "\n" + "\n".join(capped.splitlines()[1:]))
     alone, both = (calibrate("llama-2-70b", measured=tmp_path / f"{n}.csv") for n in ("plain", "both"))
@@ -189,8 +189,8 @@ def test_power_capped_variants_are_not_mixed_in(tmp_path):
 
 def test_rows_of_another_gpu_use_its_shipped_laws_and_say_so(tmp_path):
     _, prompt = measured(EngineCorrection(prefill_floor_s=0.05, prefill_gain=1.2))
-    result = calibrate("llama-2-70b", measured=write_splitwise(tmp_path / "a.csv", None, prompt))
-    other = write_splitwise(tmp_path / "h.csv", None, prompt, gpu="h100-80gb")
+    result = calibrate("llama-2-70b", measured=write_splitwise(tmp_path / "a.csv", prompt))
+    other = write_splitwise(tmp_path / "h.csv", prompt, gpu="h100-80gb")
     found = validate_calibration(result.calibrations, other)
     assert "shipped laws under the engine correction of llama-2-70b_a100" in " ".join(found.notes)
     assert found.calibrations[0].gpu == "h100"

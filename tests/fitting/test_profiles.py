@@ -105,8 +105,12 @@ def test_cleaning_and_scaling_are_reported():
 def test_engine_and_version_can_be_chosen():
     trtllm = calibrate("llama-3.1-8b", profiles="aiconfigurator/sglang/0.5.10").calibration
     assert "gemm_perf: sglang 0.5.10" in trtllm.provenance["tables"]
-    with pytest.raises(InputError, match="absent for GPU"):
-        AiconfiguratorTables("b200", "vllm", "9.9.9")._table("gemm", "nothing_perf")
+    for profiles, says in (
+        ("aiconfigurator/llama.cpp", "one of sglang, trtllm, vllm"),
+        ("aiconfigurator/vllm/9", "0.14.0"),
+    ):
+        with pytest.raises(InputError, match=says):
+            calibrate("llama-3.1-8b", profiles=profiles)
 
 
 @needs_profiles

@@ -31,6 +31,10 @@ PROMETHEUS = "".join(
     for name in ("iteration_tokens_total", "inter_token_latency_seconds", "request_prompt_tokens")
     for part, value in (("sum", 2000.0), ("count", 50.0))
 )
+AIPERF = {
+    name: {"value": value}
+    for name, value in (("input_sequence_length", 9), ("output_sequence_length", 3), ("time_to_first_token", 20.0))
+}
 SEEDS = {
     "vllm.json": (read_measurements, json.dumps(TIMES | {"start_times": [0.0, 1.0]})),
     "guide.json": (read_measurements, json.dumps({"benchmarks": [{"requests": {"successful": [GUIDE, GUIDE]}}]})),
@@ -40,6 +44,10 @@ SEEDS = {
         "model,hardware,prompt_size,batch_size,token_size,prompt_time,token_time\nm,a100,512,1,128,60.0,30.0\n",
     ),
     "steps.csv": (read_measurements, "B,K,chi,done,t_ms\n1,100,0,0,5\n0,0,512,0,40\n"),
+    "aiperf.jsonl": (
+        read_measurements,
+        (json.dumps({"metadata": {"request_start_ns": 5}, "metrics": AIPERF}) + "\n") * 2,
+    ),
     "vllm.prom": (read_measurements, "# HELP vllm:x y\n" + PROMETHEUS),
     "q.yaml": (load_config, "model: x\nload: 0.5\ncluster: 2P2D\nthresholds:\n  seeds: 3\n  objective: p95\n"),
     "cal.json": (read_calibrations, (ROOT / "calibration/llama-3.1-8b_a100_tp1.json").read_text()),

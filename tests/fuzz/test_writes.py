@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from qmodel.errors import InputError
-from qmodel.io.atomic import atomic_path, write_bytes, write_text
+from qmodel.io.atomic import write_text
 from qmodel.io.page import save_page
 from qmodel.studies.sweep import run_grid
 
@@ -39,21 +39,6 @@ def test_a_kill_in_the_middle_of_a_write_leaves_the_old_file_or_the_new(tmp_path
         process.stdout.close()
         found = json.loads(target.read_text())  # whole, whichever it is
         assert len(found["filling"]) in (0, 3_000_000)
-
-
-def test_a_writer_that_fails_leaves_nothing_behind(tmp_path):
-    target = tmp_path / "t.bin"
-    write_bytes(target, b"old")
-
-    def fail():
-        with atomic_path(target) as temporary:
-            temporary.write_bytes(b"half")
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        fail()
-    assert target.read_bytes() == b"old"
-    assert [path.name for path in tmp_path.iterdir()] == ["t.bin"]
 
 
 def test_links_do_not_lead_out_of_the_output_folder(tmp_path):

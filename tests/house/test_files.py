@@ -1,3 +1,5 @@
+"""Files appear whole or not at all, and only where they can be written."""
+
 import os
 import signal
 import subprocess
@@ -8,7 +10,6 @@ import pytest
 
 from qmodel.errors import InputError
 from qmodel.io.atomic import atomic_path, check_target, write_text
-from qmodel.io.config import load_config
 
 
 def _write_half(target):
@@ -54,27 +55,3 @@ def test_written_files_follow_the_umask(tmp_path):
 def test_targets_that_cannot_be_written(tmp_path, where):
     with pytest.raises(InputError):
         check_target(tmp_path / where)
-
-
-def test_config_keys_with_dashes_or_underscores(tmp_path):
-    path = tmp_path / "q.yaml"
-    path.write_text("cluster: 2P2D\nttft-slo: 1s\nload: 0.9\nmax_num_seqs: 128\n")
-    assert load_config(path) == {"cluster": "2P2D", "ttft_slo": "1s", "load": 0.9, "max_num_seqs": 128}
-
-
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("cluster: 2P2D\nclutser: 1P1D\n", "line 2, key 'clutser'"),
-        ("cluster: 2P2D\nload: high\n", "line 2, key 'load'"),
-        ("a: [1, 2\nb: 3", "line"),
-        ("", "without keys"),
-        ("- 1\n- 2\n", "without keys"),
-        ("model: !!python/object/apply:os.system ['true']\n", "line 1"),
-    ],
-)
-def test_config_errors_name_the_line(tmp_path, text, says):
-    path = tmp_path / "q.yaml"
-    path.write_text(text)
-    with pytest.raises(InputError, match=says):
-        load_config(path)
