@@ -128,19 +128,3 @@ def test_pictures_of_steps_name_what_the_laws_were_fitted_to(monkeypatch, tmp_pa
     assert "engine steps" in labels
     assert "kernels" not in labels
     assert any("chunk increment, mean" in text.get_text() for axes in figure.axes for text in axes.texts)
-
-
-@pytest.mark.parametrize(("low", "high"), [(13.0, 15.5), (10.0, 26.0), (15.0, 300.0), (15.0, 9000.0)])
-def test_labels_of_logarithmic_axes_stay_few_and_plain(low, high):
-    from matplotlib.figure import Figure
-
-    from qmodel.plotting.calibration import _log_ms
-
-    axes = Figure().subplots()
-    axes.set(xscale="log", xlim=(low, high))
-    _log_ms(axes.xaxis)
-    shown = [t for t in axes.xaxis.get_ticklocs() if low <= t <= high]
-    texts = [axes.xaxis.get_major_formatter()(t) for t in shown]
-    assert 2 <= len(shown) <= 7
-    assert not any("$" in text for text in texts)
-    assert not any(axes.xaxis.get_minor_formatter()(t) for t in axes.xaxis.get_minorticklocs())
