@@ -25,7 +25,7 @@ from qmodel._kernels.system import (
 )  # fmt: skip
 from qmodel._kernels.system_batch import advance
 from qmodel._kernels.system_state import (
-    ARRIVAL, D_CONTEXT, D_END, D_FROM, D_KV, D_LINK, D_PART, D_WAIT, D_WAKE, D_BUSY, DECODE_FLOATS,
+    ARRIVAL, D_CLOCK, D_CONTEXT, D_END, D_FROM, D_KV, D_LINK, D_PART, D_WAIT, D_WAKE, D_BUSY, DECODE_FLOATS,
     DECODE_INTS, E_BATCH, E_HOSTING, E_REQUESTS, E_TOKENS, END, FINISH, FIRST, G_FIXED, G_KV_BYTES, HOST, LANDED,
     ADMITTED, NO_CONTENTION, REQUEST_COLUMNS, S_BUDGET, S_DECODE, S_ENDS, S_LAYERS, S_PREFILL, S_SEQS, S_SHARING,
     START, enqueue_by_landing, least_requests, next_boundary,
@@ -45,13 +45,14 @@ def observe_prefill(t, units, seen, k):
 
 @kernel
 def observe_decode(t, j, D, E, LC, LB, capacity, seen, S):
-    """Write what a router sees of decode instance j, which has been advanced to time t."""
+    """Write what a router sees of decode instance j, which has been advanced to time t; its step ends by its clock."""
     u, rest, part = S[S_PREFILL] + j, 0.0, 0.0
     if E[j, E_HOSTING] > 0:
         rest = max(D[j, D_END] - t, 0.0)
         part = rest
     elif E[j, E_BATCH] > 0:
-        rest = 0.5 * law_time(LC, LB, u, E[j, E_BATCH], D[j, D_CONTEXT], 0, 0.0, 0.0)
+        step = law_time(LC, LB, u, E[j, E_BATCH], D[j, D_CONTEXT], 0, 0.0, 0.0)
+        rest = (next_boundary(j, D, E) - D[j, D_CLOCK]) * step
     seen[u, OB_HOST] = D[j, D_WAIT] + D[j, D_PART] + part
     seen[u, OB_BATCH] = E[j, E_BATCH]
     seen[u, OB_CONTEXT] = D[j, D_CONTEXT]

@@ -15,9 +15,9 @@ def test_noise_is_that_of_repeated_runs(calibration, chat_lengths):
     cluster = Cluster.parse("2P2D", calibration)
     workload = Workload.poisson(1.0, chat_lengths, 10).at_load(0.85, cluster)
     runs = [simulate(cluster, workload, SLO(), seed=seed).ttft_s(0.95) for seed in range(40)]
-    stated = predict(cluster, workload, SLO()).error_estimate["ttft_p95"]
+    stated = predict(cluster, workload, SLO()).error_estimate["p95_ttft_s"]
     spread = 1.645 * np.std(runs, ddof=1) / np.mean(runs)
-    assert np.hypot(spread, TABLE["stationary"]["ttft_p95"]) == pytest.approx(stated, rel=0.5)
+    assert np.hypot(spread, TABLE["stationary"]["p95_ttft_s"]) == pytest.approx(stated, rel=0.5)
 
 
 def test_noise_grows_with_load_and_shrinks_with_length():
@@ -34,7 +34,7 @@ def test_half_widths_cover_fresh_runs_of_another_law(calibration):
         predicted = predict(cluster, workload, SLO(), policy)
         for seed in range(10):
             simulated = simulate(cluster, workload, SLO(), policy, seed=seed)
-            for metric, q in (("ttft_p50", 0.5), ("ttft_p95", 0.95), ("ttft_p99", 0.99)):
+            for metric, q in (("p50_ttft_s", 0.5), ("p95_ttft_s", 0.95), ("p99_ttft_s", 0.99)):
                 total += 1
                 met += abs(predicted.ttft_s(q) / simulated.ttft_s(q) - 1) <= predicted.error_estimate[metric]
     assert met / total >= 0.85
