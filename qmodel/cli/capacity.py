@@ -12,6 +12,7 @@ import typer
 
 from qmodel.cli import show
 from qmodel.cli.options import (
+    POLICIES,
     AddressOption,
     Engine,
     EngineOption,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["capacity"]
 
-_POLICIES = "none, kairos, earliest, static:TOKENS or thresholds"
+_POLICIES = f"{POLICIES} or thresholds"
 CapacityPolicy = Annotated[str, typer.Option(help=f"{_POLICIES}.")]
 Prices = Annotated[list[str] | None, typer.Option(help="Price of a GPU of one type, e.g. h100=2.5; 1 each otherwise.")]
 Shares = Annotated[list[str] | None, typer.Option(help="Another workload and its share of time, e.g. night.csv=0.5.")]

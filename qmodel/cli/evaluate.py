@@ -9,6 +9,7 @@ import typer
 
 from qmodel.cli import show
 from qmodel.cli.options import (
+    POLICIES,
     DrawsOption,
     Fidelity,
     FidelityOption,
@@ -28,6 +29,7 @@ from qmodel.errors import InputError
 
 if TYPE_CHECKING:
     from qmodel.cli.scenario import Scenario
+    from qmodel.simulation import SimulationResult
 
 __all__ = ["compare", "predict", "simulate"]
 
@@ -158,6 +160,24 @@ def simulate(
     count = requests if requests is not None else _planned_requests(chosen)
     result = run(inputs.cluster, inputs.workload, inputs.slo, chosen, seed=seed, requests=count)
     numbers = measure(result)
+    _write_run(result, per_request, timeline, shown_s, plot)
+    if json:
+        tail = {"seed": seed, "requests": result.count, "simulated": numbers}
+        show.print_json(_header(inputs, policy) | tail | {"utilisation": dict(result.utilisation)})
+        return
+    from qmodel.studies.listings import measures_listing
+
+    title = f"Simulated, policy {policy}, seed {seed}, {result.count:,} requests"
+    show.console().print(show.table(measures_listing(title, numbers)))
+
+
+def _write_run(
+    result: SimulationResult,
+    per_request: Path | None,
+    timeline: Path | None,
+    shown_s: tuple[float, float],
+    plot: Path | None,
+) -> None:
     if per_request is not None:
         from qmodel.io.tables import save_table
 
@@ -174,14 +194,6 @@ def simulate(
 
         draw_utilisation(result, plot)
         show.notices([f"wrote {plot}"])
-    if json:
-        tail = {"seed": seed, "requests": result.count, "simulated": numbers}
-        show.print_json(_header(inputs, policy) | tail | {"utilisation": dict(result.utilisation)})
-        return
-    from qmodel.studies.listings import measures_listing
-
-    title = f"Simulated, policy {policy}, seed {seed}, {result.count:,} requests"
-    show.console().print(show.table(measures_listing(title, numbers)))
 
 
 def _window(text: str) -> tuple[float, float]:
@@ -209,9 +221,7 @@ def _planned_requests(policy: Any) -> int | None:
 @with_scenario
 def compare(
     scenario: dict[str, Any],
-    policies: Annotated[
-        str, typer.Option(help="Of none, kairos, earliest, static:TOKENS and PLAN.json, comma-separated.")
-    ] = "none,kairos,earliest",
+    policies: Annotated[str, typer.Option(help=f"Comma-separated: {POLICIES}, PLAN.json.")] = "none,kairos,earliest",
     seeds: SeedsOption = 5,
     requests: RequestsOption = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the comparison (.png, .pdf, .svg).")] = None,

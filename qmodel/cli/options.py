@@ -16,6 +16,7 @@ from qmodel.cli.settings import ConfigOption, keep_inputs
 from qmodel.errors import InputError
 
 __all__ = [
+    "POLICIES",
     "WORDS",
     "AddressOption",
     "DrawsOption",
@@ -70,7 +71,8 @@ class Fidelity(StrEnum):
 
 MethodOption = Annotated[PredictionMethod, typer.Option(help="Queueing model; auto fits the workload.")]
 FidelityOption = Annotated[Fidelity, typer.Option(help="How exact steady-state predictions are.")]
-PolicyOption = Annotated[str, typer.Option(help="none, kairos, earliest, static:TOKENS or a PLAN.json.")]
+POLICIES = "none, kairos, earliest, static:TOKENS"  # by name
+PolicyOption = Annotated[str, typer.Option(help=f"{POLICIES} or a PLAN.json.")]
 SeedsOption = Annotated[int, typer.Option(min=1, max=1000, help="Simulated runs per policy.")]
 RequestsOption = Annotated[int | None, typer.Option(min=1, help="Requests per run. [default: the workload's own]")]
 ReportOption = Annotated[Path | None, typer.Option(help="Write a self-contained page (.html).")]

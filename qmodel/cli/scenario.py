@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from qmodel.cli.options import POLICIES
 from qmodel.errors import InputError
 from qmodel.units import parse_duration_s, parse_rate_per_s
 
@@ -267,10 +268,7 @@ def parse_bandwidth(text: str) -> float:
     return value
 
 
-_POLICIES = "none, kairos, earliest, static:TOKENS or a PLAN.json"
-
-
-def parse_policy(text: str, option: str = "--policy", known: str = _POLICIES) -> Any:
+def parse_policy(text: str, option: str = "--policy", known: str = f"{POLICIES} or a PLAN.json") -> Any:
     """Return the policy that a text names: none, kairos, earliest, static:TOKENS or a plan file.
 
     Parameters

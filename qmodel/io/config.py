@@ -32,9 +32,11 @@ class ScenarioConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, title="qmodel configuration")
 
-    model: str | None = Field(None, description="Model, e.g. deepseek-v2-lite.", examples=["deepseek-v2-lite"])
+    model: str | None = Field(
+        None, description="Model by name, or a calibration file (.json).", examples=["deepseek-v2-lite"]
+    )
     gpu: str | None = Field(None, description="GPU type of every instance.", examples=["a100"])
-    tp: int | None = Field(None, ge=1, description="GPUs per instance; the calibrated number by default.", examples=[1])
+    tp: int | None = Field(None, ge=1, description="GPUs per instance; 1 or the fewest calibrated.", examples=[1])
     cluster: str | None = Field(None, description="Prefill and decode instances, kPdD.", examples=["2P2D"])
     bandwidth: str | None = Field(None, description="Network bandwidth of one GPU.", examples=["25GB/s"])
     max_num_batched_tokens: int | None = Field(
