@@ -1,1 +1,1 @@
-"""Pictures: the only place that imports matplotlib; every plot takes a tidy table."""
+"""Pictures of results; the only place that imports matplotlib."""

@@ -32,6 +32,8 @@ __all__ = [
 Array = npt.NDArray[np.float64]
 
 BAND = 0.10  # the band drawn around equality
+# The decode batch that a chunk joins, the context of each request [tokens], and how deep in its prompt it may lie.
+_BATCH, _CONTEXT_EACH, _DEEP = 40.0, 1500.0, 16_384.0
 _LAWS = {"ttft": "time to first token", "tbt": "time between tokens"}
 CHUNKS = np.array([128, 256, 512, 1024, 2048])  # the candidates of the paper's Figure 1
 _STATED = {
@@ -175,14 +177,14 @@ def draw_chunk_increment(axes: Axes, calibrations: Sequence[tuple[str, Calibrati
         Label and calibration, e.g. kernels and engine.
     """
     for number, (label, calibration) in enumerate(calibrations):
-        for line, done in enumerate((0.0, 16_384.0)):
-            chunks, increment = chunk_increment_table(calibration, 40.0, 1500.0, done)
+        for line, done in enumerate((0.0, _DEEP)):
+            chunks, increment = chunk_increment_table(calibration, _BATCH, _CONTEXT_EACH, done)
             text = f"{label}, {done / 1024:.0f}k done"
             axes.plot(chunks, increment * 1e3, "o", ls=LINES[4 - 3 * line], color=COLORS[number + 1], ms=3, label=text)
     axes.set(xscale="log", yscale="log", xlabel="chunk [tokens]", ylabel="longer decode step dT [ms]")
     axes.set_xticks(CHUNKS, [str(c) for c in CHUNKS], minor=False)
     axes.set_xticks([], minor=True)
-    axes.set_title("Chunk hosted by a decode step of 40 requests")
+    axes.set_title(f"Chunk hosted by a decode step of {_BATCH:g} requests")
     axes.legend(loc="upper left", fontsize=7)
 
 
@@ -259,10 +261,15 @@ def draw_calibration(calibrations: Sequence[Calibration], measured: Sequence[Mea
         batches, lengths = np.unique(np.geomspace(1, 256, 40).round()), np.geomspace(64, 32_768, 60)
         for number, (label, cal) in enumerate(versions):
             color, line = COLORS[number + 1], LINES[4 - number]
-            step = np.asarray(cal.decode_step_s(batches, batches * 1500.0))
+            step = np.asarray(cal.decode_step_s(batches, batches * _CONTEXT_EACH))
             steps.plot(batches, step * 1e3, color=color, ls=line, label=label)
             prompts.plot(lengths, np.asarray(cal.lone_prefill_s(lengths)) * 1e3, color=color, ls=line, label=label)
-        steps.set(xscale="log", xlabel="decode requests, 1,500 tokens each", ylabel="step [ms]", title=first.name)
+        steps.set(
+            xscale="log",
+            xlabel=f"decode requests, {_CONTEXT_EACH:,.0f} tokens each",
+            ylabel="step [ms]",
+            title=first.name,
+        )
         prompts.set(xscale="log", yscale="log", xlabel="prompt [tokens]", ylabel="prefill [ms]", title="lone prompts")
         steps.set_ylim(bottom=0)
         plain_log(steps.xaxis)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qmodel.errors import InputError
-from qmodel.simulation import SimulationResult, simulate
+from qmodel.simulation import simulate
 from qmodel.studies.metrics import measure, over_seeds
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def compare(
         for step, seed in enumerate(chosen):
             if progress is not None:
                 progress(f"simulating {name}", number * len(chosen) + step, len(policies) * len(chosen))
-            result: SimulationResult = simulate(cluster, workload, slo, policy, seed=seed, requests=requests)
+            result = simulate(cluster, workload, slo, policy, seed=seed, requests=requests)
             measured.append(measure(result))
             if step == 0:
                 samples[name], count = result.ttft_values_s, result.count

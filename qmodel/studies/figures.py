@@ -210,6 +210,11 @@ def make_figures(
     -------
     list of Path
         Files written, CSV, PDF and PNG of each figure in turn; with all of them the table of ours beside published.
+
+    Raises
+    ------
+    InputError
+        When a name is unknown, or the folder is a file.
     """
     target = Path(folder)
     if target.exists() and not target.is_dir():

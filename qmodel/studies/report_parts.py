@@ -198,7 +198,7 @@ def provenance_section(
     seeds : sequence of int
         Simulated replications.
     requests : int, optional
-        Requests of a run.
+        Requests of a run; None for the workload's own number.
     """
     calibrations = dict.fromkeys((*clusters.prefill_calibrations, *clusters.decode_calibrations))
     facts = [[name.replace("_", " "), str(value)] for name, value in origin.options.items() if value is not None]
@@ -207,7 +207,8 @@ def provenance_section(
         facts.append([f"calibration {c.name}", f"sha256 {c.fingerprint}"])
         facts += [[f"{c.name}: {key.replace('_', ' ')}", f"{value:.3g}"] for key, value in c.fit.items()]
     runs = f"{len(seeds)} ({', '.join(map(str, seeds))})" if seeds else "none"
-    facts += [["simulated seeds", runs], ["requests per run", "-" if requests is None else f"{requests:,}"]]
+    said = f"{requests:,}" if requests is not None else "as many as the workload has" if seeds else "none"
+    facts += [["simulated seeds", runs], ["requests per run", said]]
     facts += [[what, version] for what, version in _versions()]
     blocks: list[Block] = []
     if origin.command:

@@ -1,4 +1,4 @@
-"""The pictures of docs/queueing, each model beside a simulation: python -m qmodel.studies.queueing_figures FOLDER."""
+"""The pictures of docs/queueing, each model beside a simulation: python -m qmodel.studies.queueing_pictures FOLDER."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from qmodel.queueing import (
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-__all__ = ["FIGURES", "QueueFigure", "make_queueing_figures"]
+__all__ = ["PICTURES", "QueuePicture", "make_queueing_pictures"]
 
 FloatArray = npt.NDArray[np.float64]
 Row = tuple[str, float, float, float]
@@ -36,7 +36,7 @@ LAW = ServiceTime.hyperexponential([0.8, 0.2], [0.5, 3.0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class QueueFigure:
+class QueuePicture:
     """A picture and how its table is made.
 
     Parameters
@@ -195,19 +195,19 @@ def _decode(count: int) -> Iterable[Row]:
         yield "residents of a decode batch", float(n), float(batch.time_law[n]), float(time_at[n])
 
 
-FIGURES = (
-    QueueFigure(name="mgk", x_label="t [mean services]", y_label="P(W > t)", log="y", rows=_mgk),
-    QueueFigure(name="bursty", x_label="t [mean services]", y_label="P(W > t)", log="y", rows=_bursty),
-    QueueFigure(name="arrivals", x_label="window [s]", y_label="index of dispersion", log="xy", rows=_arrivals),
-    QueueFigure(name="beside-the-wait", x_label="n", y_label="P(more than n wait)", log="y", rows=_beside),
-    QueueFigure(name="thresholds", x_label="offered load", y_label="share turned away", log="", rows=_thresholds),
-    QueueFigure(name="time-varying", x_label="minutes", y_label="mean wait [s]", log="", rows=_time_varying),
-    QueueFigure(name="two-pools", x_label="t [s]", y_label="P(W > t)", log="y", rows=_two_pools),
-    QueueFigure(name="decode-and-links", x_label="n", y_label="P(n residents)", log="", rows=_decode),
+PICTURES = (
+    QueuePicture(name="mgk", x_label="t [mean services]", y_label="P(W > t)", log="y", rows=_mgk),
+    QueuePicture(name="bursty", x_label="t [mean services]", y_label="P(W > t)", log="y", rows=_bursty),
+    QueuePicture(name="arrivals", x_label="window [s]", y_label="index of dispersion", log="xy", rows=_arrivals),
+    QueuePicture(name="beside-the-wait", x_label="n", y_label="P(more than n wait)", log="y", rows=_beside),
+    QueuePicture(name="thresholds", x_label="offered load", y_label="share turned away", log="", rows=_thresholds),
+    QueuePicture(name="time-varying", x_label="minutes", y_label="mean wait [s]", log="", rows=_time_varying),
+    QueuePicture(name="two-pools", x_label="t [s]", y_label="P(W > t)", log="y", rows=_two_pools),
+    QueuePicture(name="decode-and-links", x_label="n", y_label="P(n residents)", log="", rows=_decode),
 )
 
 
-def make_queueing_figures(folder: str | Path, arrivals: int = 400_000) -> list[Path]:
+def make_queueing_pictures(folder: str | Path, arrivals: int = 400_000) -> list[Path]:
     """Draw every picture as PNG.
 
     Parameters
@@ -228,12 +228,12 @@ def make_queueing_figures(folder: str | Path, arrivals: int = 400_000) -> list[P
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
     written = []
-    for figure in FIGURES:
-        picture = draw_beside_simulation(figure.table(arrivals), figure.x_label, figure.y_label, figure.log)
-        save_figure(picture, target / f"{figure.name}.png")
-        written.append(target / f"{figure.name}.png")
+    for picture in PICTURES:
+        drawn = draw_beside_simulation(picture.table(arrivals), picture.x_label, picture.y_label, picture.log)
+        save_figure(drawn, target / f"{picture.name}.png")
+        written.append(target / f"{picture.name}.png")
     return written
 
 
 if __name__ == "__main__":
-    make_queueing_figures(sys.argv[1] if len(sys.argv) > 1 else "docs/queueing")
+    make_queueing_pictures(sys.argv[1] if len(sys.argv) > 1 else "docs/queueing")
