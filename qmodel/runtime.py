@@ -15,6 +15,7 @@ import heapq
 import json
 import math
 import os
+import sys
 import threading
 import time
 from bisect import bisect_right
@@ -25,7 +26,7 @@ from typing import Any, NamedTuple
 
 __all__ = ["Decision", "DecodeState", "PlanError", "RuntimePlan", "Waiting", "WatchedPlan", "load_plan"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # Limits that no honest signal passes; beyond them the answer is the default.
 MAX_TOKENS = 100_000_000
 MAX_SECONDS = 1e6
@@ -37,6 +38,8 @@ MAX_BYTES = 64 * 1024 * 1024
 NO_SCHEDULE_S = 5e5
 # Order "due": the share of the TTFT SLO in which a prefill should end.
 DUE_SHARE = 0.85
+# Share of its cache from which on a decode instance counts as full.
+CACHE_FULL = 0.9
 _INF = math.inf
 
 
@@ -59,6 +62,11 @@ class DecodeState(NamedTuple):
         Age of this observation [s].
     waiting_tokens : float
         Deflected prompt tokens that wait there [tokens]; late binding only.
+    slowdown : float
+        Time of its last steps over what the plan expects (`RuntimePlan.expected_step_s` for steps that host no chunk);
+        infinite while the instance is down.
+    kind : int
+        Which of the plan's kinds of decode instances it is, from 0; the first where there is one.
     """
 
     batch: float
@@ -66,6 +74,8 @@ class DecodeState(NamedTuple):
     deflected_work_s: float = 0.0
     age_s: float = 0.0
     waiting_tokens: float = 0.0
+    slowdown: float = 1.0
+    kind: int = 0
 
 
 class Decision(NamedTuple):
@@ -105,6 +115,20 @@ class Waiting(NamedTuple):
     waited_s: float = 0.0
 
 
+class _Kind(NamedTuple):
+    """Tables of one kind of decode instance."""
+
+    contexts: list[float]
+    per_context: list[float]
+    last: int
+    capacity: float
+    host: list[list[list[float]]]
+    harm: list[list[list[float]]]
+    step: list[list[float]]
+
+
+_UNSAID = (math.nan, math.nan, 0.0, 0.0, 0.0, 1.0, 0)  # fields that a plain tuple leaves out
+_FIELDS = len(_UNSAID)
 _new_tuple = tuple.__new__  # half the time of `Decision(...)`
 _KEEP = Decision(False, -1, 0.0, "below threshold")
 _UNSAFE = Decision(False, -1, 0.0, "no safe instance")
@@ -129,25 +153,25 @@ class RuntimePlan:
 
     __slots__ = (
         "_batches",
-        "_contexts",
-        "_harm",
-        "_host",
+        "_kinds",
         "_lengths",
         "_moved",
         "_per_batch",
-        "_per_context",
         "_pull_deadline",
         "_pull_harm",
         "_room",
+        "_slowest",
         "_work",
         "ageing_per_s",
         "deadline_s",
         "due_s",
+        "fault_harm",
         "harm_weight",
         "late",
         "max_age_s",
         "max_batch",
         "order",
+        "patience_s",
         "prefill_instances",
         "price_decode_per_s",
         "price_prefill_per_s",
@@ -185,16 +209,20 @@ class RuntimePlan:
         self.ageing_per_s = _finite(rule.get("ageing_per_s", 0.0), "ageing_per_s")
         self.max_batch = _finite(rule.get("max_batch", 0), "max_batch")
         self.due_s = DUE_SHARE * _finite(data["inputs"]["slo"]["ttft_s"], "ttft_s")
+        self.fault_harm = _finite(at_dispatch.get("fault_harm", 1.0), "fault_harm")
+        self.patience_s = _finite(rule.get("patience_s", 0.0), "patience_s")
+        # Without a factor only an instance that is down is too slow.
+        self._slowest = _finite(rule.get("slow_factor", 0.0), "slow_factor") or sys.float_info.max
         self._room = _finite(rule["max_waiting_tokens"], "max_waiting_tokens")
         self.prefill_instances = max(1, int(_finite(data["inputs"]["cluster"]["prefill"], "prefill")))
-        self._lengths, self._batches, self._contexts = (_grid(tables, n) for n in ("lengths", "batches", "contexts"))
-        self._per_batch, self._per_context = (
-            [1.0 / (above - below) for below, above in pairwise(grid)] for grid in (self._batches, self._contexts)
-        )
+        self._lengths, self._batches = _grid(tables, "lengths"), _grid(tables, "batches")
+        self._per_batch = _steps_of(self._batches)
         n = len(self._lengths)
         self._work, self._moved = (_column(tables, name, n) for name in ("work_s", "transfer_s"))
-        shape = n, len(self._batches), len(self._contexts)
-        self._host, self._harm = (_cube(tables, name, shape) for name in ("host_s", "harm_s"))
+        each = data.get("decode_kinds") or {"tables": [tables]}
+        self._kinds = [_kind(one, n, len(self._batches)) for one in each["tables"]]
+        if not self._kinds:
+            raise PlanError("decode_kinds has no tables")
 
     def decide(
         self,
@@ -226,73 +254,84 @@ class RuntimePlan:
             need = prompt_tokens - cached_tokens
             if not (cached_tokens >= 0 and 0 < need <= MAX_TOKENS and 0.0 <= prefill_backlog_s <= MAX_SECONDS):
                 return _BAD
+            if len(decode_states) > MAX_INSTANCES:
+                return _BAD
             lengths = self._lengths
             i = bisect_right(lengths, need, 1, len(lengths) - 1) - 1
             f = (need - lengths[i]) / (lengths[i + 1] - lengths[i])
             work, moved = self._work, self._moved
             s = work[i] + f * (work[i + 1] - work[i])
             x = moved[i] + f * (moved[i + 1] - moved[i])
-            w, gp, gd = prefill_backlog_s, self.price_prefill_per_s, self.price_decode_per_s
-            keep = w + s + gp * s * (2.0 * w + s) + x
-            best, cheapest, own, usable, safe = -1, keep, 0.0, False, False
-            if len(decode_states) > MAX_INSTANCES:
-                return _BAD
-            weight, deadline, max_age = self.harm_weight, self.deadline_s, self.max_age_s
-            batches, contexts = self._batches, self._contexts
-            per_b, per_c, last_b, last_c = self._per_batch, self._per_context, len(batches) - 1, len(contexts) - 1
-            low_host, high_host = self._host[i], self._host[i + 1]
-            most, capacity = self.max_batch or _INF, self._contexts[-1]
-            for j, state in enumerate(decode_states):
-                if len(state) == 5:
-                    batch, context, v, age, _ = state
-                else:
-                    batch, context, v, age = (*state, 0.0)[:4]
-                fine = 0.0 <= batch <= MAX_TOKENS and 0.0 <= context <= MAX_CONTEXT and 0.0 <= v <= MAX_SECONDS
-                if not (fine and 0.0 <= age <= max_age):
-                    continue
-                usable = True
-                # Bilinear in batch and context, held to the grid: brackets (b, g) and (c, k).
-                b = bisect_right(batches, batch, 1, last_b) - 1
-                g = (batch - batches[b]) * per_b[b]
-                c = bisect_right(contexts, context, 1, last_c) - 1
-                k = (context - contexts[c]) * per_c[c]
-                g, k = 1.0 if g > 1.0 else g, 1.0 if k > 1.0 else k
-                # `_blend`, written out: a call costs as much as what it does.
-                then, row, nxt = c + 1, low_host[b], low_host[b + 1]
-                p, q = row[c], row[then]
-                p += g * (nxt[c] - p)
-                p += k * (q + g * (nxt[then] - q) - p)
-                row, nxt = high_host[b], high_host[b + 1]
-                h, q = row[c], row[then]
-                h += g * (nxt[c] - h)
-                h = p + f * (h + k * (q + g * (nxt[then] - q) - h) - p)
-                h = h if h > 0.0 else 0.0
-                full = batch >= most or context + prompt_tokens > capacity
-                if full or h >= NO_SCHEDULE_S or 0.0 < deadline < v + h:
-                    continue
-                safe = True
-                cost = v + h + gd * h * (2.0 * v + h)
-                if cost >= cheapest:
-                    continue
-                if weight > 0.0:
-                    low, high = self._harm[i], self._harm[i + 1]
-                    cost += weight * _blend(low[b], low[b + 1], high[b], high[b + 1], c, f, g, k)
-                    if cost >= cheapest:
-                        continue
-                best, cheapest, own = j, cost, h
-            if best >= 0:
-                return _new_tuple(Decision, (True, best, own, "threshold"))
-            return _KEEP if safe else _UNSAFE if usable else _BAD
+            keep = prefill_backlog_s + s + self.price_prefill_per_s * s * (2.0 * prefill_backlog_s + s) + x
+            weight = self.harm_weight
+            for state in decode_states:
+                if len(state) > 5 and state[5] == _INF:
+                    weight *= self.fault_harm
+                    break
+            return self._cheapest(keep, prompt_tokens, i, f, weight, decode_states)
         except (TypeError, ValueError, IndexError, OverflowError, AttributeError, KeyError, ArithmeticError):
             return _BAD
 
-    def _at(self, table: list[list[list[float]]], i: int, f: float, batch: float, context: float) -> float:
-        """Return a table at a length's bracket, batch and context held to the grid."""
-        batches, contexts = self._batches, self._contexts
+    def _cheapest(
+        self, keep: float, prompt_tokens: float, i: int, f: float, weight: float, decode_states: Sequence[Any]
+    ) -> Decision:
+        """Return the decision between keeping a prompt at cost `keep` and the cheapest decode instance."""
+        best, cheapest, own, usable, safe, of = -1, keep, 0.0, False, False, -1
+        gd, deadline, max_age, slowest = self.price_decode_per_s, self.deadline_s, self.max_age_s, self._slowest
+        batches, per_b, last_b, most = self._batches, self._per_batch, len(self._batches) - 1, self.max_batch or _INF
+        for j, state in enumerate(decode_states):
+            if len(state) == _FIELDS:
+                batch, context, v, age, _, slowdown, kind = state
+            else:
+                batch, context, v, age, _, slowdown, kind = _completed(state)
+            fine = 0.0 <= batch <= MAX_TOKENS and 0.0 <= context <= MAX_CONTEXT and 0.0 <= v <= MAX_SECONDS
+            if not (fine and 0.0 <= age <= max_age and slowdown >= 0.0 <= kind):
+                continue
+            usable = True
+            if kind != of:
+                contexts, per_c, last_c, capacity, host, harm, _ = self._kinds[kind]
+                low_host, high_host, of = host[i], host[i + 1], kind
+            # Bilinear in batch and context, held to the grid: brackets (b, g) and (c, k).
+            b = bisect_right(batches, batch, 1, last_b) - 1
+            g = (batch - batches[b]) * per_b[b]
+            c = bisect_right(contexts, context, 1, last_c) - 1
+            k = (context - contexts[c]) * per_c[c]
+            g, k = 1.0 if g > 1.0 else g, 1.0 if k > 1.0 else k
+            # `_blend`, written out: a call costs as much as what it does.
+            then, row, nxt = c + 1, low_host[b], low_host[b + 1]
+            p, q = row[c], row[then]
+            p += g * (nxt[c] - p)
+            p += k * (q + g * (nxt[then] - q) - p)
+            row, nxt = high_host[b], high_host[b + 1]
+            h, q = row[c], row[then]
+            h += g * (nxt[c] - h)
+            h = p + f * (h + k * (q + g * (nxt[then] - q) - h) - p)
+            h = h if h > 0.0 else 0.0
+            full = slowdown > slowest or batch >= most or context + prompt_tokens > capacity
+            if full or h >= NO_SCHEDULE_S or 0.0 < deadline < v + h:
+                continue
+            safe = True
+            cost = v + h + gd * h * (2.0 * v + h)
+            if weight > 0.0 and cost < cheapest:
+                low, high = harm[i], harm[i + 1]
+                cost += weight * _blend(low[b], low[b + 1], high[b], high[b + 1], c, f, g, k)
+            if cost < cheapest:
+                best, cheapest, own = j, cost, h
+        if best >= 0:
+            return _new_tuple(Decision, (True, best, own, "threshold"))
+        return _KEEP if safe else _UNSAFE if usable else _BAD
+
+    def _cell(self, of: _Kind, batch: float, context: float) -> tuple[int, float, int, float]:
+        """Return the brackets of a batch and a context, both held to the grid of a kind."""
+        batches, contexts = self._batches, of.contexts
         b = bisect_right(batches, batch, 1, len(batches) - 1) - 1
-        g = min(1.0, (batch - batches[b]) * self._per_batch[b])
-        c = bisect_right(contexts, context, 1, len(contexts) - 1) - 1
-        k = min(1.0, (context - contexts[c]) * self._per_context[c])
+        c = bisect_right(contexts, context, 1, of.last) - 1
+        g, k = (batch - batches[b]) * self._per_batch[b], (context - contexts[c]) * of.per_context[c]
+        return b, min(1.0, g), c, min(1.0, k)
+
+    def _at(self, table: list[list[list[float]]], i: int, f: float, cell: tuple[int, float, int, float]) -> float:
+        """Return a table at the brackets of a length and of a decode state."""
+        b, g, c, k = cell
         low, high = table[i], table[i + 1]
         return _blend(low[b], low[b + 1], high[b], high[b + 1], c, f, g, k)
 
@@ -302,7 +341,68 @@ class RuntimePlan:
         f = (need - lengths[i]) / (lengths[i + 1] - lengths[i])
         return max(0.0, table[i] + f * (table[i + 1] - table[i])), i, f
 
-    def pull(self, waiting: Iterable[Any], decode_state: Any, prefill_backlog_s: float = 0.0) -> int:
+    def expected_step_s(self, batch: float, context_tokens: float, kind: int = 0) -> float:
+        """Return what a decode step without a hosted chunk takes beside a batch [s]; 0 when the plan does not say.
+
+        Parameters
+        ----------
+        batch, context_tokens : float
+            Resident requests and their context [tokens].
+        kind : int
+            Kind of the instance, as in `DecodeState`.
+
+        Returns
+        -------
+        float
+            What the last steps of an instance are to be divided by for its `DecodeState.slowdown`.
+        """
+        try:
+            if not (0.0 <= batch <= MAX_TOKENS and 0.0 <= context_tokens <= MAX_CONTEXT and kind >= 0):
+                return 0.0
+            of = self._kinds[kind]
+            if not of.step:
+                return 0.0
+            b, g, c, k = self._cell(of, batch, context_tokens)
+            return _blend(of.step[b], of.step[b + 1], of.step[b], of.step[b + 1], c, 0.0, g, k)
+        except (TypeError, IndexError):
+            return 0.0
+
+    def overdue_first(self, before: bool, waiting: Iterable[Any], decode_states: Sequence[Any]) -> bool:
+        """Return whether requests that have waited for `patience_s` go first; late binding in order "due".
+
+        They do from when a decode instance is down or slow and no other has room, until nobody has waited for so long.
+
+        Parameters
+        ----------
+        before : bool
+            The last answer; False at first.
+        waiting : iterable of Waiting
+            The shared queue in any order.
+        decode_states : sequence of DecodeState
+            One per decode instance.
+
+        Returns
+        -------
+        bool
+            What `arrange` is to be told; False when a signal is impossible.
+        """
+        if not self.patience_s > 0.0:
+            return False
+        try:
+            faulty, full = False, True
+            for state in decode_states:
+                batch, context, _, _, _, slowdown, kind = _completed(state)
+                faulty = faulty or slowdown > self._slowest
+                busy = 0.0 < self.max_batch <= batch or context >= CACHE_FULL * self._kinds[kind].capacity
+                full = full and (busy or slowdown == _INF)
+            overdue = (one[2] > self.patience_s for one in waiting if len(one) > 2)
+            return (faulty and full) or (before and any(overdue))
+        except (TypeError, ValueError, IndexError):
+            return False
+
+    def pull(
+        self, waiting: Iterable[Any], decode_state: Any, prefill_backlog_s: float = 0.0, decode_down: bool = False
+    ) -> int:
         """Return which waiting request a decode instance takes now, or -1; late binding.
 
         gain = expected wait + s + x - v - h - harm, relief = (requests behind)*s/k; among those with
@@ -317,25 +417,32 @@ class RuntimePlan:
             The instance that asks.
         prefill_backlog_s : float
             Rest of the running prefill steps and begun prompts, summed over the prefill instances [s].
+        decode_down : bool
+            Whether another decode instance is down: harm to residents then counts `fault_harm` times.
 
         Returns
         -------
         int
-            Place in `waiting`, or -1: when the plan does not bind late, nothing gains, there is no room, or a signal is
-            stale or impossible.
+            Place in `waiting`, or -1: when the plan does not bind late, nothing gains, there is no room, the instance
+            is slow, or a signal is stale or impossible.
         """
         try:
-            return self._pull(list(waiting), decode_state, prefill_backlog_s)
+            price = self._pull_harm * (self.fault_harm if decode_down else 1.0)
+            return self._pull(list(waiting), decode_state, prefill_backlog_s, price)
         except (TypeError, ValueError, IndexError, OverflowError, AttributeError, KeyError, ArithmeticError):
             return -1
 
-    def _pull(self, queue: list[Any], decode_state: Any, prefill_backlog_s: float) -> int:
-        batch, context, v, age, room = (*decode_state, 0.0, 0.0)[:5] if len(decode_state) < 5 else decode_state[:5]
+    def _pull(self, queue: list[Any], decode_state: Any, prefill_backlog_s: float, price: float) -> int:
+        batch, context, v, age, room, slowdown, kind = _completed(decode_state)
         fine = 0.0 <= batch <= MAX_TOKENS and 0.0 <= context <= MAX_CONTEXT and 0.0 <= v <= MAX_SECONDS
         if not (self.late and fine and 0.0 <= age <= self.max_age_s and 0.0 <= room < self._room):
             return -1
         if len(queue) > MAX_WAITING or not 0.0 <= prefill_backlog_s <= MAX_SECONDS or 0.0 < self.max_batch <= batch:
             return -1
+        if not 0.0 <= slowdown <= self._slowest or kind < 0:
+            return -1
+        of = self._kinds[kind]
+        cell, capacity = self._cell(of, batch, context), of.capacity
         ahead, k, best, best_value = prefill_backlog_s, self.prefill_instances, -1, 0.0
         for place, (prompt, cached, *_) in enumerate(queue):
             need = prompt - cached
@@ -343,14 +450,14 @@ class RuntimePlan:
                 continue
             s, i, f = self._curve(self._work, need)
             x = self._curve(self._moved, need)[0]
-            h = max(1e-9, self._at(self._host, i, f, batch, context))
+            h = max(1e-9, self._at(of.host, i, f, cell))
             late = 0.0 < self._pull_deadline < v + h
             gain = ahead / k + s + x - v - h
-            if self._pull_harm > 0.0:
-                gain -= self._pull_harm * self._at(self._harm, i, f, batch, context)
+            if price > 0.0:
+                gain -= price * self._at(of.harm, i, f, cell)
             relief = (len(queue) - 1 - place) * s / k
             value = (gain + relief) / h
-            safe = not late and h < NO_SCHEDULE_S and context + prompt <= self._contexts[-1]
+            safe = not late and h < NO_SCHEDULE_S and context + prompt <= capacity
             if safe and gain + self.relief_weight * relief > 0.0 and value > best_value:
                 if self.order != "fcfs":
                     return place
@@ -358,7 +465,7 @@ class RuntimePlan:
             ahead += s
         return best
 
-    def arrange(self, waiting: Iterable[Any], prefill_backlog_s: float = 0.0) -> list[int]:
+    def arrange(self, waiting: Iterable[Any], prefill_backlog_s: float = 0.0, overdue_first: bool = False) -> list[int]:
         """Return the places of waiting requests in the plan's order; prefill instances take the first.
 
         "fcfs" as they came, "spf" shortest prefill first, "aged" the same with a second of waiting worth `ageing_per_s`
@@ -370,6 +477,9 @@ class RuntimePlan:
             In order of arrival; plain tuples are accepted.
         prefill_backlog_s : float
             As in `pull`.
+        overdue_first : bool
+            Order "due": whoever has waited for longer than `patience_s` goes first, in order of arrival; the answer of
+            `overdue_first`.
 
         Returns
         -------
@@ -388,24 +498,29 @@ class RuntimePlan:
             if self.order == "fcfs":
                 return places
             if self.order == "due":
-                return self._due(work, [row[2] for row in queue], prefill_backlog_s)
+                patience = self.patience_s if overdue_first else _INF
+                return self._due(work, [row[2] for row in queue], prefill_backlog_s, patience)
             ageing = self.ageing_per_s if self.order == "aged" else 0.0
             return sorted(places, key=lambda place: work[place] - ageing * queue[place][2])
         except (TypeError, ValueError, IndexError, OverflowError, ArithmeticError):
             return places
 
-    def _due(self, work: list[float], waited: list[float], ahead: float) -> list[int]:
+    def _due(self, work: list[float], waited: list[float], ahead: float, patience: float = _INF) -> list[int]:
         heap: list[tuple[float, int]] = []
-        lost: set[int] = set()
-        k = self.prefill_instances
+        first, lost = [place for place, so_far in enumerate(waited) if so_far > patience], set[int]()
+        k, begun = self.prefill_instances, set(first)
         for place, s in enumerate(work):
+            if place in begun:
+                ahead += s
+                continue
             heapq.heappush(heap, (-s, place))
             ahead += s
             if waited[place] + (ahead - s) / k + s > self.due_s:
                 longest = heapq.heappop(heap)[1]
                 ahead -= work[longest]
                 lost.add(longest)
-        return [p for p in range(len(work)) if p not in lost] + sorted(lost, key=lambda p: (work[p], p))
+        kept = [p for p in range(len(work)) if p not in lost and p not in begun]
+        return first + kept + sorted(lost, key=lambda p: (work[p], p))
 
     def adapted(
         self, rate_prefill_per_s: float, load_prefill: float, rate_decode_per_s: float, load_decode: float
@@ -450,6 +565,11 @@ def _blend(
     return value if value > 0.0 else 0.0
 
 
+def _completed(state: Any) -> tuple[Any, ...]:
+    """Return a decode state with the fields that a plain tuple leaves out."""
+    return (*state, *_UNSAID[len(state) :])
+
+
 def _finite(value: Any, name: str) -> float:
     if type(value) not in (int, float) or not 0.0 <= value <= 1e12:
         raise PlanError(f"{name} is {str(value)[:40]!r}, it must be a number >= 0")
@@ -477,6 +597,20 @@ def _cube(tables: Any, name: str, shape: tuple[int, int, int]) -> list[list[list
     if len(cube) != shape[0] or any(len(p) != shape[1] or any(len(r) != shape[2] for r in p) for p in cube):
         raise PlanError(f"{name} must have shape {shape}")
     return cube
+
+
+def _steps_of(grid: list[float]) -> list[float]:
+    return [1.0 / (above - below) for below, above in pairwise(grid)]
+
+
+def _kind(tables: Any, n: int, batches: int) -> _Kind:
+    """Return the tables of one kind of decode instance, for n lengths."""
+    contexts = _grid(tables, "contexts")
+    shape = n, batches, len(contexts)
+    host, harm = (_cube(tables, name, shape) for name in ("host_s", "harm_s"))
+    said = tables.get("step_s")
+    step = [] if said is None else _cube({"step_s": [said]}, "step_s", (1, *shape[1:]))[0]
+    return _Kind(contexts, _steps_of(contexts), len(contexts) - 1, contexts[-1], host, harm, step)
 
 
 def load_plan(path: str | os.PathLike[str], max_age_s: float = 5.0) -> RuntimePlan:
@@ -563,8 +697,10 @@ class WatchedPlan:
             self.refresh()
         return self.plan.decide(prompt_tokens, cached_tokens, prefill_backlog_s, decode_states)
 
-    def pull(self, waiting: Iterable[Any], decode_state: Any, prefill_backlog_s: float = 0.0) -> int:
+    def pull(
+        self, waiting: Iterable[Any], decode_state: Any, prefill_backlog_s: float = 0.0, decode_down: bool = False
+    ) -> int:
         """Return `RuntimePlan.pull` of the current plan, after a look at the file when one is due."""
         if time.monotonic() - self._looked >= self._every_s:
             self.refresh()
-        return self.plan.pull(waiting, decode_state, prefill_backlog_s)
+        return self.plan.pull(waiting, decode_state, prefill_backlog_s, decode_down)

@@ -5,22 +5,17 @@
 import numpy as np
 from qmodel._kernels import inlined, kernel
 
-from qmodel._kernels.heap import heap_pop, heap_push
-from qmodel._kernels.laws import chunked_time, law_time, schedule_time, span_steps, span_time, work_time
+from qmodel._kernels.laws import chunked_time, law_time, schedule_time, span_steps, span_time
 from qmodel._kernels.sim_state import (
-    I_BATCH, I_DOWN, I_HOSTING, I_HOST_TOKENS, I_REQUESTS, I_SPAN, L_COUNT, L_HEAD, L_TAIL, R_CLASS, R_DONE, R_NEED,
-    R_NEXT, R_PREV, R_PROMPT, U_CAPACITY, U_CONTEXT, U_END, U_HOST_KV, U_HOST_PART, U_HOST_WAIT, U_LINK_FREE,
-    U_LINK_RATE, U_PART_WORK, U_S, U_SINCE, U_TOKENS, U_WORK, U_X, U_Y, U_Z, X_BUDGET, X_DECODE, X_PREFILL, Y_FIXED,
-    Y_KV_BYTES,
+    I_BATCH, I_DOWN, I_HOSTING, I_HOST_TOKENS, I_REQUESTS, I_SPAN, R_CLASS, R_DONE, R_NEED, R_PROMPT, U_CAPACITY,
+    U_CONTEXT, U_END, U_HOST_KV, U_HOST_PART, U_HOST_WAIT, U_LINK_FREE, U_LINK_RATE, U_PART_WORK, U_S, U_SINCE,
+    U_SLOWDOWN, U_TOKENS, U_WORK, U_X, U_Y, U_Z, X_BUDGET, X_DECODE, X_PREFILL, Y_FIXED, Y_KV_BYTES,
 )  # fmt: skip
 
 NONE, STATIC, KAIROS, EARLIEST, THRESHOLDS, LATE, COLOCATED, EXTERNAL, COMPILED = range(9)
 FCFS, SPF, AGED, DUE = range(4)
-# Order DUE: the share of the TTFT SLO in which a prefill should end, so that transfer and first step fit in the rest.
-DUE_SHARE = 0.85
-_LOST = 1e9
 
-# Integer parameters of a policy.
+# Integer parameters of a policy; behind them the kind of each decode instance, where there are several.
 (
     K_KIND, K_ORDER, K_HOST_BUDGET, K_ROUTE_REQUESTS, K_DECODE_EARLY, K_WAIT, K_ROOM, K_STATIC, K_COMMIT, K_SCATTER,
     K_HOST_PACKING, K_MAX_BATCH,
@@ -33,14 +28,14 @@ AT_PREFILLED, AT_ARRIVAL, AT_ARRIVAL_COUNT_SENT, AT_ARRIVAL_COUNT_LANDED = range
 # Float parameters of a policy.
 (
     P_PRICE_PREFILL, P_PRICE_DECODE, P_HARM, P_LIMIT, P_ALPHA, P_BETA, P_AGEING, P_TOKENS, P_RATIO, P_PROMPT_TOKENS,
-    P_PREFILL_BUSY, P_DECODE_BUSY, P_RELIEF, P_DEADLINE,
-) = range(14)  # fmt: skip
-POLICY_FLOATS = 14
+    P_PREFILL_BUSY, P_DECODE_BUSY, P_RELIEF, P_DEADLINE, P_FAULT_HARM, P_PATIENCE, P_SLOW,
+) = range(17)  # fmt: skip
+POLICY_FLOATS = 17
 
 # Columns of what a router sees of a unit; the first of a prefill, then of a decode instance.
 OB_WORK, OB_TOKENS, OB_REQUESTS, OB_LINK = range(4)
-OB_HOST, OB_BATCH, OB_CONTEXT, OB_HOSTING, OB_LOAD, OB_REST, OB_STRICTEST, OB_KV = range(8)
-OBSERVED = 8
+OB_HOST, OB_BATCH, OB_CONTEXT, OB_HOSTING, OB_LOAD, OB_REST, OB_STRICTEST, OB_KV, OB_SLOW = range(9)
+OBSERVED = 9
 
 #: Load of an instance that is down, and its mark among the hosting ones.
 UNAVAILABLE, DOWN = 1e15, 2.0
@@ -117,6 +112,7 @@ def observe_hosting(t, u, j, UF, UI, classes, slo, seen):
     seen[u, OB_REST] = rest
     seen[u, OB_STRICTEST] = strictest_tbt(j, classes, slo, np.inf)
     seen[u, OB_KV] = (context + UF[u, U_HOST_KV]) / UF[u, U_CAPACITY]
+    seen[u, OB_SLOW] = UF[u, U_SLOWDOWN]
 
 
 @kernel
@@ -305,14 +301,32 @@ def full(B, K, tokens, PK, contexts):
     return 0 < PK[K_MAX_BATCH] <= B or K + tokens > contexts[len(contexts) - 1]
 
 
+@kernel
+def kind_of(PK, j):
+    """Return whose tables hold for decode instance j: those of its kind, the only ones where there is one kind."""
+    return PK[POLICY_INTS + j] if POLICY_INTS + j < len(PK) else 0
+
+
+@kernel
+def harm_price(down, PF):
+    """Return c_R, what a second of a resident's delay is worth, while `down` decode instances are down."""
+    return PF[P_HARM] * PF[P_FAULT_HARM] if down > 0 else PF[P_HARM]
+
+
+@kernel
+def too_slow(slowdown, PF):
+    """Return whether an instance whose steps take `slowdown` times what its law says is to host nothing."""
+    return 0.0 < PF[P_SLOW] < slowdown
+
+
 @inlined
-def hosting_cost(v, i, f, cell, PF, tables, g):
+def hosting_cost(v, i, f, cell, PF, host, harm, price, g):
     """Return (a_D(v, h) + harm, v + h, h) of a prompt at a cell of batch and context, behind v [s] of hosted work."""
     gd = PF[P_PRICE_DECODE]
-    h = g * interpolate3(tables[0], i, f, cell)
+    h = g * interpolate3(host, i, f, cell)
     cost = v + h + gd * ((v + h) * (v + h) - v * v)
-    if PF[P_HARM] > 0.0:
-        cost += PF[P_HARM] * interpolate3(tables[1], i, f, cell)
+    if price > 0.0:
+        cost += price * interpolate3(harm, i, f, cell)
     return cost, v + h, h
 
 
@@ -330,12 +344,17 @@ def decide_thresholds(r, k, d, R, seen, PK, PF, lengths, batches, contexts, curv
     """Return (unit, host time): deflect iff a_P(w, s) + x > a_D(v, h) + harm at the best decode instance."""
     i, f = bracket(lengths, R[r, R_NEED] - R[r, R_DONE])
     best, at_prefill = prefill_cost(i, f, k, seen, PF, curves, e)
-    host, at_decode, own = -1, np.inf, 0.0
+    host, at_decode, own, down = -1, np.inf, 0.0, 0
     for u in range(k, k + d):
-        B, K = seen[u, OB_BATCH], seen[u, OB_CONTEXT]
-        if seen[u, OB_HOSTING] == DOWN or full(B, K, R[r, R_NEED], PK, contexts):
+        down += 1 if seen[u, OB_HOSTING] == DOWN else 0
+    price = harm_price(down, PF)
+    for u in range(k, k + d):
+        B, K, kind = seen[u, OB_BATCH], seen[u, OB_CONTEXT], kind_of(PK, u - k)
+        grid = contexts[kind]
+        if seen[u, OB_HOSTING] == DOWN or too_slow(seen[u, OB_SLOW], PF) or full(B, K, R[r, R_NEED], PK, grid):
             continue
-        cost, wait, h = hosting_cost(g * seen[u, OB_HOST], i, f, locate(batches, contexts, B, K), PF, tables, g)
+        v, cell = g * seen[u, OB_HOST], locate(batches, grid, B, K)
+        cost, wait, h = hosting_cost(v, i, f, cell, PF, tables[0, kind], tables[1, kind], price, g)
         if cost < at_decode and not 0.0 < PF[P_DEADLINE] < wait:
             host, at_decode, own = u, cost, h
     if host >= 0 and at_prefill > at_decode:
@@ -363,56 +382,6 @@ def decide_static(r, k, d, R, seen, PK, PF, chunks, slo, EC, EB, budget):
     limit = chunk_limit(PF, seen[host, OB_STRICTEST], slo[c, 1])
     B, K = int(seen[host, OB_BATCH]), seen[host, OB_CONTEXT]
     return host, max(0.0, schedule_time(EC, EB, host, B, K, need, done, chunks, limit))
-
-
-@kernel
-def queue_key(t, r, R, PK, PF, EW, EC, EB):
-    """Return the key by which request r waits: arrival, work, or work plus ageing*arrival."""
-    if PK[K_ORDER] == FCFS or PK[K_ORDER] == DUE:
-        return t
-    work = work_time(EW, EC, EB, 0, R[r, R_NEED], R[r, R_DONE])
-    return work if PK[K_ORDER] == SPF else work + PF[P_AGEING] * t
-
-
-@kernel
-def sort_due(now, k, ahead, row, lists, R, F, slo, EW, EC, EB):
-    """Put a list in the order that lets most of its prompts be prefilled in time (Moore, Management Sci. 15, 1968).
-
-    In order of arrival each prompt takes its place; where one would then end later than `DUE_SHARE` of its TTFT SLO
-    after its arrival, the longest so far is given up. k instances with `ahead` [s] of begun work serve the list. Those
-    given up follow, shortest first. Column 0 of F is the arrival [s]; a request's number grows with its arrival.
-    """
-    n = lists[row, L_COUNT]
-    ids, work, key = np.empty(n, np.int64), np.empty(n), np.zeros(n)
-    r = lists[row, L_HEAD]
-    for m in range(n):
-        ids[m] = r
-        r = R[r, R_NEXT]
-    ids.sort()
-    heap, at, size = np.empty(n), np.empty(n, np.int64), 0
-    for m in range(n):
-        r = ids[m]
-        work[m] = work_time(EW, EC, EB, 0, R[r, R_NEED], R[r, R_DONE])
-        heap_push(heap, at, size, -work[m], m)
-        size += 1
-        ahead += work[m]
-        ends = now + (ahead - work[m]) / k + work[m]
-        if ends > F[r, 0] + DUE_SHARE * slo[R[r, R_CLASS], 0]:
-            longest = heap_pop(heap, at, size)
-            size -= 1
-            ahead -= work[longest]
-            key[longest] = _LOST + work[longest]
-    before = -1
-    for m in np.argsort(key, kind="mergesort"):
-        r = ids[m]
-        R[r, R_PREV] = before
-        if before < 0:
-            lists[row, L_HEAD] = r
-        else:
-            R[before, R_NEXT] = r
-        before = r
-    R[before, R_NEXT] = -1
-    lists[row, L_TAIL] = before
 
 
 @kernel

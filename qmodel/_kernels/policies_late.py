@@ -6,7 +6,7 @@ import numpy as np
 from qmodel._kernels import inlined, kernel
 
 from qmodel._kernels.policies import (
-    FCFS, K_ORDER, OB_BATCH, OB_CONTEXT, OB_HOST, P_DEADLINE, P_HARM, P_RELIEF, at, bracket, full, locate, within,
+    FCFS, K_ORDER, OB_BATCH, OB_CONTEXT, OB_HOST, P_DEADLINE, P_RELIEF, at, bracket, full, locate, within,
 )  # fmt: skip
 from qmodel._kernels.sim_state import (
     I_DOWN, L_COUNT, L_HEAD, R_DONE, R_NEED, R_NEXT, U_END, U_PART_WORK,
@@ -73,25 +73,27 @@ def _between(table, known, i, f, cell):
 
 
 @inlined
-def late_pull(u, rows, seen, PK, PF, batches, contexts, tables, scratch):
+def late_pull(u, kind, rows, seen, PK, PF, price, batches, contexts, tables, scratch):
     """Return (request, host time) that decode instance u pulls from the shared queue, or (-1, 0).
 
-    net = gain - v - h - harm,  value = (net + relief)/h;  pulled only where net + relief_weight*relief > 0 and v + h is
-    within the deadline. A queue in order of arrival gives the prompt of most value, any other its first.
+    net = gain - v - h - price*harm,  value = (net + relief)/h;  pulled only where net + relief_weight*relief > 0 and
+    v + h is within the deadline; with the tables of the instance's kind. A queue in order of arrival gives the prompt
+    of most value, any other its first.
     """
     v, B, K = seen[u, OB_HOST], seen[u, OB_BATCH], seen[u, OB_CONTEXT]
-    cell = locate(batches, contexts, B, K)
+    grid, host, harm = contexts[kind], tables[0, kind], tables[1, kind]
+    cell = locate(batches, grid, B, K)
     scratch[:] = np.nan
     best, best_value, best_host = -1, 0.0, 0.0
     for m in range(len(rows)):
         i, f, relief = int(rows[m, W_BIN]), rows[m, W_SHARE], rows[m, W_RELIEF]
-        h = rows[m, W_NOISE] * max(1e-9, _between(tables[0], scratch[0], i, f, cell))
+        h = rows[m, W_NOISE] * max(1e-9, _between(host, scratch[0], i, f, cell))
         if 0.0 < PF[P_DEADLINE] < v + h:
             continue
         net = rows[m, W_GAIN] - v - h
-        if PF[P_HARM] > 0.0:
-            net -= PF[P_HARM] * max(0.0, _between(tables[1], scratch[1], i, f, cell))
-        if net + PF[P_RELIEF] * relief > 0.0 and not full(B, K, rows[m, W_TOKENS], PK, contexts):
+        if price > 0.0:
+            net -= price * max(0.0, _between(harm, scratch[1], i, f, cell))
+        if net + PF[P_RELIEF] * relief > 0.0 and not full(B, K, rows[m, W_TOKENS], PK, grid):
             if PK[K_ORDER] != FCFS:
                 return int(rows[m, W_ID]), h
             value = (net + relief) / h

@@ -13,18 +13,20 @@ from qmodel._kernels import inlined, kernel
 from qmodel._kernels.laws import work_time
 from qmodel._kernels.policies import (
     AT_ARRIVAL, COMPILED, DUE, EXTERNAL, FCFS, K_DECODE_EARLY, K_KIND, K_ORDER, K_ROOM, LATE, NONE, THRESHOLDS,
-    available, decide_noisy, observe_decode, observe_hosting, observe_prefill, observe_stops, queue_key, sort_due,
+    P_PATIENCE, available, decide_noisy, harm_price, kind_of, observe_decode, observe_hosting, observe_prefill,
+    observe_stops,
 )  # fmt: skip
 from qmodel._kernels.policies_late import WAITING_FLOATS, late_pull, late_queue
+from qmodel._kernels.policies_order import queue_key, sort_due, watch_overdue
 from qmodel._kernels.sim_decode import end_decode, start_decode
 from qmodel._kernels.sim_faults import E_TIME, apply_fault
 from qmodel._kernels.sim_offers import NOTED, decide_live, floors_of, has_room, note_offers
 from qmodel._kernels.sim_prefill import end_prefill, land, start_prefill, wake
 from qmodel._kernels.sim_state import (
     CLOCK_INTERVAL, CLOCK_NOW, CLOCK_OBSERVE, F_ARRIVAL, F_HOST, F_KEY, HOSTED, I_DIRTY, I_DOWN, I_HOST_TOKENS,
-    I_HOSTING, I_PART, I_REQUESTS, L_COUNT, L_HEAD, LOOP_ASKED, LOOP_DIRTY, LOOP_EVENTS, LOOP_FAULT, LOOP_FINISHED,
-    LOOP_NEXT, LOOP_PULL, R_DECODE, R_DEFLECTED, R_DONE, R_NEED, R_PREFILL, R_STATE, U_END, U_HOST_WAIT, U_PART_WORK,
-    U_TOKENS, U_WORK, WAITING, X_DECODE, X_PREFILL, mark, push, push_sorted, remove,
+    I_HOSTING, I_PART, I_REQUESTS, L_COUNT, L_HEAD, LOOP_ASKED, LOOP_DIRTY, LOOP_DOWN, LOOP_EVENTS, LOOP_FAULT,
+    LOOP_FINISHED, LOOP_NEXT, LOOP_OVERDUE, LOOP_PULL, R_DECODE, R_DEFLECTED, R_DONE, R_NEED, R_PREFILL, R_STATE, U_END,
+    U_HOST_WAIT, U_PART_WORK, U_TOKENS, U_WORK, WAITING, X_DECODE, X_PREFILL, mark, push, push_sorted, remove,
 )  # fmt: skip
 from qmodel._kernels.user import decide_compiled
 
@@ -104,18 +106,18 @@ def _pull_all(
     contexts, curves, tables, floors, noted, bounds, lows, EC, EB, EW, XI, noise,
 ):  # fmt: skip
     """Let each decode instance pull waiting prompts until it has no room, in order of id; return whether any did."""
-    k, d, pulled = XI[X_PREFILL], XI[X_DECODE], False
+    k, d, pulled, price = XI[X_PREFILL], XI[X_DECODE], False, harm_price(loop[LOOP_DOWN], PF)
     stale, rows = True, np.empty((0, WAITING_FLOATS))
     for j in range(d):
         u = k + j
-        while lists[0, L_COUNT] > 0 and has_room(u, UI, PK):
+        while lists[0, L_COUNT] > 0 and has_room(u, UF, UI, PK, PF):
             if stale:
                 rows, stale = late_queue(t, k, R, UF, UI, lists, lengths, curves, noise), False
                 note_offers(t, k, j, rows, UF, UI, PK, PF, batches, contexts, floors, noted, bounds, lows)
             if lows[1, j] == 0.0:
                 break
             observe_hosting(t, u, j, UF, UI, classes, slo, seen)
-            r, host = late_pull(u, rows, seen, PK, PF, batches, contexts, tables, scratch)
+            r, host = late_pull(u, kind_of(PK, j), rows, seen, PK, PF, price, batches, contexts, tables, scratch)
             if r < 0:
                 break
             stale, pulled = True, True
@@ -128,7 +130,7 @@ def _pull_all(
 
 
 @kernel
-def _sort_queue(t, first, last, pulled, R, F, UF, UI, lists, slo, PK, EC, EB, EW, XI):
+def _sort_queue(t, first, last, pulled, patience, R, F, UF, UI, lists, slo, PK, EC, EB, EW, XI):
     """Bring the queue that prefill instances `first` to `last` - 1 share into the order of due times, if needed."""
     if lists[first, L_COUNT] < 2:
         return
@@ -141,7 +143,7 @@ def _sort_queue(t, first, last, pulled, R, F, UF, UI, lists, slo, PK, EC, EB, EW
         for u in range(XI[X_PREFILL], XI[X_PREFILL] + XI[X_DECODE]):
             wanted = wanted or UI[u, I_HOST_TOKENS] < PK[K_ROOM]
     if wanted:
-        sort_due(t, max(1, running), ahead, first, lists, R, F, slo, EW, EC, EB)
+        sort_due(t, max(1, running), ahead, first, patience, lists, R, F, slo, EW, EC, EB)
 
 
 @inlined
@@ -161,11 +163,14 @@ def _start_all(
         begun = begun or UI[u, I_PART] >= 0
         if not late:
             if PK[K_ORDER] == DUE:
-                _sort_queue(now, u, u + 1, 0, R, F, UF, UI, lists, slo, PK, EC, EB, EW, XI)
+                _sort_queue(now, u, u + 1, 0, np.inf, R, F, UF, UI, lists, slo, PK, EC, EB, EW, XI)
             start_prefill(now, u, 0, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, XI)
     if late:
         if PK[K_ORDER] == DUE:
-            _sort_queue(now, 0, k, loop[LOOP_PULL], R, F, UF, UI, lists, slo, PK, EC, EB, EW, XI)
+            if loop[LOOP_PULL] > 0 and PF[P_PATIENCE] > 0.0:
+                watch_overdue(now, k, XI[X_DECODE], R, F, UF, UI, lists, loop, PK, PF, contexts)
+            patience = PF[P_PATIENCE] if loop[LOOP_OVERDUE] > 0 else np.inf
+            _sort_queue(now, 0, k, loop[LOOP_PULL], patience, R, F, UF, UI, lists, slo, PK, EC, EB, EW, XI)
         if begun or lists[0, L_COUNT] > 0:
             _fill_late(now, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, XI)
     if loop[LOOP_PULL] > 0:
@@ -182,7 +187,7 @@ def _start_all(
         UI[u, I_DIRTY] = 0
         start_decode(
             now, u, R, F, UF, UI, lists, times, winners, slots, longest, classes, violations, hist, slo, PK, PF,
-            chunks, LC, LB, XI, XF,
+            chunks, LC, LB, EC, EB, XI, XF,
         )  # fmt: skip
     loop[LOOP_DIRTY] = 0
 
@@ -245,6 +250,7 @@ def run(
             if stale:
                 observe_stops(k, d, UI, seen)
             loop[LOOP_FAULT] += 1
+            loop[LOOP_DOWN] = UI[k : k + d, I_DOWN].sum()
             noted[:] = np.nan
             loop[LOOP_PULL] = 1 if late else 0
         elif arrives:
@@ -275,7 +281,7 @@ def run(
             elif live:
                 u, host = decide_live(
                     t, r, R, UF, UI, classes, slo, seen, PK, PF, lengths, batches, contexts, curves, tables, floors,
-                    noted, bounds, lows, XI, noise[r % len(noise), 0], noise[r % len(noise), 1],
+                    noted, bounds, lows, XI, loop[LOOP_DOWN], noise[r % len(noise), 0], noise[r % len(noise), 1],
                 )  # fmt: skip
             else:
                 e, g = noise[r % len(noise), 0], noise[r % len(noise), 1]

@@ -10,13 +10,13 @@ from qmodel._kernels import inlined, kernel
 from qmodel._kernels.laws import law_time, safe_chunk_beside, span_lines, span_time, step_of_span, steps_above
 from qmodel._kernels.policies import K_COMMIT, K_HOST_BUDGET, K_HOST_PACKING, chunk_limit, strictest_tbt
 from qmodel._kernels.sim_state import (
-    DECODING, FINISHED, F_ADMITTED, F_FINISH, F_FIRST, F_HOST, F_LAST, F_PREFILLED, F_START, F_TBT_MAX, HOSTED,
-    I_BATCH, I_COUNTED, I_DOWN, I_FORGOTTEN, I_HOSTING, I_HOST_TOKENS, I_JOINERS, I_NEXT_LEAVE, I_PART, I_PART_CHUNK,
+    DECODING, FINISHED, F_ADMITTED, F_FINISH, F_FIRST, F_HOST, F_LAST, F_PREFILLED, F_START, F_TBT_MAX, HOSTED, I_BATCH,
+    I_COUNTED, I_DOWN, I_FORGOTTEN, I_HOSTING, I_HOST_TOKENS, I_JOINERS, I_NEXT_LEAVE, I_PART, I_PART_CHUNK,
     I_PREEMPTIONS, I_REQUESTS, I_SPAN, I_STAMP, I_STEP, I_STEPS, I_STEP_TOKENS, LOOP_FINISHED, L_COUNT, L_HEAD,
-    R_CACHED, R_CLASS, R_DONE, R_LEFT, R_NEED, R_NEXT, R_OUTPUT, R_PREEMPTED, R_STATE, R_VIOLATIONS, S_BASE,
-    S_ID, S_LEAVE, S_STAMP, U_BATCH_TIME, U_BUSY, U_CAPACITY, U_CONTEXT, U_END, U_HOST_KV, U_HOST_PART,
-    U_HOST_TIME, U_HOST_WAIT, U_S, U_SINCE, U_X, U_Y, U_Z, X_DECODE, X_FIRST_PREFILL, X_MAX_SEQS, X_PREFILL,
-    X_TREE, X_WARM, Y_HIST_LOG0, Y_HIST_STEP, push, push_front, remove, schedule,
+    R_CACHED, R_CLASS, R_DONE, R_LEFT, R_NEED, R_NEXT, R_OUTPUT, R_PREEMPTED, R_STATE, R_VIOLATIONS, S_BASE, S_ID,
+    S_LEAVE, S_STAMP, U_BATCH_TIME, U_BUSY, U_CAPACITY, U_CONTEXT, U_END, U_EXPECTED, U_HOST_KV, U_HOST_PART,
+    U_HOST_TIME, U_HOST_WAIT, U_S, U_SINCE, U_SLOWDOWN, U_X, U_Y, U_Z, X_DECODE, X_FIRST_PREFILL, X_MAX_SEQS,
+    X_MEASURED, X_PREFILL, X_TREE, X_WARM, Y_HIST_LOG0, Y_HIST_STEP, push, push_front, remove, schedule,
 )  # fmt: skip
 
 _NEVER = 1 << 62
@@ -230,7 +230,7 @@ def _forget(u, j, run, R, UI, lists, slots):
 @inlined
 def start_decode(
     t, u, R, F, UF, UI, lists, times, winners, slots, longest, classes, violations, hist, slo,
-    PK, PF, chunks, LC, LB, XI, XF,
+    PK, PF, chunks, LC, LB, EC, EB, XI, XF,
 ):  # fmt: skip
     """Start the next step or span of decode instance u, or leave it idle."""
     k, d = XI[X_PREFILL], XI[X_DECODE]
@@ -261,6 +261,8 @@ def start_decode(
         span = min(UI[u, I_NEXT_LEAVE] - UI[u, I_STEP], max(1, room))
         UI[u, I_SPAN] = max(1, span - 1) if PK[K_COMMIT] else span
         step = x
+    if XI[X_MEASURED]:
+        UF[u, U_EXPECTED] = law_time(EC, EB, u, B, K, n, q, reloaded)
     if PK[K_COMMIT]:
         _forget(u, j, run, R, UI, lists, slots)
     for b in range(B - joiners, B):
@@ -321,6 +323,8 @@ def end_decode(
     UF[u, U_BATCH_TIME] += B * (t - UF[u, U_SINCE])
     UF[u, U_END] = np.inf
     UI[u, I_STEPS] += m
+    if XI[X_MEASURED]:
+        UF[u, U_SLOWDOWN] = x / UF[u, U_EXPECTED]
     schedule(times, winners, XI[X_TREE], d + u, np.inf)
     if B > 0:
         last = step_of_span(x, s, y, z, m - 1)

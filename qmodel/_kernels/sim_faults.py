@@ -11,10 +11,10 @@ from qmodel._kernels.sim_links import FAIR, share_links
 from qmodel._kernels.sim_prefill import wake
 from qmodel._kernels.sim_state import (
     F_HOST, F_LANDED, F_START, F_TBT_MAX, I_BATCH, I_DOWN, I_FORGOTTEN, I_HOST_TOKENS, I_HOSTING, I_PART, I_REQUESTS,
-    L_HEAD, L_TAIL, NOT_ARRIVED, R_CACHED, R_DECODE, R_DEFLECTED, R_DONE, R_LEFT, R_NEED, R_NEXT, R_OUTPUT,
-    R_PREEMPTED, R_PREFILL, R_PREV, R_PROMPT, R_RESTARTS, R_STATE, R_VIOLATIONS, U_BATCH_TIME, U_BUSY, U_END,
-    U_HOST_KV, U_HOST_PART, U_HOST_TIME, U_HOST_WAIT, U_KV, U_LINK_RATE, U_PART_WORK, U_SINCE, U_TOKENS, U_WORK,
-    X_DECODE, X_PREFILL, X_SHARING, X_TREE, mark, push_behind, remove, schedule,
+    L_HEAD, L_TAIL, NOT_ARRIVED, R_CACHED, R_DECODE, R_DEFLECTED, R_DONE, R_LEFT, R_NEED, R_NEXT, R_OUTPUT, R_PREEMPTED,
+    R_PREFILL, R_PREV, R_PROMPT, R_RESTARTS, R_STATE, R_VIOLATIONS, U_BATCH_TIME, U_BUSY, U_END, U_HOST_KV, U_HOST_PART,
+    U_HOST_TIME, U_HOST_WAIT, U_KV, U_LINK_RATE, U_PART_WORK, U_SINCE, U_SLOWDOWN, U_TOKENS, U_WORK, X_DECODE,
+    X_PREFILL, X_SHARING, X_TREE, mark, push_behind, remove, schedule,
 )  # fmt: skip
 
 # Columns of a fault event and its actions.
@@ -142,7 +142,7 @@ def apply_fault(
         if XI[X_SHARING] == FAIR:
             share_links(t, R, F, UF, lists, times, winners, XI)
     elif action == START:
-        UI[u, I_DOWN] = 0
+        UI[u, I_DOWN], UF[u, U_SLOWDOWN] = 0, 1.0
         mark(UI, loop, dirty, u)
     else:
         UI[u, I_DOWN] = 1

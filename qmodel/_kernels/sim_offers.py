@@ -11,13 +11,14 @@ import numpy as np
 from qmodel._kernels import inlined, kernel
 
 from qmodel._kernels.policies import (
-    K_MAX_BATCH, K_ROOM, LATE, OB_BATCH, OB_CONTEXT, OB_HOST, P_DEADLINE, P_HARM, P_PRICE_DECODE, P_RELIEF, THRESHOLDS,
-    bracket, collapse, decide_thresholds, full, hosting_cost, locate, observe_decode, observe_hosting, prefill_cost,
+    K_MAX_BATCH, K_ROOM, LATE, OB_BATCH, OB_CONTEXT, OB_HOST, OB_SLOW, P_DEADLINE, P_HARM, P_PRICE_DECODE, P_RELIEF,
+    THRESHOLDS, bracket, collapse, decide_thresholds, full, harm_price, hosting_cost, kind_of, locate, observe_decode,
+    observe_hosting, prefill_cost, too_slow,
 )  # fmt: skip
 from qmodel._kernels.policies_late import W_BIN, W_GAIN, W_NOISE, W_RELIEF, W_SHARE
 from qmodel._kernels.sim_state import (
     I_BATCH, I_DOWN, I_HOST_TOKENS, I_HOSTING, I_SPAN, R_DONE, R_NEED, U_CONTEXT, U_END, U_HOST_PART, U_HOST_WAIT,
-    U_SINCE, X_DECODE, X_PREFILL,
+    U_SINCE, U_SLOWDOWN, X_DECODE, X_PREFILL,
 )  # fmt: skip
 
 # What identifies a span, and whether its bounds are there.
@@ -40,13 +41,14 @@ def floors_of(kind, PF, tables):
     """
     if kind != LATE and kind != THRESHOLDS:
         return tables
-    low, last = tables.copy(), tables.shape[1] - 1
+    low, last = tables.copy(), tables.shape[2] - 1
     low[1] = low[0] + PF[P_HARM] * low[1]
     for which in range(2):
-        if last > 0 and (low[which, last] < low[which, last - 1]).any():
-            low[which, last] = 0.0
-    for c in range(low.shape[3] - 2, -1, -1):
-        low[:, :, :, c] = np.minimum(low[:, :, :, c], low[:, :, :, c + 1])
+        for kind in range(low.shape[1]):
+            if last > 0 and (low[which, kind, last] < low[which, kind, last - 1]).any():
+                low[which, kind, last] = 0.0
+    for c in range(low.shape[4] - 2, -1, -1):
+        low[:, :, :, :, c] = np.minimum(low[:, :, :, :, c], low[:, :, :, :, c + 1])
     return low
 
 
@@ -61,9 +63,9 @@ def _changed(u, j, UF, UI, noted):
 
 
 @kernel
-def has_room(u, UI, PK):
-    """Return whether decode instance u may pull at all: it runs, has a slot, and few tokens to host."""
-    if UI[u, I_DOWN] or 0 < PK[K_MAX_BATCH] <= UI[u, I_BATCH]:
+def has_room(u, UF, UI, PK, PF):
+    """Return whether decode instance u may pull at all: it runs, not slowly, has a slot, and few tokens to host."""
+    if UI[u, I_DOWN] or too_slow(UF[u, U_SLOWDOWN], PF) or 0 < PK[K_MAX_BATCH] <= UI[u, I_BATCH]:
         return False
     return UI[u, I_HOST_TOKENS] < PK[K_ROOM]
 
@@ -87,14 +89,16 @@ def note_offers(t, k, first, rows, UF, UI, PK, PF, batches, contexts, floors, no
     for j in range(first, d):
         u = k + j
         lows[0, j], lows[1, j] = np.inf, -np.inf
-        if not has_room(u, UI, PK):
+        if not has_room(u, UF, UI, PK, PF):
             continue
         if _changed(u, j, UF, UI, noted):
             lows[0, j] = -np.inf
             continue
         if noted[j, N_BOUND] == 0.0:
             noted[j, N_BOUND] = 1.0
-            collapse(floors[1], batches, contexts, UI[u, I_BATCH], UF[u, U_CONTEXT], bounds[1, :, j])
+            kind = kind_of(PK, j)
+            grid = contexts[kind]
+            collapse(floors[1, kind], batches, grid, UI[u, I_BATCH], UF[u, U_CONTEXT], bounds[1, :, j])
         lows[0, j] = _hosted_work(t, u, UF, UI) * (1.0 - _SHARE) - _SLACK
     for m in range(len(rows)):
         i, f = int(rows[m, W_BIN]), min(1.0, rows[m, W_SHARE])
@@ -120,14 +124,16 @@ def _bounds_of_costs(t, i, f, need, k, d, UF, UI, PK, PF, batches, contexts, flo
     for j in range(d):
         u = k + j
         lows[0, j] = np.inf
-        if UI[u, I_DOWN] or full(UI[u, I_BATCH], UF[u, U_CONTEXT], need, PK, contexts):
+        kind = kind_of(PK, j)
+        grid = contexts[kind]
+        if UI[u, I_DOWN] or full(UI[u, I_BATCH], UF[u, U_CONTEXT], need, PK, grid):
             continue
         if f < 0.0:
             lows[0, j] = 0.0
             continue
         if _changed(u, j, UF, UI, noted):
             for which in range(2):
-                collapse(floors[which], batches, contexts, UI[u, I_BATCH], UF[u, U_CONTEXT], bounds[which, :, j])
+                collapse(floors[which, kind], batches, grid, UI[u, I_BATCH], UF[u, U_CONTEXT], bounds[which, :, j])
         v = g * _hosted_work(t, u, UF, UI)
         h = g * max(0.0, bounds[0, i, j] + within * (bounds[0, i1, j] - bounds[0, i, j]))
         if 0.0 < latest < (v + h) * (1.0 - _SHARE):
@@ -142,11 +148,11 @@ def _bounds_of_costs(t, i, f, need, k, d, UF, UI, PK, PF, batches, contexts, flo
 @inlined
 def decide_live(
     t, r, R, UF, UI, classes, slo, seen, PK, PF, lengths, batches, contexts, curves, tables, floors, noted, bounds,
-    lows, XI, e, g,
+    lows, XI, down, e, g,
 ):  # fmt: skip
     """Return `decide_thresholds` of what is seen now, looking only at decode instances that may be the best.
 
-    The one with the least bound is judged first: after it few others are left.
+    `down` of them are down. The one with the least bound is judged first: after it few others are left.
     """
     k, d = XI[X_PREFILL], XI[X_DECODE]
     if d <= _FEW:
@@ -154,7 +160,7 @@ def decide_live(
         return decide_thresholds(r, k, d, R, seen, PK, PF, lengths, batches, contexts, curves, tables, e, g)
     i, f = bracket(lengths, R[r, R_NEED] - R[r, R_DONE])
     best, at_prefill = prefill_cost(i, f, k, seen, PF, curves, e)
-    host, least, own, need = -1, at_prefill, 0.0, R[r, R_NEED]
+    host, least, own, need, price = -1, at_prefill, 0.0, R[r, R_NEED], harm_price(down, PF)
     first = _bounds_of_costs(t, i, f, need, k, d, UF, UI, PK, PF, batches, contexts, floors, noted, bounds, lows, g)
     for at_ in range(-1, d):
         j = first if at_ < 0 else at_
@@ -162,10 +168,12 @@ def decide_live(
         if lows[0, j] > least or at_ == first:
             continue
         observe_hosting(t, u, j, UF, UI, classes, slo, seen)
-        B, K = seen[u, OB_BATCH], seen[u, OB_CONTEXT]
-        if full(B, K, need, PK, contexts):
+        B, K, kind = seen[u, OB_BATCH], seen[u, OB_CONTEXT], kind_of(PK, j)
+        grid = contexts[kind]
+        if full(B, K, need, PK, grid) or too_slow(seen[u, OB_SLOW], PF):
             continue
-        cost, wait, h = hosting_cost(g * seen[u, OB_HOST], i, f, locate(batches, contexts, B, K), PF, tables, g)
+        v, cell = g * seen[u, OB_HOST], locate(batches, grid, B, K)
+        cost, wait, h = hosting_cost(v, i, f, cell, PF, tables[0, kind], tables[1, kind], price, g)
         earlier = cost == least and 0 <= u < host  # ties go to the lowest id
         if (cost < least or earlier) and not 0.0 < PF[P_DEADLINE] < wait:
             host, least, own = u, cost, h

@@ -23,12 +23,14 @@ F_BYTES, F_RATE = F_KEY, F_HOST
 # States of a request.
 NOT_ARRIVED, WAITING, PREFILLING, MOVING, HANDING_OVER, LANDED, DECODING, HOSTED, FINISHED = range(9)
 
-# Float columns of a unit. END: when its step or span ends (inf: idle).
+# Float columns of a unit. END: when its step or span ends (inf: idle). EXPECTED: what the router's law says of its step
+# [s]; SLOWDOWN: how many times as long the last one took.
 (
     U_END, U_SINCE, U_KV, U_CAPACITY, U_LINK_FREE, U_LINK_RATE, U_BUSY, U_WORK, U_PART_WORK, U_TOKENS,
     U_CONTEXT, U_X, U_S, U_Y, U_Z, U_HOST_WAIT, U_HOST_PART, U_HOST_KV, U_BATCH_TIME, U_HOST_TIME,
-) = range(20)  # fmt: skip
-UNIT_FLOATS = 20
+    U_EXPECTED, U_SLOWDOWN,
+) = range(22)  # fmt: skip
+UNIT_FLOATS = 22
 
 # Integer columns of a unit.
 (
@@ -46,17 +48,17 @@ L_HEAD, L_TAIL, L_COUNT = range(3)
 # Settings, integers; the last three are a user's compiled decision: address, address and count of its parameters.
 (
     X_PREFILL, X_DECODE, X_BUDGET, X_MAX_SEQS, X_PACKING, X_FIRST_PREFILL, X_WARM, X_TREE, X_LAYERS, X_SHARING,
-    X_USER, X_PARAMETERS, X_PARAMETER_COUNT,
-) = range(13)  # fmt: skip
-SETTING_INTS = 13
+    X_MEASURED, X_USER, X_PARAMETERS, X_PARAMETER_COUNT,
+) = range(14)  # fmt: skip
+SETTING_INTS = 14
 
 # Settings, floats.
 Y_FIXED, Y_KV_BYTES, Y_HIST_LOG0, Y_HIST_STEP = range(4)
 SETTING_FLOATS = 4
 
 # Loop variables kept between calls.
-LOOP_NEXT, LOOP_DIRTY, LOOP_PULL, LOOP_FINISHED, LOOP_EVENTS, LOOP_FAULT, LOOP_ASKED = range(7)
-LOOP_INTS = 7
+LOOP_NEXT, LOOP_DIRTY, LOOP_PULL, LOOP_FINISHED, LOOP_EVENTS, LOOP_FAULT, LOOP_ASKED, LOOP_DOWN, LOOP_OVERDUE = range(9)
+LOOP_INTS = 9
 
 # Times kept between calls: now, the next observation (inf: the router sees everything at once), its interval.
 CLOCK_NOW, CLOCK_OBSERVE, CLOCK_INTERVAL = range(3)

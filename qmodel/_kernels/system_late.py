@@ -7,10 +7,11 @@ from qmodel._kernels import kernel
 
 from qmodel._kernels.laws import law_time, work_time
 from qmodel._kernels.policies import (
-    DUE, FCFS, K_MAX_BATCH, K_ORDER, K_ROOM, OB_BATCH, OB_CONTEXT, OB_HOST, P_RELIEF, SPF, at, bracket, interpolate3,
-    locate, queue_key,
+    DUE, FCFS, K_MAX_BATCH, K_ORDER, K_ROOM, OB_BATCH, OB_CONTEXT, OB_HOST, OBSERVED, P_HARM, P_RELIEF, SPF, at,
+    bracket, interpolate3, kind_of, locate,
 )  # fmt: skip
 from qmodel._kernels.policies_late import WAITING_FLOATS, fill_rows, late_pull, work_begun
+from qmodel._kernels.policies_order import queue_key
 from qmodel._kernels.sim_state import (
     F_KEY, L_COUNT, L_HEAD, R_CACHED, R_DONE, R_NEED, R_NEXT, R_PREV, R_PROMPT, REQUEST_FLOATS, REQUEST_INTS,
     U_END, U_PART_WORK, UNIT_FLOATS, UNIT_INTS, push, push_sorted, remove,
@@ -114,30 +115,32 @@ def _most_of(need, cached, lengths, curves, most):
 
 
 @kernel
-def _none_gains(u, waiting, ahead, k, most, seen, PF, lengths, batches, contexts, tables):
+def _none_gains(u, kind, waiting, ahead, k, most, seen, PF, lengths, batches, contexts, tables):
     """Return whether no prompt can gain at decode unit u, however long those who wait are and in whatever order.
 
     Where no chunk is safe beside the batch, hosting takes longer than any queue. Tables are linear between lengths, so
     that their smallest value over all lengths that occur is at one of the table or at an end.
     """
     gain = (ahead + waiting * most[M_WORK] * (1.0 + PF[P_RELIEF])) / k + most[M_WORK] + most[M_TRANSFER]
-    cell = locate(batches, contexts, seen[u, OB_BATCH], seen[u, OB_CONTEXT])
+    cell = locate(batches, contexts[kind], seen[u, OB_BATCH], seen[u, OB_CONTEXT])
     for m in range(len(lengths) + 2):
         length = lengths[m - 2] if m > 1 else most[M_SHORTEST + m]
         if most[M_SHORTEST] <= length <= most[M_LONGEST]:
             i, f = bracket(lengths, length)
-            if seen[u, OB_HOST] + interpolate3(tables[0], i, f, cell) <= gain:
+            if seen[u, OB_HOST] + interpolate3(tables[0, kind], i, f, cell) <= gain:
                 return False
     return True
 
 
 @kernel
-def _pull(j, ahead, k, R, lists, lengths, curves, exact, rows, seen, PK, PF, batches, contexts, tables, scratch):
-    """Return (request, host time) that decode instance j pulls, or (-1, 0); looks no further than needed."""
+def _pull(
+    unit, kind, ahead, k, R, lists, lengths, curves, exact, rows, seen, PK, PF, batches, contexts, tables, scratch
+):  # fmt: skip
+    """Return (request, host time) that a decode unit pulls, or (-1, 0); looks no further than needed."""
     r, waiting = lists[0, L_HEAD], lists[0, L_COUNT]
     while r >= 0:
         m, r, ahead = fill_rows(r, ahead, waiting, k, R, lengths, curves, exact, rows)
-        found, host = late_pull(k + j, rows[:m], seen, PK, PF, batches, contexts, tables, scratch)
+        found, host = late_pull(unit, kind, rows[:m], seen, PK, PF, PF[P_HARM], batches, contexts, tables, scratch)
         if found >= 0:
             return found, host
         waiting -= m
@@ -233,15 +236,26 @@ def _run(
                 observe_decode(t, j, D, E, LC, LB, capacity, seen, S)
                 begun, _ = work_begun(t, k, UF, UI)
                 if lists[0, L_COUNT] > _BLOCK and _none_gains(
-                    k + j, lists[0, L_COUNT], begun, k, most, seen, PF, lengths, batches, contexts, tables
+                    k + j,
+                    kind_of(PK, j),
+                    lists[0, L_COUNT],
+                    begun,
+                    k,
+                    most,
+                    seen,
+                    PF,
+                    lengths,
+                    batches,
+                    contexts,
+                    tables,
                 ):
                     break
                 if not looked:
                     order_due(t, k, ahead, G[G_TTFT], lists, R, K, F, shelves, floats, ints, ends)
                     looked = True
                 r, host = _pull(
-                    j, begun, k, R, lists, lengths, curves, exact, rows, seen, PK, PF, batches, contexts, tables,
-                    scratch,
+                    k + j, kind_of(PK, j), begun, k, R, lists, lengths, curves, exact, rows, seen, PK, PF, batches,
+                    contexts, tables, scratch,
                 )  # fmt: skip
                 if r < 0:
                     break
@@ -284,7 +298,7 @@ def late_pools(
     floats, ints = np.zeros((QUEUE_ROWS, asked)), np.zeros((QUEUE_ROWS, asked), np.int64)
     ends, most = np.full(2, -1, np.int64), np.zeros(4)
     _most_of(need, cached, lengths, curves, most)
-    hist, seen, scratch = np.zeros(bins), np.zeros((k + d, 8)), np.zeros((2, len(lengths)))
+    hist, seen, scratch = np.zeros(bins), np.zeros((k + d, OBSERVED)), np.zeros((2, len(lengths)))
     rows = np.empty((n if PK[K_ORDER] == FCFS else _BLOCK, WAITING_FLOATS))
     _run(
         arrival, deflected, R, K, lists, shelves, floats, ints, ends, UF, UI, stall, exact, units, part, kept, behind,

@@ -14,8 +14,8 @@ from qmodel._kernels.laws import law_time, work_time
 from qmodel._kernels.policies import (
     AT_ARRIVAL, FCFS, K_DECODE_EARLY, K_KIND, K_ORDER, NONE, OB_BATCH, OB_CONTEXT, OB_HOST,
     OB_HOSTING, OB_KV, OB_LINK, OB_LOAD, OB_REQUESTS, OB_REST, OB_STRICTEST, OB_TOKENS, OB_WORK, OBSERVED, decide,
-    queue_key,
 )  # fmt: skip
+from qmodel._kernels.policies_order import queue_key
 from qmodel._kernels.sim_state import (
     R_CACHED, R_DONE, R_NEED, R_PROMPT, REQUEST_INTS, U_LINK_RATE, UNIT_FLOATS, X_BUDGET, X_DECODE, X_PREFILL,
 )  # fmt: skip

@@ -11,7 +11,7 @@ import math
 from qmodel._kernels import kernel
 
 from qmodel._kernels.heap import heap_pop, heap_push
-from qmodel._kernels.policies import DUE_SHARE
+from qmodel._kernels.policies_order import DUE_SHARE
 from qmodel._kernels.sim_state import F_KEY, L_HEAD, L_TAIL, R_NEXT, R_PREV, push_behind, push_front, remove
 from qmodel._kernels.system_state import ARRIVAL
 
@@ -107,7 +107,7 @@ def _judge(r, key, lists, R, K, shelves):
 
 @kernel
 def order_due(t, k, ahead, limit, lists, R, K, F, shelves, floats, ints, ends):
-    """Bring the queue into the order of `policies.sort_due` for one TTFT limit [s], with `ahead` [s] of begun work.
+    """Bring the queue into the order of `policies_order.sort_due` for one TTFT limit [s], `ahead` [s] of begun work.
 
     Whoever has arrived so long ago that it would be late even at the head is given up, and so are all before it: they
     are at the front in order of arrival, where nobody is ahead of them. Moore's rule is run over the others only. Keys

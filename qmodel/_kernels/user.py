@@ -18,8 +18,8 @@ from qmodel._kernels import kernel
 
 from qmodel._kernels.laws import COEF_WIDTH, chunked_time, schedule_time
 from qmodel._kernels.policies import (
-    OBSERVED, OB_BATCH, OB_CONTEXT, OB_HOST, OB_HOSTING, OB_KV, OB_LINK, OB_LOAD, OB_REQUESTS, OB_REST, OB_STRICTEST,
-    OB_TOKENS, OB_WORK,
+    OBSERVED, OB_BATCH, OB_CONTEXT, OB_HOST, OB_HOSTING, OB_KV, OB_LINK, OB_LOAD, OB_REQUESTS, OB_REST, OB_SLOW,
+    OB_STRICTEST, OB_TOKENS, OB_WORK,
 )  # fmt: skip
 from qmodel._kernels.sim_state import (
     F_ARRIVAL, R_CACHED, R_CLASS, R_PROMPT, UNIT_FLOATS, U_LINK_RATE, X_BUDGET, X_DECODE, X_PARAMETERS,
@@ -47,6 +47,7 @@ class CompiledState(NamedTuple):
     step_rest_s: Any
     strictest_tbt_s: Any
     kv_share: Any
+    slowdown: Any
     budget: int
     link_bytes_per_s: Any
     transfer_fixed_s: float
@@ -154,7 +155,7 @@ def callback(decide):
         state = CompiledState(
             ask[A_NOW], P[:, OB_WORK], P[:, OB_TOKENS], P[:, OB_REQUESTS], P[:, OB_LINK], D[:, OB_HOST],
             D[:, OB_BATCH], D[:, OB_CONTEXT], D[:, OB_HOSTING], D[:, OB_LOAD], D[:, OB_REST], D[:, OB_STRICTEST],
-            D[:, OB_KV], budget, units[:k, U_LINK_RATE], fixed[Y_FIXED], fixed[Y_KV_BYTES], coef, base,
+            D[:, OB_KV], D[:, OB_SLOW], budget, units[:k, U_LINK_RATE], fixed[Y_FIXED], fixed[Y_KV_BYTES], coef, base,
         )  # fmt: skip
         request = CompiledRequest(ask[A_ARRIVAL], int(ask[A_PROMPT]), int(ask[A_CACHED]), ask[A_TTFT], ask[A_TBT])
         pool, instance, host = decide(state, request, numba.carray(params_at, (count,)))

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from qmodel.errors import InputError
 from qmodel.io.atomic import write_text
 from qmodel.io.problems import first_problem
-from qmodel.policies.rule import Binding, Order, ThresholdRule
+from qmodel.policies.rule import Binding, DecodeTables, Order, ThresholdRule
 from qmodel.scenario import SLO
 from qmodel.scenario.plan import SCHEMA_VERSION, Plan, ShadowPrice
 
@@ -25,6 +25,7 @@ MAX_BYTES = 64 * 1024 * 1024
 NotNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Column = Annotated[list[NotNegative], Field(min_length=2)]
+Cube = list[list[list[NotNegative]]]
 
 
 class _Strict(BaseModel):
@@ -99,8 +100,21 @@ class _Tables(_Strict):
     work_s: Column
     execution_s: Column
     transfer_s: Column
-    host_s: list[list[list[NotNegative]]]
-    harm_s: list[list[list[NotNegative]]]
+    host_s: Cube
+    harm_s: Cube
+    step_s: list[list[Positive]] | None = None
+
+
+class _KindTables(_Strict):
+    contexts: Column
+    host_s: Cube
+    harm_s: Cube
+    step_s: list[list[Positive]] | None = None
+
+
+class _DecodeKinds(_Strict):
+    kind_of: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    tables: Annotated[list[_KindTables], Field(min_length=1)]
 
 
 class _Rule(_Strict):
@@ -114,6 +128,9 @@ class _Rule(_Strict):
     relief_weight: NotNegative
     deadline_s: NotNegative
     max_batch: Annotated[int, Field(ge=0)] = 0
+    fault_harm: NotNegative = 1.0
+    patience_s: NotNegative = 0.0
+    slow_factor: NotNegative = 0.0
 
 
 class _ThresholdTable(_Strict):
@@ -141,7 +158,7 @@ class _CalibrationInterval(_Strict):
 
 
 class _PlanFile(_Strict):
-    schema_version: Literal[1]
+    schema_version: Literal[1, 2]
     qmodel_version: str
     objective: str
     inputs: _Inputs
@@ -149,6 +166,7 @@ class _PlanFile(_Strict):
     shadow_prices: list[_ShadowPrice]
     constants: dict[str, float]
     tables: _Tables
+    decode_kinds: _DecodeKinds | None = None
     dispatch_rule: _Rule
     late_rule: _Rule | None
     threshold_table: _ThresholdTable
@@ -251,11 +269,12 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _as_plan(data: dict[str, Any]) -> Plan:
-    shared: dict[str, Any] = {
-        name: np.array(value, dtype=np.float64) if isinstance(value, list) else value
-        for name, value in data["tables"].items()
-    }
+    shared = _arrays(data["tables"])
     shared["chunks"] = tuple(int(c) for c in data["tables"]["chunks"])
+    kinds = data.get("decode_kinds")
+    if kinds is not None:
+        shared["kinds"] = tuple(DecodeTables(**_arrays(tables)) for tables in kinds["tables"])
+        shared["kind_of"] = tuple(kinds["kind_of"])
     late = data["late_rule"]
     table = dict(data["threshold_table"])
     table["threshold_s"] = _with_inf(table["threshold_s"])
@@ -285,10 +304,17 @@ def _as_plan(data: dict[str, Any]) -> Plan:
     )
 
 
+def _arrays(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return fields of a rule with lists of numbers as arrays."""
+    return {
+        name: np.array(value, dtype=np.float64) if isinstance(value, list) else value for name, value in fields.items()
+    }
+
+
 def _with_inf(rows: list[list[float | None]]) -> list[list[float]]:
     return [[np.inf if t is None else t for t in row] for row in rows]
 
 
 def rule_fields() -> set[str]:
     """Return the fields of a rule that plan files carry, for the test that none is forgotten."""
-    return set(_Rule.model_fields) | set(_Tables.model_fields)
+    return set(_Rule.model_fields) | set(_Tables.model_fields) | {"kinds", "kind_of"}

@@ -30,7 +30,7 @@ from qmodel.optimization.horizon import horizon_prices
 from qmodel.optimization.robust import robust_prices, scenario_set
 from qmodel.optimization.shadow import shadow_prices
 from qmodel.optimization.split import StaticSplit, static_split
-from qmodel.optimization.thresholds import DEADLINE_SHARE, HARM_WEIGHT, threshold_rule, thresholds_s, with_chunks
+from qmodel.optimization.thresholds import DEADLINE_SHARE, harm_weight, threshold_rule, thresholds_s, with_chunks
 from qmodel.policies.rule import Binding, Order, ThresholdRule
 from qmodel.scenario import SLO, Cluster, Requests, Workload
 from qmodel.scenario.plan import Plan
@@ -107,7 +107,11 @@ def derive_plan(
         cluster, workload, limits, split, "dispatch", dispatch_order, chunks=chunks, value_deadlines=valued
     )
     if effort == "none" or not isinstance(workload, Workload):  # nothing to judge candidates on
-        late = None if binding == "dispatch" else _late(at_dispatch, "spf" if order == "auto" else order)
+        late = (
+            None
+            if binding == "dispatch"
+            else _late(at_dispatch, "spf" if order == "auto" else order, cluster, workload, limits)
+        )
         return _assemble(cluster, workload, limits, objective, split, at_dispatch, late, {})
     scenarios = [Scenario("as planned", cluster, busiest(workload, JUDGED_REQUESTS))]
     if robust:
@@ -122,8 +126,9 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise InputError(name, repr(value), f"one of {', '.join(choices)}", f"e.g. {name}={choices[0]!r}")
 
 
-def _late(rule: ThresholdRule, order: Order) -> ThresholdRule:
-    return replace(rule, binding="late", order=order, harm_weight=HARM_WEIGHT["late"], deadline_s=0.0)
+def _late(rule: ThresholdRule, order: Order, cluster: Cluster, workload: WorkloadLike, slo: SLO) -> ThresholdRule:
+    weight = harm_weight("late", cluster, workload, slo)
+    return replace(rule, binding="late", order=order, harm_weight=weight, deadline_s=0.0)
 
 
 def _chosen(
@@ -159,7 +164,7 @@ def _chosen(
     late = None
     if binding != "dispatch":
         orders = ORDERS if order == "auto" else (order,)
-        candidates = late_rules(_late(at_dispatch, "spf"), orders, effort)
+        candidates = late_rules(_late(at_dispatch, "spf", cluster, workload, slo), orders, effort)
         if hosts_outlast(split, slo.ttft_s):
             first = f"late {orders[0]}"
             candidates |= bounded_rules({first: candidates[first]}, slo.ttft_s)

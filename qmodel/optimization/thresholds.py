@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,12 +12,15 @@ import numpy.typing as npt
 from qmodel.laws import Calibration
 from qmodel.optimization.bins import WorkloadLike, transfer_part_s
 from qmodel.optimization.chunks import CHUNKS, NO_SCHEDULE_S, SMALLEST_PLANNED_CHUNK, chunk_schedule
+from qmodel.optimization.decode_state import decode_state
 from qmodel.optimization.split import StaticSplit
-from qmodel.policies.rule import Binding, Order, ThresholdRule
+from qmodel.policies.rule import Binding, DecodeTables, Order, ThresholdRule
 from qmodel.scenario import SLO, Cluster
 
 __all__ = [
     "backlog_price_per_s",
+    "decode_kinds",
+    "harm_weight",
     "host_tables",
     "table_lengths",
     "threshold_rule",
@@ -41,8 +45,15 @@ MAX_BATCH_SHARE = 0.95
 VALUED_LOAD = 0.85
 DEADLINE_SHARE = 0.7
 AGEING_PER_S = 0.1
-# What a second of delay of one resident is worth in seconds of TTFT (docs/decisions/0056).
+# What a second of delay of one resident is worth in seconds of TTFT (docs/decisions/0056), and how much more where
+# decode could not lose an instance: without it a step beside no chunk already takes this share of the TBT SLO (0071).
 HARM_WEIGHT: dict[Binding, float] = {"dispatch": 0.02, "late": 0.01}
+TIGHT_HARM, TIGHT_SHARE = 1.5, 0.85
+# While a decode instance is down or slow, from the fault cells of the evaluation (0071): factor on the harm weight,
+# TTFT SLOs after which a request goes first, and how many times its law's time a slow instance takes.
+FAULT_HARM = 20.0
+PATIENCE_SLOS = 4.0
+SLOW_FACTOR = 1.5
 
 
 def backlog_price_per_s(rate_per_s: float, load: float) -> float:
@@ -187,23 +198,96 @@ def host_tables(
     return schedule.host_s.reshape(shape), schedule.harm_s.reshape(shape)
 
 
-def _cluster_tables(
-    cluster: Cluster,
+def decode_kinds(cluster: Cluster) -> dict[str, Calibration]:
+    """Return the kinds of decode instances, by fingerprint, in the order in which they come.
+
+    Parameters
+    ----------
+    cluster : Cluster
+        Its decode pool.
+
+    Returns
+    -------
+    dict of str to Calibration
+        One entry per kind.
+    """
+    return {c.fingerprint: c for c in cluster.decode_calibrations}
+
+
+def _tables(
+    cluster: Cluster, lengths: FloatArray, batches: FloatArray, contexts: FloatArray, slo: SLO, chunks: tuple[int, ...]
+) -> dict[str, Any]:
+    """Return the fields of a rule that say what hosting costs; those of a mean instance where there are kinds.
+
+    The mean instance has no schedule where any kind has none. Each kind also has tables up to its own capacity.
+    """
+    kinds = decode_kinds(cluster)
+    tables = {key: host_tables(c, lengths, batches, contexts, slo, chunks) for key, c in kinds.items()}
+    weights = [sum(c.fingerprint == key for c in cluster.decode_calibrations) for key in kinds]
+    each = [tables[c.fingerprint] for c in cluster.decode_calibrations]
+    host, harm = each[0] if len(kinds) == 1 else tuple(np.mean([pair[i] for pair in each], axis=0) for i in range(2))
+    step = np.average([_bare_steps(c, batches, contexts) for c in kinds.values()], axis=0, weights=weights)
+    if len(kinds) == 1:
+        return {"host_s": host, "harm_s": harm, "step_s": step}
+    unsafe = np.any([pair[0] >= NO_SCHEDULE_S for pair in each], axis=0)
+    keys = list(kinds)
+    return {
+        "host_s": np.where(unsafe, NO_SCHEDULE_S, host),
+        "harm_s": np.where(unsafe, 0.0, harm),
+        "step_s": step,
+        "kinds": tuple(_kind_tables(c, lengths, batches, slo, chunks, cluster.max_num_seqs) for c in kinds.values()),
+        "kind_of": tuple(keys.index(c.fingerprint) for c in cluster.decode_calibrations),
+    }
+
+
+def _kind_tables(
+    calibration: Calibration,
     lengths: FloatArray,
     batches: FloatArray,
-    contexts: FloatArray,
     slo: SLO,
     chunks: tuple[int, ...],
-) -> tuple[FloatArray, FloatArray]:
-    """Return `host_tables` of the mean decode instance; without a schedule where any kind of instance has none."""
-    kinds = {c.fingerprint: c for c in cluster.decode_calibrations}
-    tables = {key: host_tables(c, lengths, batches, contexts, slo, chunks) for key, c in kinds.items()}
-    if len(tables) == 1:
-        return next(iter(tables.values()))
-    each = [tables[c.fingerprint] for c in cluster.decode_calibrations]
-    host, harm = (np.mean([pair[i] for pair in each], axis=0) for i in range(2))
-    unsafe = np.any([pair[0] >= NO_SCHEDULE_S for pair in each], axis=0)
-    return np.where(unsafe, NO_SCHEDULE_S, host), np.where(unsafe, 0.0, harm)
+    max_num_seqs: int,
+) -> DecodeTables:
+    _, contexts = table_states(calibration, max_num_seqs)
+    host, harm = host_tables(calibration, lengths, batches, contexts, slo, chunks)
+    return DecodeTables(contexts=contexts, host_s=host, harm_s=harm, step_s=_bare_steps(calibration, batches, contexts))
+
+
+def _bare_steps(calibration: Calibration, batches: FloatArray, contexts: FloatArray) -> FloatArray:
+    """Return decode steps without a hosted chunk, of at least one resident [s]; shape (n_B, n_K)."""
+    B, K = np.meshgrid(np.maximum(batches, 1.0), contexts, indexing="ij")
+    return np.asarray(calibration.decode_step_s(B, K), dtype=float)
+
+
+def harm_weight(binding: Binding, cluster: Cluster, workload: WorkloadLike, slo: SLO) -> float:
+    """Return c_R, what a second of delay of one resident is worth in seconds of TTFT; *empirical*.
+
+    Half as much again where the decode pool could not lose an instance: with the others at their mean state, a step
+    without hosted chunk would take most of the TBT SLO.
+
+    Parameters
+    ----------
+    binding : {"dispatch", "late"}
+        When the decision is taken: late binding, which sees the queue when it decides, needs a smaller weight.
+    cluster : Cluster
+        Its decode pool.
+    workload : Workload
+        Rate and lengths.
+    slo : SLO
+        `tbt_s` bounds each step.
+
+    Returns
+    -------
+    float
+        c_R.
+    """
+    weight, left = HARM_WEIGHT[binding], cluster.decode_count - 1
+    if left == 0:  # nobody is left to protect
+        return weight
+    rate = workload.rate_per_s / left
+    states = (decode_state(c, rate, workload.lengths(), cluster.max_num_seqs) for c in decode_kinds(cluster).values())
+    tight = max(state.step_s for state in states) >= TIGHT_SHARE * slo.tbt_s
+    return weight * TIGHT_HARM if tight else weight
 
 
 def threshold_rule(
@@ -215,7 +299,6 @@ def threshold_rule(
     order: Order = "fcfs",
     *,
     chunks: tuple[int, ...] = CHUNKS,
-    harm_weight: float | None = None,
     value_deadlines: bool | None = None,
 ) -> ThresholdRule:
     """Return the deflection rule that one step of policy improvement on the static split gives.
@@ -236,8 +319,6 @@ def threshold_rule(
         Order of the prefill queue.
     chunks : tuple of int
         Candidate chunks [tokens], largest first.
-    harm_weight : float, optional
-        c_R, what a second of delay of one resident is worth in seconds of TTFT; `HARM_WEIGHT` by default.
     value_deadlines : bool, optional
         Whether a decode instance is considered only where it ends a prompt within 0.7 of the TTFT SLO, so that
         backlog there never makes every request late; by default when the offered prefill load is above 0.85, where
@@ -252,14 +333,16 @@ def threshold_rule(
     lengths = table_lengths(longest, cluster.max_num_batched_tokens)
     smallest = min(cluster.decode_calibrations, key=lambda c: c.kv_capacity_tokens)
     batches, contexts = table_states(smallest, cluster.max_num_seqs)
-    host, harm = _cluster_tables(cluster, lengths, batches, contexts, slo, chunks)
     valued = split.offered_load > VALUED_LOAD if value_deadlines is None else value_deadlines
     return ThresholdRule(
         binding=binding,
         order=order,
         price_prefill_per_s=backlog_price_per_s(split.rate_prefill_per_s, split.load_prefill),
         price_decode_per_s=backlog_price_per_s(split.rate_decode_per_s, split.load_decode),
-        harm_weight=HARM_WEIGHT[binding] if harm_weight is None else harm_weight,
+        harm_weight=harm_weight(binding, cluster, workload, slo),
+        fault_harm=FAULT_HARM,
+        patience_s=PATIENCE_SLOS * slo.ttft_s,
+        slow_factor=SLOW_FACTOR,
         chunks=chunks,
         tbt_limit_s=slo.tbt_s,
         max_waiting_tokens=MAX_WAITING_TOKENS,
@@ -273,8 +356,7 @@ def threshold_rule(
         work_s=np.asarray(cluster.work_s(lengths)),
         execution_s=np.asarray(cluster.execution_s(lengths)),
         transfer_s=transfer_part_s(cluster, lengths),
-        host_s=host,
-        harm_s=harm,
+        **_tables(cluster, lengths, batches, contexts, slo, chunks),
     )
 
 
@@ -297,8 +379,8 @@ def with_chunks(rule: ThresholdRule, cluster: Cluster, slo: SLO, chunks: tuple[i
     ThresholdRule
         The same prices.
     """
-    host, harm = _cluster_tables(cluster, rule.lengths, rule.batches, rule.contexts, slo, chunks)
-    return replace(rule, chunks=chunks, host_s=host, harm_s=harm)
+    tables = _tables(cluster, rule.lengths, rule.batches, rule.contexts, slo, chunks)
+    return replace(rule, chunks=chunks, **tables)
 
 
 def thresholds_s(

@@ -75,12 +75,16 @@ def policy_arrays(spec: KernelSpec) -> PolicyArrays:
     rule = spec.rule
     if rule is None:
         one = np.zeros(1)
-        return PolicyArrays(PK, PF, chunks, one, one, one, np.zeros((2, 1)), np.zeros((2, 1, 1, 1)))
+        return PolicyArrays(PK, PF, chunks, one, one, np.zeros((1, 1)), np.zeros((2, 1)), np.zeros((2, 1, 1, 1, 1)))
     PF[[kp.P_PRICE_PREFILL, kp.P_PRICE_DECODE]] = rule.price_prefill_per_s, rule.price_decode_per_s
     PF[kp.P_HARM] = rule.harm_weight
     PK[[kp.K_ROOM, kp.K_MAX_BATCH]] = rule.max_waiting_tokens, rule.max_batch
     PF[kp.P_RELIEF], PF[kp.P_DEADLINE] = rule.relief_weight, rule.deadline_s
-    grids = [np.ascontiguousarray(g, dtype=float) for g in (rule.lengths, rule.batches, rule.contexts)]
+    PF[[kp.P_FAULT_HARM, kp.P_PATIENCE, kp.P_SLOW]] = rule.fault_harm, rule.patience_s, rule.slow_factor
+    PK = np.concatenate([PK, np.array(rule.kind_of, np.int64)])
+    each = rule.kinds or (rule.tables_of(0),)
+    lengths, batches = (np.ascontiguousarray(grid, dtype=float) for grid in (rule.lengths, rule.batches))
     curves = np.ascontiguousarray([rule.work_s, rule.transfer_s], dtype=float)
-    tables = np.ascontiguousarray([rule.host_s, rule.harm_s], dtype=float)
-    return PolicyArrays(PK, PF, chunks, grids[0], grids[1], grids[2], curves, tables)
+    contexts = np.ascontiguousarray([kind.contexts for kind in each], dtype=float)
+    tables = np.ascontiguousarray([[kind.host_s for kind in each], [kind.harm_s for kind in each]], dtype=float)
+    return PolicyArrays(PK, PF, chunks, lengths, batches, contexts, curves, tables)

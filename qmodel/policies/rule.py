@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from qmodel.errors import InputError
 
-__all__ = ["ORDER_WORDS", "Binding", "Order", "ThresholdRule"]
+__all__ = ["ORDER_WORDS", "Binding", "DecodeTables", "Order", "ThresholdRule"]
 
 FloatArray = npt.NDArray[np.float64]
 Binding = Literal["dispatch", "late"]
@@ -22,6 +22,26 @@ ORDER_WORDS: dict[Order, str] = {
     "aged": "shortest first, with ageing",
     "due": "by due times",
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DecodeTables:
+    """What hosting costs at one kind of decode instance, over the lengths and batches of a rule.
+
+    Parameters
+    ----------
+    contexts : ndarray, shape (n_K,)
+        Decode contexts [tokens], increasing, from 0; the last is the capacity of the KV cache.
+    host_s, harm_s : ndarray, shape (n_L, n_B, n_K)
+        As in `ThresholdRule` [s].
+    step_s : ndarray, shape (n_B, n_K), optional
+        Decode step without a hosted chunk [s], for those who measure.
+    """
+
+    contexts: FloatArray
+    host_s: FloatArray
+    harm_s: FloatArray
+    step_s: FloatArray | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -72,6 +92,20 @@ class ThresholdRule:
         Longest v + h with which a decode instance is considered [s]; 0 for any.
     max_batch : int
         A decode instance with this many residents or more hosts nothing new; 0 for no limit.
+    fault_harm : float
+        Factor on `harm_weight` while a decode instance is down: the others have its residents to take.
+    patience_s : float
+        Late binding, order "due": how long a request waits until it goes first, from when a decode instance is down or
+        slow and no other has room until nobody has waited for so long [s]; 0: never.
+    slow_factor : float
+        A decode instance whose steps take more than this many times what its law says hosts nothing; 0: any may.
+    step_s : ndarray, shape (n_B, n_K), optional
+        Decode step without a hosted chunk [s], for those who measure.
+    kinds : tuple of DecodeTables
+        Tables of each kind of decode instance where there are several; `contexts`, `host_s`, `harm_s` and `step_s` then
+        are those of a mean instance, for whoever knows no kinds.
+    kind_of : tuple of int
+        Place in `kinds` of each decode instance; empty where there is one kind.
     """
 
     binding: Binding
@@ -94,6 +128,12 @@ class ThresholdRule:
     relief_weight: float = 0.0
     deadline_s: float = 0.0
     max_batch: int = 0
+    fault_harm: float = 1.0
+    patience_s: float = 0.0
+    slow_factor: float = 0.0
+    step_s: FloatArray | None = None
+    kinds: tuple[DecodeTables, ...] = ()
+    kind_of: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name in (
@@ -104,18 +144,40 @@ class ThresholdRule:
             "relief_weight",
             "deadline_s",
             "max_batch",
+            "fault_harm",
+            "patience_s",
+            "slow_factor",
         ):
             value = getattr(self, name)
             if not (np.isfinite(value) and value >= 0):
                 raise InputError(f"threshold rule {name}", value, "finite and >= 0", "derive the plan again")
-        shape = (len(self.lengths), len(self.batches), len(self.contexts))
-        for name in ("host_s", "harm_s"):
-            table = getattr(self, name)
-            if table.shape != shape or not np.all(np.isfinite(table)) or np.any(table < 0):
-                raise InputError(f"threshold rule {name}", f"of shape {table.shape}", f"finite, >= 0 and {shape}")
         for name in ("lengths", "batches", "contexts"):
             if np.any(np.diff(getattr(self, name)) <= 0):
                 raise InputError(f"threshold rule {name}", "not increasing", "strictly increasing")
         for name in ("work_s", "execution_s", "transfer_s"):
-            if getattr(self, name).shape != shape[:1]:
-                raise InputError(f"threshold rule {name}", getattr(self, name).shape, f"of shape {shape[:1]}")
+            if getattr(self, name).shape != self.lengths.shape:
+                raise InputError(f"threshold rule {name}", getattr(self, name).shape, f"of shape {self.lengths.shape}")
+        for tables in (self._mean_tables, *self.kinds):
+            self._check(tables)
+        if any(not 0 <= kind < len(self.kinds) for kind in self.kind_of) or bool(self.kinds) != bool(self.kind_of):
+            raise InputError("threshold rule kind_of", self.kind_of, f"places in its {len(self.kinds)} kinds")
+
+    def _check(self, tables: DecodeTables) -> None:
+        shape = (len(self.lengths), len(self.batches), len(self.contexts))
+        if tables.contexts.shape != shape[2:] or np.any(np.diff(tables.contexts) <= 0):
+            raise InputError("threshold rule contexts", tables.contexts, f"{shape[2]}, strictly increasing")
+        for name in ("host_s", "harm_s"):
+            table = getattr(tables, name)
+            if table.shape != shape or not np.all(np.isfinite(table)) or np.any(table < 0):
+                raise InputError(f"threshold rule {name}", f"of shape {table.shape}", f"finite, >= 0 and {shape}")
+        step = tables.step_s
+        if step is not None and (step.shape != shape[1:] or not np.all(np.isfinite(step)) or np.any(step <= 0)):
+            raise InputError("threshold rule step_s", f"of shape {step.shape}", f"finite, > 0 and {shape[1:]}")
+
+    @property
+    def _mean_tables(self) -> DecodeTables:
+        return DecodeTables(contexts=self.contexts, host_s=self.host_s, harm_s=self.harm_s, step_s=self.step_s)
+
+    def tables_of(self, instance: int) -> DecodeTables:
+        """Return the tables that hold for a decode instance, by its number from 0."""
+        return self.kinds[self.kind_of[instance]] if self.kinds else self._mean_tables

@@ -115,6 +115,8 @@ class ClusterState:
         Strictest TBT SLO among the residents [s], inf if there are none.
     kv_share : ndarray, shape (d,)
         Used share of the KV capacity.
+    slowdown : ndarray, shape (d,)
+        Time of the last finished step over what the router's law says of it.
     prefill_laws, decode_laws : sequence of StepLaw
         Law per instance.
     budget : int
@@ -136,6 +138,7 @@ class ClusterState:
     step_rest_s: FloatArray
     strictest_tbt_s: FloatArray
     kv_share: FloatArray
+    slowdown: FloatArray
     prefill_laws: Sequence[StepLaw]
     decode_laws: Sequence[StepLaw]
     budget: int

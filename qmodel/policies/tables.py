@@ -23,11 +23,13 @@ def lookup_curve(rule: ThresholdRule, curve: FloatArray, tokens: float) -> float
     return max(0.0, float(curve[i] + f * (curve[j] - curve[i])))
 
 
-def lookup_table(rule: ThresholdRule, table: FloatArray, tokens: float, batch: float, context: float) -> float:
-    """Return a table at a length (extrapolated), batch and context (both held to the grid), >= 0."""
+def lookup_table(
+    rule: ThresholdRule, contexts: FloatArray, table: FloatArray, tokens: float, batch: float, context: float
+) -> float:
+    """Return a table over `contexts` at a length (extrapolated), batch and context (both held to the grid), >= 0."""
     i, j, f = _bracket(rule.lengths, tokens)
     b, b1, g = _bracket(rule.batches, batch)
-    c, c1, h = _bracket(rule.contexts, context)
+    c, c1, h = _bracket(contexts, context)
     g, h = min(1.0, max(0.0, g)), min(1.0, max(0.0, h))
 
     def corner(row: FloatArray) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 
 from qmodel.errors import InputError
 from qmodel.policies.rule import ThresholdRule
-from qmodel.policies.state import ClusterState, KernelSpec, RequestView, Route
+from qmodel.policies.state import UNAVAILABLE, ClusterState, KernelSpec, RequestView, Route
 from qmodel.policies.tables import lookup_curve, lookup_table
 
 __all__ = ["LateThresholds", "Thresholds", "rule_of"]
@@ -34,7 +34,7 @@ class Thresholds:
     """Deflect iff the prefill path costs more than the best decode instance; decided when a request arrives.
 
     The rule and its symbols are those of `ThresholdRule`. Lengths are uncached prompt tokens; beyond the tables
-    they are extrapolated, batch and context are held to the grid.
+    they are extrapolated, batch and context are held to the grid. An instance that is down or slow hosts nothing.
 
     Parameters
     ----------
@@ -66,18 +66,23 @@ class Thresholds:
         s, x = lookup_curve(rule, rule.work_s, n), lookup_curve(rule, rule.transfer_s, n)
         at_prefill = w + s + gp * ((w + s) ** 2 - w**2) + x
         host, at_decode, own = -1, np.inf, 0.0
-        for j in range(len(state.batch)):
+        down = state.deflected_work_s >= UNAVAILABLE
+        price = rule.harm_weight * (rule.fault_harm if np.any(down) else 1.0)
+        for j in np.flatnonzero(~down):
             B, K, v = float(state.batch[j]), float(state.context_tokens[j]), float(state.deflected_work_s[j])
-            if 0 < rule.max_batch <= B or K + request.prompt_tokens > rule.contexts[-1]:
+            of = rule.tables_of(int(j))
+            if 0 < rule.max_batch <= B or K + request.prompt_tokens > of.contexts[-1]:
                 continue
-            h = lookup_table(rule, rule.host_s, n, B, K)
+            if 0 < rule.slow_factor < state.slowdown[j]:
+                continue
+            h = lookup_table(rule, of.contexts, of.host_s, n, B, K)
             if 0 < rule.deadline_s < v + h:
                 continue
             cost = v + h + gd * ((v + h) ** 2 - v**2)
-            if rule.harm_weight > 0:
-                cost += rule.harm_weight * lookup_table(rule, rule.harm_s, n, B, K)
+            if price > 0:
+                cost += price * lookup_table(rule, of.contexts, of.harm_s, n, B, K)
             if cost < at_decode:
-                host, at_decode, own = j, cost, h
+                host, at_decode, own = int(j), cost, h
         if host >= 0 and at_prefill > at_decode:
             return Route(pool="decode", instance=host, host_s=own)
         return Route(pool="prefill", instance=best)
@@ -101,6 +106,10 @@ class LateThresholds:
 
     with expected wait = (rest of running steps and begun prompts + work ahead in the queue)/k. There is no decision
     at arrival, so the simulator's compiled rule is the only form.
+
+    A decode instance whose steps take `slow_factor` times what its law says pulls nothing. While one is down, harm
+    counts `fault_harm` times. In order "due" those who have waited for `patience_s` go first, in order of arrival, from
+    when an instance is down or slow and no other has room until nobody has waited for so long.
 
     Parameters
     ----------

@@ -16,13 +16,15 @@ from qmodel.scenario.slo import SLO
 if TYPE_CHECKING:
     from qmodel.policies import LateThresholds, Thresholds
 
-__all__ = ["RULE_TABLES", "SCHEMA_VERSION", "Plan", "ShadowPrice"]
+__all__ = ["KIND_TABLES", "RULE_TABLES", "SCHEMA_VERSION", "Plan", "ShadowPrice"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # Fields of a rule that do not depend on when and in which order it is applied; both rules of a plan share them.
 RULE_TABLES = (
-    "chunks", "tbt_limit_s", "lengths", "batches", "contexts", "work_s", "execution_s", "transfer_s", "host_s", "harm_s"
+    "chunks", "tbt_limit_s", "lengths", "batches", "contexts", "work_s", "execution_s", "transfer_s", "host_s",
+    "harm_s", "step_s",
 )  # fmt: skip
+KIND_TABLES = ("contexts", "host_s", "harm_s", "step_s")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,6 +197,7 @@ class Plan:
             "shadow_prices": [dataclasses.asdict(price) for price in self.shadow_prices],
             "constants": _plain(self.constants),
             "tables": shared,
+            "decode_kinds": _kinds(self.dispatch_rule),
             "dispatch_rule": _scalars(self.dispatch_rule),
             "late_rule": None if self.late_rule is None else _scalars(self.late_rule),
             "threshold_table": _plain(self.thresholds),
@@ -207,8 +210,16 @@ class Plan:
         }
 
 
+def _kinds(rule: ThresholdRule) -> dict[str, Any] | None:
+    """Return the tables of each kind of decode instance; None where there is one kind."""
+    if not rule.kinds:
+        return None
+    tables = [{name: _plain(getattr(kind, name)) for name in KIND_TABLES} for kind in rule.kinds]
+    return {"kind_of": list(rule.kind_of), "tables": tables}
+
+
 def _scalars(rule: ThresholdRule) -> dict[str, Any]:
-    names = (f.name for f in dataclasses.fields(rule) if f.name not in RULE_TABLES)
+    names = (f.name for f in dataclasses.fields(rule) if f.name not in (*RULE_TABLES, "kinds", "kind_of"))
     return {name: _plain(getattr(rule, name)) for name in names}
 
 

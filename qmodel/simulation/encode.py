@@ -153,6 +153,7 @@ def arrays_of(
     R[:, [ks.R_PREFILL, ks.R_DECODE, ks.R_NEXT, ks.R_PREV]] = -1
     UF, UI = np.zeros((units, ks.UNIT_FLOATS)), np.zeros((units, ks.UNIT_INTS), np.int64)
     UF[:, ks.U_END] = np.inf
+    UF[:, ks.U_SLOWDOWN] = 1.0
     UI[:, ks.I_PART], UI[:, ks.I_NEXT_LEAVE] = -1, 1 << 62
     for u, cal in enumerate(scene.prefill + scene.decode):
         UF[u, ks.U_CAPACITY] = cal.kv_capacity_tokens
@@ -171,6 +172,7 @@ def arrays_of(
     XI[[ks.X_PACKING, ks.X_FIRST_PREFILL, ks.X_WARM, ks.X_TREE]] = (
         cluster.packing, cluster.first_token == "prefill", warm_from, size,
     )  # fmt: skip
+    XI[ks.X_MEASURED] = bool(faults) or signals.estimates is not None  # else steps take what the router expects
     XI[ks.X_SHARING] = _SHARING[cluster.link_sharing]
     XI[ks.X_LAYERS] = cluster.calibration.layers if cluster.pipelined_transfer else 0
     XF[:] = cluster.transfer_fixed_s, cluster.calibration.kv_bytes_per_token, HISTOGRAM_LOG0, HISTOGRAM_STEP

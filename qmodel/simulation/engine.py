@@ -218,6 +218,7 @@ def _state(scene: Scene, arrays: Arrays, request: RequestView) -> ClusterState:
         step_rest_s=decode[:, kp.OB_REST].copy(),
         strictest_tbt_s=decode[:, kp.OB_STRICTEST].copy(),
         kv_share=decode[:, kp.OB_KV].copy(),
+        slowdown=decode[:, kp.OB_SLOW].copy(),
         prefill_laws=[c.prefill for c in scene.prefill],
         decode_laws=[c.step for c in scene.decode],
         budget=scene.cluster.max_num_batched_tokens,

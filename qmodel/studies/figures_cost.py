@@ -127,8 +127,12 @@ class _CountingRows(list[list[float]]):
 
 def _look_ups(plan: RuntimePlan, states: States) -> list[int]:
     """Return how many tables the runtime looks up for one decision, by the rows that it reads; changes the plan."""
-    for name in ("_host", "_harm"):
-        setattr(plan, name, [_CountingRows(rows) for rows in getattr(plan, name)])
+    plan._kinds = [
+        kind._replace(
+            host=[_CountingRows(rows) for rows in kind.host], harm=[_CountingRows(rows) for rows in kind.harm]
+        )
+        for kind in plan._kinds
+    ]
     counts = []
     for prompt, backlog, decode in states:
         _CountingRows.reads = 0
@@ -164,8 +168,8 @@ def _search_evaluations(size: int, states: States) -> list[int]:
             time_s=0.0, prefill_work_s=np.array([backlog]), prefill_tokens=np.array([backlog / PREFILL_TOKEN_S]),
             prefill_requests=np.ones(1), link_free_s=np.zeros(1), deflected_work_s=none, batch=B, context_tokens=K,
             hosting=none > 0, decode_requests=B, step_rest_s=none, strictest_tbt_s=np.where(B > 0, slo.tbt_s, never),
-            kv_share=none, prefill_laws=[prefill], decode_laws=[as_law] * size, budget=cluster.max_num_batched_tokens,
-            transfer_s=np.zeros(1),
+            kv_share=none, slowdown=none + 1.0, prefill_laws=[prefill], decode_laws=[as_law] * size,
+            budget=cluster.max_num_batched_tokens, transfer_s=np.zeros(1),
         )  # fmt: skip
         request = RequestView(
             arrival_s=0.0, prompt_tokens=prompt, cached_tokens=0, ttft_slo_s=slo.ttft_s, tbt_slo_s=slo.tbt_s

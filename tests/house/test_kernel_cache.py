@@ -36,7 +36,7 @@ def edited(tmp_path, monkeypatch):
 
 
 def test_an_edit_recompiles_the_module_and_all_that_import_it(edited):
-    assert {"heap", "policies", "sim", "system_pools", "system_late"} <= edited("heap")
+    assert {"heap", "policies_order", "sim", "system_pools", "system_late"} <= edited("heap")
     assert edited("queueing_qbd") == {"queueing_qbd", "queueing_mphk"}
     assert {"laws", "policies", "sim", "sim_decode", "system", "system_late"} <= edited("laws")
 

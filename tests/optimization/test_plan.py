@@ -12,6 +12,7 @@ from qmodel.errors import InputError
 from qmodel.io.plan_file import SCHEMA_PATH, load_plan, plan_schema, rule_fields, save_plan
 from qmodel.optimization import derive_plan, thresholds_s
 from qmodel.policies.rule import ThresholdRule
+from qmodel.scenario.plan import SCHEMA_VERSION
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def test_threshold_table_is_the_rules(plan):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(schema_version=2), "schema version"),
+        (lambda d: d.update(schema_version=SCHEMA_VERSION + 1), "schema version"),
         (lambda d: d["tables"].pop("work_s"), "tables.work_s"),
         (lambda d: d["tables"]["host_s"].pop(), "host_s"),
         (lambda d: d["dispatch_rule"].update(price_prefill_per_s=-1.0), "price_prefill_per_s"),

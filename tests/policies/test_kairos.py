@@ -21,7 +21,7 @@ def decide(prompt, waiting, batch, *, hosting=(False, False), tbt=0.060, ttft=1.
         time_s=0.0, prefill_work_s=np.zeros(2), prefill_tokens=np.array(waiting, float), prefill_requests=np.zeros(2),
         link_free_s=np.zeros(2), deflected_work_s=np.zeros(2), batch=np.array(batch, float),
         context_tokens=np.zeros(2), hosting=np.array(hosting), decode_requests=np.zeros(2), step_rest_s=np.zeros(2),
-        strictest_tbt_s=np.array(strictest, float), kv_share=np.zeros(2), prefill_laws=[PREFILL] * 2,
+        strictest_tbt_s=np.array(strictest, float), kv_share=np.zeros(2), slowdown=np.ones(2), prefill_laws=[PREFILL] * 2,
         decode_laws=[DECODE] * 2, budget=1000, transfer_s=np.zeros(2),
     )  # fmt: skip
     request = RequestView(arrival_s=0.0, prompt_tokens=prompt, cached_tokens=cached, ttft_slo_s=ttft, tbt_slo_s=tbt)

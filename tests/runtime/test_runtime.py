@@ -8,6 +8,7 @@ import math
 import sys
 import threading
 import time
+from dataclasses import replace
 from itertools import permutations
 from pathlib import Path
 
@@ -16,12 +17,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qmodel import runtime
+from qmodel import policies, runtime
 from qmodel.errors import InputError
 from qmodel.io.calibrations import load_calibration
 from qmodel.io.plan_file import load_plan as read_plan
 from qmodel.io.plan_file import save_plan
 from qmodel.optimization import derive_plan, thresholds_s
+from qmodel.policies.rule import DecodeTables
 from qmodel.runtime import DecodeState, PlanError, RuntimePlan, Waiting, WatchedPlan, load_plan
 from qmodel.scenario import SLO, Cluster, Workload
 
@@ -68,28 +70,116 @@ def test_deflects_exactly_above_the_threshold(plan, loaded):
     assert seen == {True, False}
 
 
-def test_equals_the_policy(plan, loaded):
-    policies = pytest.importorskip("qmodel.policies")
-    policy = policies.Thresholds(plan.dispatch_rule)
+@pytest.fixture(scope="module")
+def two_kinds(plan):
+    """The plan with a second kind of decode instance, half as fast and of half the cache."""
+
+    def of(rule):
+        slower = DecodeTables(
+            contexts=0.5 * rule.contexts, host_s=2 * rule.host_s, harm_s=2 * rule.harm_s, step_s=2 * rule.step_s
+        )
+        return replace(rule, kinds=(rule.tables_of(0), slower), kind_of=(0, 1, 1))
+
+    return replace(plan, dispatch_rule=of(plan.dispatch_rule), late_rule=of(plan.late_rule))
+
+
+@pytest.fixture(scope="module")
+def two_kinds_path(two_kinds, tmp_path_factory):
+    file = tmp_path_factory.mktemp("plans") / "two_kinds.json"
+    save_plan(two_kinds, file)
+    return file
+
+
+@pytest.mark.parametrize("kinds", [False, True])
+def test_equals_the_policy(plan, path, two_kinds, two_kinds_path, kinds):
+    chosen = two_kinds if kinds else plan
+    loaded = load_plan(two_kinds_path if kinds else path)
+    policy = policies.Thresholds(chosen.dispatch_rule)
     rng = np.random.default_rng(4)
-    for _ in range(200):
+    for _ in range(400):
         batch, context, v = rng.integers(0, 250, 3).astype(float), rng.uniform(0, 3e5, 3), rng.uniform(0, 0.5, 3)
         w, tokens, cached = rng.uniform(0, 2), int(rng.integers(200, 20_000)), int(rng.integers(0, 150))
 
+        slowdown = rng.choice([1.0, 1.4, 2.0, math.inf], 3, p=[0.6, 0.2, 0.1, 0.1])
+
         class State:
             prefill_work_s = np.array([w, w + 1])
-            deflected_work_s = v
+            deflected_work_s = np.where(np.isinf(slowdown), policies.state.UNAVAILABLE, v)
 
-        State.batch, State.context_tokens = batch, context
+        State.batch, State.context_tokens, State.slowdown = batch, context, slowdown
         request = policies.state.RequestView(
             arrival_s=0.0, prompt_tokens=tokens, cached_tokens=cached, ttft_slo_s=1.0, tbt_slo_s=0.06
         )
         route = policy.decide(State, request)
-        decision = loaded.decide(tokens, cached, w, list(zip(batch, context, v, strict=True)))
+        rest = np.zeros(3), np.zeros(3), slowdown, [0, kinds, kinds]
+        decision = loaded.decide(tokens, cached, w, list(zip(batch, context, v, *rest, strict=True)))
         assert decision.deflect == (route.pool == "decode")
         if decision.deflect:
             assert decision.instance == route.instance
             assert decision.host_s == pytest.approx(route.host_s)
+
+
+def test_a_plan_with_kinds_is_read_as_it_was_written(two_kinds, two_kinds_path, tmp_path):
+    again = tmp_path / "again.json"
+    save_plan(read_plan(two_kinds_path), again)
+    assert again.read_text() == two_kinds_path.read_text()
+    assert read_plan(two_kinds_path).rule.kind_of == two_kinds.rule.kind_of
+
+
+def test_an_unknown_kind_is_a_bad_signal(two_kinds_path):
+    loaded, good = load_plan(two_kinds_path), DecodeState(50, 60_000)
+    for kind in (2, -1, 0.5, "a100", None):
+        odd = good._replace(kind=kind)
+        assert loaded.decide(1000, 0, 50.0, [odd]).reason == "bad signal"
+        assert loaded.pull([Waiting(1000)] * 50, odd, 2.0) == -1
+
+
+def test_instances_that_are_slow_or_down_host_nothing(plan, loaded):
+    good, queue = DecodeState(50, 60_000), [Waiting(1000)] * 50
+    assert plan.rule.slow_factor == 1.5
+    for slowdown, hosts in ((1.0, True), (1.49, True), (1.51, False), (math.inf, False)):
+        state = good._replace(slowdown=slowdown)
+        assert loaded.decide(1000, 0, 50.0, [state]).deflect == hosts
+        assert (loaded.pull(queue, state, 2.0) == 0) == hosts
+
+
+def test_harm_counts_more_while_an_instance_is_down(plan, loaded):
+    crowded, gone = DecodeState(150, 150_000), DecodeState(0, 0, slowdown=math.inf)
+    theta = float(thresholds_s(plan.dispatch_rule, 4000, 0.0, 150, 150_000))
+    assert loaded.decide(4000, 0, theta * 1.01, [crowded]).deflect
+    assert not loaded.decide(4000, 0, theta * 1.01, [crowded, gone]).deflect
+    raised = replace(plan.dispatch_rule, harm_weight=plan.dispatch_rule.harm_weight * plan.dispatch_rule.fault_harm)
+    theta = float(thresholds_s(raised, 4000, 0.0, 150, 150_000))
+    assert loaded.decide(4000, 0, theta * 1.01, [crowded, gone]).deflect
+    backlog = next(w for w in np.arange(0.0, 20.0, 0.01) if loaded.pull([Waiting(4000)], crowded, w) == 0)
+    assert loaded.pull([Waiting(4000)], crowded, backlog, decode_down=True) == -1
+
+
+def test_the_overdue_go_first_from_a_fault_until_none_is_left(plan, path):
+    loaded = with_order(path, "due")
+    patience = plan.rule.patience_s
+    full, roomy = DecodeState(plan.rule.max_batch, 1e5), DecodeState(10, 1e4)
+    gone, slow = DecodeState(0, 0, slowdown=math.inf), full._replace(slowdown=2.0)
+    late, early = Waiting(9000, 0, patience * 1.01), Waiting(300, 0, 0.1)
+    assert not loaded.overdue_first(False, [late], [full, full])  # no fault
+    assert not loaded.overdue_first(False, [late], [gone, roomy])  # room
+    assert loaded.overdue_first(False, [early], [gone, full])
+    assert loaded.overdue_first(False, [early], [full, slow])
+    assert loaded.overdue_first(True, [early, late], [full, roomy])
+    assert not loaded.overdue_first(True, [early], [full, roomy])
+    assert not loaded.overdue_first(True, [late], [("x",)])
+    queue = [late, early, late, early]
+    assert loaded.arrange(queue, 0.5) == [1, 3, 0, 2]
+    assert loaded.arrange(queue, 0.5, overdue_first=True) == [0, 2, 1, 3]
+
+
+def test_expected_steps_are_the_laws(loaded, two_kinds_path):
+    law, mixed = load_calibration("deepseek-v2-lite"), load_plan(two_kinds_path)
+    for batch, context in ((32, 60_000), (100, 150_000), (200, 400_000)):
+        expected = float(law.decode_step_s(batch, context))
+        assert loaded.expected_step_s(batch, context) == pytest.approx(expected, rel=0.02)
+        assert mixed.expected_step_s(batch, context / 2, 1) == pytest.approx(2 * loaded.expected_step_s(batch, context))
+    assert loaded.expected_step_s(-1, 1000) == loaded.expected_step_s("x", 1) == loaded.expected_step_s(1, 1, 7) == 0.0
 
 
 def test_harm_to_residents_counts(plan, path):
@@ -212,7 +302,9 @@ def test_fuzzed_signals_never_raise(loaded, tokens, cached, backlog, states, wai
     decision = loaded.decide(tokens, cached, backlog, states)
     assert isinstance(decision.deflect, bool)
     assert isinstance(loaded.pull(waiting, states, backlog), int)
-    assert isinstance(loaded.arrange(waiting, backlog), list)
+    assert isinstance(loaded.arrange(waiting, backlog, overdue_first=True), list)
+    assert isinstance(loaded.overdue_first(True, waiting, states), bool)
+    assert isinstance(loaded.expected_step_s(tokens, backlog), float)
     if not isinstance(tokens, (int, float)) or not isinstance(backlog, (int, float)):
         assert not decision.deflect
 
@@ -224,10 +316,10 @@ good_number = st.floats(0, 100)
 @st.composite
 def impossible_states(draw):
     """Return a decode state with at least one impossible field."""
-    fields = [draw(good_number) for _ in range(5)]
+    fields = [draw(good_number) for _ in range(6)]
     for place in draw(st.sets(st.integers(0, 3), min_size=1)):
         fields[place] = draw(bad_number)
-    return tuple(fields[: draw(st.integers(max(4, 1), 5))])
+    return tuple(fields[: draw(st.integers(4, 6))])
 
 
 @settings(max_examples=300, deadline=None)
@@ -289,7 +381,10 @@ def test_a_plan_of_a_newer_schema_is_refused_in_a_line(path, tmp_path):
 def test_a_plan_from_before_some_fields_is_read(path, loaded, tmp_path):
     data = json.loads(path.read_text())
     for rule in ("dispatch_rule", "late_rule"):
-        data[rule].pop("max_batch", None)
+        for name in ("max_batch", "fault_harm", "patience_s", "slow_factor"):
+            data[rule].pop(name)
+    del data["tables"]["step_s"], data["decode_kinds"]
+    data["schema_version"] = 1
     for name in ("weight", "tbt_quantile"):
         data["inputs"]["slo"].pop(name, None)
     data["inputs"].pop("options", None)
@@ -297,6 +392,10 @@ def test_a_plan_from_before_some_fields_is_read(path, loaded, tmp_path):
     older.write_text(json.dumps(data))
     assert read_plan(older).slo == read_plan(path).slo
     states = [DecodeState(60, 80_000, 0.1), DecodeState(70, 90_000)]
+    old = load_plan(older)
+    assert old.expected_step_s(10, 1000) == 0.0
+    assert old.decide(1000, 0, 50.0, [DecodeState(50, 60_000, slowdown=3.0)]).deflect
+    assert not old.decide(1000, 0, 50.0, [DecodeState(50, 60_000, slowdown=math.inf)]).deflect
     for tokens in (100, 1000, 5000):
         for backlog in (0.0, 0.2, 1.0):
             assert load_plan(older).decide(tokens, 0, backlog, states) == loaded.decide(tokens, 0, backlog, states)

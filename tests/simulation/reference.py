@@ -101,6 +101,8 @@ class Decode:
     down: bool = False
     changed: bool = False
     forgotten: bool = False
+    expected: float = 0.0
+    slowdown: float = 1.0
 
     @property
     def context(self):
@@ -128,7 +130,7 @@ class Reference:
         self.again, self.interval, self.observe, self.seen = [], interval, 0.0, None
         self.choice = self.spec.decode_choice if self.spec else "prefilled"
         self.early_end = self.spec is not None and self.spec.count_until == "last_batch_starts"
-        self.shared, self.moving, self.now = [], [], 0.0
+        self.shared, self.moving, self.now, self.overdue_first = [], [], 0.0, False
         self.strictness = slos
         self.jobs = [
             Job(i, float(t), int(p), int(o), int(h), slos[c], int(c))
@@ -180,6 +182,8 @@ class Reference:
                 self.arrive(self.again.pop(0) if self.again else todo.pop(0))
                 pull = True
             if self.order == "due":
+                if self.late and pull:
+                    self.watch_overdue()
                 self.sort_due()
             self.fill()
             if self.late and pull:
@@ -258,6 +262,7 @@ class Reference:
             decode_requests=np.array([gone(d) or d.assigned for d in D]),
             step_rest_s=np.array([0.0 if math.isinf(d.end) else d.end - self.now for d in D]),
             strictest_tbt_s=np.array([min((j.slo.tbt_s for j in d.batch), default=math.inf) for d in D]),
+            slowdown=np.array([d.slowdown for d in D]),
             kv_share=np.array([(d.context + d.held) / d.cal.kv_capacity_tokens for d in D]),
             prefill_laws=[p.cal.prefill for p in P],
             decode_laws=[d.cal.step for d in D],
@@ -320,21 +325,23 @@ class Reference:
         rule = self.spec.rule
         begun = [d.part] if d.part else []
         tokens = sum(j.rest for j in d.waiting + begun) + sum(n for _, n in d.hosted)
-        if tokens >= rule.max_waiting_tokens or d.down:
+        if tokens >= rule.max_waiting_tokens or d.down or self.slow(d):
             return False
+        of = rule.tables_of(d.number)
+        price = rule.harm_weight * (rule.fault_harm if any(other.down for other in self.decode) else 1.0)
         k = max(1, sum(not p.down for p in self.prefill))
         v, best, best_value = self.deflected_work(d), None, 0.0
         ahead = sum(self.begun_work(p) for p in self.prefill)
         for at, job in enumerate(self.shared):
             s, x = lookup_curve(rule, rule.work_s, job.rest), lookup_curve(rule, rule.transfer_s, job.rest)
             B, K = len(d.batch), d.context
-            h = max(1e-9, lookup_table(rule, rule.host_s, job.rest, B, K))
+            h = max(1e-9, lookup_table(rule, of.contexts, of.host_s, job.rest, B, K))
             gain = ahead / k + s + x - v - h
-            if rule.harm_weight > 0:
-                gain -= rule.harm_weight * lookup_table(rule, rule.harm_s, job.rest, B, K)
+            if price > 0:
+                gain -= price * lookup_table(rule, of.contexts, of.harm_s, job.rest, B, K)
             relief = (len(self.shared) - at - 1) * s / k
             value = (gain + relief) / h
-            full = 0 < rule.max_batch <= B or K + job.need > rule.contexts[-1] or 0 < rule.deadline_s < v + h
+            full = 0 < rule.max_batch <= B or K + job.need > of.contexts[-1] or 0 < rule.deadline_s < v + h
             if gain + rule.relief_weight * relief > 0 and value > best_value and not full:
                 best, best_value, best_host = job, value, h
                 if self.order != "fcfs":
@@ -346,19 +353,41 @@ class Reference:
         self.deflect(best, d, best_host)
         return True
 
+    def slow(self, d):
+        """Whether an instance is too slow to host."""
+        return 0 < self.spec.rule.slow_factor < d.slowdown
+
+    def watch_overdue(self):
+        """Note whether those who have waited for long go first: from a fault without room on, until nobody has."""
+        rule, up = self.spec.rule, [d for d in self.decode if not d.down]
+        if not rule.patience_s:
+            return
+        full = [
+            0 < rule.max_batch <= len(d.batch) or d.context >= 0.9 * rule.tables_of(d.number).contexts[-1] for d in up
+        ]
+        if (len(up) < len(self.decode) or any(self.slow(d) for d in up)) and all(full):
+            self.overdue_first = True
+        elif not any(self.now - job.arrival > rule.patience_s for job in self.shared):
+            self.overdue_first = False
+
     def sort_due(self):
         """Give up the longest until those that are left can all end in time, in order of arrival."""
+        patience = self.spec.rule.patience_s if self.overdue_first else math.inf
         groups = [(self.shared, self.prefill)] if self.late else [(p.queue, [p]) for p in self.prefill if p.changed]
         for queue, servers in groups:
-            ahead, kept, lost = sum(self.begun_work(p) for p in servers), [], []
+            ahead, first, kept, lost = sum(self.begun_work(p) for p in servers), [], [], []
             running = max(1, sum(not p.down for p in servers))
             for job in sorted(queue, key=lambda j: j.number):
                 job.key = self.work(self.prefill[0], job)
+                if self.now - job.arrival > patience:
+                    first.append(job)
+                    ahead += job.key
+                    continue
                 kept.append(job)
                 before = ahead + sum(j.key for j in kept[:-1])
                 if self.now + before / running + job.key > job.arrival + 0.85 * job.slo.ttft_s:
                     lost.append(kept.pop(max(range(len(kept)), key=lambda m: kept[m].key)))
-            queue[:] = kept + sorted(lost, key=lambda j: (j.key, j.number))
+            queue[:] = first + kept + sorted(lost, key=lambda j: (j.key, j.number))
 
     # ---- faults
 
@@ -382,6 +411,8 @@ class Reference:
             unit.rate *= 1 / factor if begins else factor
         else:
             unit.down = begins
+            if unit in self.decode:
+                unit.slowdown = 1.0
             unit.changed = True
             if begins:
                 for p in self.prefill:  # caches lost elsewhere may let it start
@@ -536,7 +567,8 @@ class Reference:
         if not d.batch and not parts:
             return
         d.since = self.now
-        d.end = self.now + d.speed * self.step_time(d.cal.step, len(d.batch), d.context, parts)
+        d.expected = self.step_time(d.cal.step, len(d.batch), d.context, parts)
+        d.end = self.now + d.speed * d.expected
         d.forgotten = False
         if self.early_end and d.part is None:
             hosted = [j for j, _ in d.hosted]
@@ -602,7 +634,7 @@ class Reference:
     def end_decode(self, d):
         """Count a step's tokens; let requests leave and hosted prompts join."""
         step, t = self.now - d.since, self.now
-        d.end = math.inf
+        d.end, d.slowdown = math.inf, step / d.expected
         for job in d.batch:
             job.context += 1
             job.left -= 1

@@ -1,6 +1,7 @@
 """The compiled simulator against the plain one, on random small scenarios."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from qmodel.laws import LinearLaw
 from qmodel.policies import Colocated, Disaggregated, EarliestCompletion, Kairos, StaticLength
+from qmodel.policies.rule import DecodeTables
 from qmodel.scenario import SLO, InstanceGroup, Requests
 from qmodel.simulation import Fault, Signals, simulate
 
@@ -26,6 +28,13 @@ def shared_rule(**options):
     return replace(RULES["rule"], **options)
 
 
+def two_kinds():
+    """Return the fields of a rule whose decode instances are of two kinds in turn, the second slower and smaller."""
+    one = shared_rule()
+    slower = DecodeTables(contexts=0.03 * one.contexts, host_s=1.5 * one.host_s, harm_s=2.0 * one.harm_s)
+    return {"kinds": (one.tables_of(0), slower), "kind_of": (0, 1) * 4}
+
+
 def policies():
     """Draw a policy."""
     order = st.sampled_from(["fcfs", "spf", "aged", "due"])
@@ -35,14 +44,15 @@ def policies():
         "routing": st.sampled_from(["work", "requests"]),
     }
     priced = st.builds(
-        lambda binding, o, gp, gd, harm, room, relief, deadline, most: shared_rule(
+        lambda binding, o, gp, gd, harm, room, relief, deadline, most, faulty, mixed_up: shared_rule(
             binding=binding, order=o, price_prefill_per_s=gp, price_decode_per_s=gd, harm_weight=harm,
             max_waiting_tokens=room, ageing_per_s=0.01, relief_weight=relief, deadline_s=deadline,
-            max_batch=most,
+            max_batch=most, **faulty, **(two_kinds() if mixed_up else {}),
         ),
         st.sampled_from(["dispatch", "late"]), order, st.sampled_from([0.0, 3.0]), st.sampled_from([0.0, 5.0]),
         st.sampled_from([0.0, 0.1]), st.sampled_from([500, 2000, 10**6]),
         st.sampled_from([0.0, 1.0]), st.sampled_from([0.0, 0.3]), st.sampled_from([0, 3]),
+        st.sampled_from([{}, {"fault_harm": 10.0, "patience_s": 0.3, "slow_factor": 1.5}]), st.booleans(),
     )  # fmt: skip
     return st.one_of(
         priced,
@@ -144,6 +154,40 @@ def agrees(target, requests, slos, policy, faults=(), interval=0.0):
 @given(scenarios())
 def test_kernel_equals_the_plain_simulator(scenario):
     agrees(*scenario)
+
+
+class Watched(Reference):
+    """A plain simulator that notes each time whether those who have waited for long go first."""
+
+    history: list
+
+    def watch_overdue(self):
+        super().watch_overdue()
+        self.history.append(self.overdue_first)
+
+
+@pytest.mark.parametrize("binding", ["late", "dispatch"])
+@pytest.mark.parametrize("kind", ["down", "slow"])
+def test_kernel_equals_the_plain_simulator_while_a_fault_lasts(kind, binding):
+    rng, n, switched, hosted = np.random.default_rng(3), 150, 0, 0
+    target = cluster(2, 2, calibration(), max_num_seqs=4)
+    fault = Fault(kind=kind, pool="decode", instance=0, from_s=1.0, until_s=3.0, factor=3.0)
+    policy = shared_rule(
+        binding=binding, order="due" if binding == "late" else "fcfs", harm_weight=0.1, max_batch=3, fault_harm=10.0,
+        patience_s=0.3, slow_factor=1.5, **two_kinds(),
+    )  # fmt: skip
+    for _ in range(4):
+        arrivals = np.cumsum(rng.exponential(0.03, n))
+        requests = Requests.from_arrays(arrivals, rng.integers(1, 3000, n), rng.integers(1, 40, n))
+        slos = (SLO(ttft_s=0.5, tbt_s=0.06),)
+        agrees(target, requests, slos, policy, [fault])
+        run, history = Watched(target, requests, slos, policy, [fault]), []
+        run.history = history
+        jobs = run.run().jobs
+        switched += sum(after != before for before, after in pairwise(history))
+        hosted += sum(j.deflected for j in jobs)
+    assert hosted > 10
+    assert binding == "dispatch" or switched > 4
 
 
 @pytest.mark.full

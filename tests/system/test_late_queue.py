@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from qmodel._kernels import policies, sim_state, system_late, system_queue
+from qmodel._kernels import policies, policies_order, sim_state, system_late, system_queue
 from qmodel._kernels.policies_late import late_pull, late_queue
 from qmodel._kernels.sim_state import L_COUNT, L_HEAD, R_DONE, R_NEED, R_NEXT, R_PREV
 from qmodel._kernels.system_state import ARRIVAL, REQUEST_COLUMNS
@@ -52,7 +52,9 @@ def test_order_of_due_times_is_that_of_the_rule_whatever_happened_before(seed):
         for r in before:
             sim_state.push(plain, links, 0, r)
         if before:
-            policies.sort_due(now, SERVERS, ahead, 0, plain, links, F, slo, work_of, law, np.zeros((1, 1)))
+            policies_order.sort_due(
+                now, SERVERS, ahead, 0, np.inf, plain, links, F, slo, work_of, law, np.zeros((1, 1))
+            )
         assert found == _in_order(plain, links)
         moved += found != before
         for r in rng.permutation(found)[: rng.integers(0, 3)]:
@@ -64,7 +66,7 @@ def test_order_of_due_times_is_that_of_the_rule_whatever_happened_before(seed):
 def test_no_prompt_gains_where_the_bound_says_so():
     rng = np.random.default_rng(5)
     lengths, grid = np.array([100.0, 400.0, 1600.0, 6400.0]), np.array([0.0, 100.0])
-    batches, contexts = grid, 1e4 * grid
+    batches, contexts = grid, 1e4 * grid[None]
     PK, PF = np.zeros(policies.POLICY_INTS, np.int64), np.zeros(policies.POLICY_FLOATS)
     PK[policies.K_ORDER], PF[policies.P_RELIEF] = policies.FCFS, 1.0
     UF, UI = np.zeros((3, sim_state.UNIT_FLOATS)), np.zeros((3, sim_state.UNIT_INTS), np.int64)
@@ -77,13 +79,13 @@ def test_no_prompt_gains_where_the_bound_says_so():
         for r in range(n):
             sim_state.push(lists, R, 0, r)
         curves = np.stack([np.sort(rng.uniform(0, 0.4, 4)), np.sort(rng.uniform(0, 0.01, 4))])
-        tables = rng.uniform(0, 1, (2, 4, 2, 2)) * 10.0 ** rng.uniform(-1, 3)
+        tables = rng.uniform(0, 1, (2, 1, 4, 2, 2)) * 10.0 ** rng.uniform(-1, 3)
         seen[2, [policies.OB_HOST, policies.OB_BATCH, policies.OB_CONTEXT]] = rng.uniform(0, [1.0, 100.0, 1e6])
         most = np.zeros(4)
         system_late._most_of(R[:, R_NEED].astype(np.int64), R[:, R_DONE].astype(np.int64), lengths, curves, most)
-        none = system_late._none_gains(2, n, 0.0, 2, most, seen, PF, lengths, batches, contexts, tables)
+        none = system_late._none_gains(2, 0, n, 0.0, 2, most, seen, PF, lengths, batches, contexts, tables)
         rows = late_queue(0.0, 2, R, UF, UI, lists, lengths, curves, np.ones((1, 2)))
-        found, _ = late_pull(2, rows, seen, PK, PF, batches, contexts, tables, scratch)
+        found, _ = late_pull(2, 0, rows, seen, PK, PF, 0.0, batches, contexts, tables, scratch)
         assert not (none and found >= 0)
         said.append(none)
     assert 20 < sum(said) < 380
