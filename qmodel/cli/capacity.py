@@ -37,7 +37,9 @@ __all__ = ["capacity"]
 _POLICIES = f"{POLICIES} or thresholds"
 CapacityPolicy = Annotated[str, typer.Option(help=f"{_POLICIES}.")]
 Prices = Annotated[list[str] | None, typer.Option(help="Price of a GPU of one type, e.g. h100=2.5; 1 each otherwise.")]
-Shares = Annotated[list[str] | None, typer.Option(help="Another workload and its share of time, e.g. night.csv=0.5.")]
+Shares = Annotated[
+    list[str] | None, typer.Option(help="Another workload and its share of the time, e.g. night.csv=0.5.")
+]
 HELPS = {
     "gpu": "GPU types to choose from, e.g. a100,h100. [default: a100]",
     "cluster": "The highest rate of this kPdD, instead of --gpus.",
@@ -77,6 +79,8 @@ def capacity(
         check_target(output)
     check_plot(plot)
     check_report(report)
+    if plot is None and report is None and (engine is not Engine.local or workers or address):
+        raise InputError("--engine, --workers and --address are of maps", remedy="add --plot or --report")
     inputs, gpu_names = _resolve(scenario)
     prices = dict(_number_of(text, "--price", "h100=2.5") for text in price or ())
     show.notices(inputs.notices)
@@ -85,7 +89,7 @@ def capacity(
 
     rate = inputs.workload.rate_per_s if inputs.options.get("rate") is not None else None
     calibrations = _calibrations(inputs, gpu_names)
-    parts = [(inputs.workload, 1.0), *_others(mix or ())]
+    parts = _parts(inputs, mix or ())
     pool = {"engine": engine.value, "workers": workers, "address": address}
     with show.progress() as told:
         answer = plan_capacity(
@@ -170,12 +174,15 @@ def _number_of(text: str, option: str, example: str) -> tuple[str, float]:
     return name, value
 
 
-def _others(texts: Sequence[str]) -> list[tuple[Any, float]]:
+def _parts(inputs: Scenario, texts: Sequence[str]) -> list[tuple[Any, float]]:
+    """Return the workloads with their shares of time; the scenario's own has what the others leave."""
     from qmodel.cli.scenario import open_workload
 
-    return [
-        (open_workload(name), share) for name, share in (_number_of(text, "--mix", "azure-code=0.5") for text in texts)
-    ]
+    shares = [_number_of(text, "--mix", "azure-code=0.5") for text in texts]
+    left = 1.0 - sum(share for _, share in shares)
+    if left <= 0:
+        raise InputError("shares of time in --mix", 1.0 - left, "below 1 together", "the rest is --workload's")
+    return [(inputs.workload, left), *((open_workload(name), share) for name, share in shares)]
 
 
 def _policy(text: str) -> Any:

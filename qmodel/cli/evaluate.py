@@ -33,14 +33,17 @@ if TYPE_CHECKING:
 
 __all__ = ["compare", "predict", "simulate"]
 
+_WINDOW = "0s-60s"
+
 
 def _open(scenario: dict[str, Any], policy: str) -> tuple[Scenario, Any]:
     """Return the scenario and the policy; a plan supplies the options that are not given."""
-    from qmodel.cli.scenario import parse_policy, resolve
+    from qmodel.cli.scenario import mismatches, parse_policy, resolve
 
     chosen = parse_policy(policy)
     inputs = resolve(scenario, getattr(chosen, "scenario_options", None))
     show.notices(inputs.notices)
+    show.warnings(mismatches(chosen, inputs))
     show.first_run_notice()
     return inputs, chosen
 
@@ -133,7 +136,7 @@ def simulate(
     requests: RequestsOption = None,
     per_request: Annotated[Path | None, typer.Option(help="Write one row per request (.csv, .parquet).")] = None,
     timeline: Annotated[Path | None, typer.Option(help="Write a Chrome trace for Perfetto (.json).")] = None,
-    timeline_window: Annotated[str, typer.Option(help="Part of the run it shows.")] = "0s-60s",
+    timeline_window: Annotated[str, typer.Option(help="Part of the run it shows.")] = _WINDOW,
     plot: Annotated[Path | None, typer.Option(help="Draw how busy each instance was (.png, .pdf, .svg).")] = None,
     json: JsonOption = False,
 ) -> None:
@@ -152,6 +155,8 @@ def simulate(
         if timeline.suffix.lower() != ".json":
             raise InputError("--timeline", f"'{timeline}'", "a .json file", "e.g. --timeline run.json")
         check_target(timeline)
+    elif timeline_window != _WINDOW:
+        raise InputError("--timeline-window", repr(timeline_window), "given together with --timeline", "add --timeline")
     shown_s = _window(timeline_window)
     inputs, chosen = _open(scenario, policy)
     from qmodel.simulation import simulate as run
@@ -232,7 +237,7 @@ def compare(
 
     Example: qmodel compare --model deepseek-v2-lite --workload azure-conv --load 0.9 --policies none,kairos
     """
-    from qmodel.cli.scenario import parse_policy, resolve
+    from qmodel.cli.scenario import mismatches, parse_policy, resolve
 
     check_plot(plot)
     check_report(report)
@@ -243,6 +248,7 @@ def compare(
     plans = [p for p in chosen.values() if hasattr(p, "scenario_options")]
     inputs = resolve(scenario, plans[0].scenario_options if plans else None)
     show.notices(inputs.notices)
+    show.warnings([f"{name}: {line}" for name, policy in chosen.items() for line in mismatches(policy, inputs)])
     show.first_run_notice()
     from qmodel.studies.comparison import compare as run
 

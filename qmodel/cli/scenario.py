@@ -11,13 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 from qmodel.cli.options import POLICIES
 from qmodel.errors import InputError
-from qmodel.units import parse_duration_s, parse_rate_per_s
+from qmodel.units import format_duration, parse_duration_s, parse_rate_per_s
 
 if TYPE_CHECKING:
     from qmodel.laws import Calibration
     from qmodel.scenario import SLO, Cluster, Workload
 
-__all__ = ["Scenario", "cluster_of", "open_workload", "parse_bandwidth", "parse_policy", "resolve", "scaled"]
+__all__ = [
+    "Scenario",
+    "cluster_of",
+    "mismatches",
+    "open_workload",
+    "parse_bandwidth",
+    "parse_policy",
+    "resolve",
+    "scaled",
+]
 
 _DEFAULTS: dict[str, Any] = {
     "cluster": "2P2D",
@@ -159,6 +168,35 @@ def _cluster(options: Mapping[str, Any], calibration: Calibration) -> Cluster:
         max_num_batched_tokens=options["max_num_batched_tokens"],
         max_num_seqs=options["max_num_seqs"],
     )
+
+
+def mismatches(policy: Any, inputs: Scenario) -> list[str]:
+    """Return what a plan was derived for that the scenario is not, one line each; [] for other policies.
+
+    Parameters
+    ----------
+    policy : object
+        From `parse_policy`.
+    inputs : Scenario
+        What the plan is to route.
+    """
+    if not hasattr(policy, "scenario_options"):
+        return []
+    about, cluster, lines = policy.cluster, inputs.cluster, []
+    here = {c.fingerprint: c.name for c in (*cluster.prefill_calibrations, *cluster.decode_calibrations)}
+    there = {entry["sha256"]: entry["name"] for entry in about["calibrations"]}
+    if here.keys() != there.keys():
+        names = [" and ".join(sorted(set(laws.values()))) for laws in (there, here)]
+        same = " with other laws" if names[0] == names[1] else ""
+        lines.append(f"the plan was derived for {names[0]}{same}, not {names[1]}")
+    if about["name"] != cluster.name:
+        lines.append(f"the plan was derived for {about['name']}, not {cluster.name}")
+    if policy.slo != inputs.slo:
+        limits = [
+            f"TTFT {format_duration(s.ttft_s)} and TBT {format_duration(s.tbt_s)}" for s in (policy.slo, inputs.slo)
+        ]
+        lines.append(f"the plan was derived for {limits[0]}, not {limits[1]}")
+    return lines
 
 
 def scaled(inputs: Scenario, load: float | None, rate: str | None) -> Scenario:

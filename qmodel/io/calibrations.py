@@ -78,7 +78,7 @@ def load_calibration(model: str, gpu: str | None = None, tp: int | None = None) 
     """
     if str(model).endswith(".json"):
         return _from_file(str(model), gpu, tp)
-    name, device = str(model).lower(), str(gpu or DEFAULT_GPU).lower()
+    name, device = str(model).lower(), str(DEFAULT_GPU if gpu is None else gpu).lower()
     known = list_calibrations()
     degrees = [t for m, g, t in known if (m, g) == (name, device)]
     chosen = tp if tp is not None else min(degrees, default=1)

@@ -109,6 +109,8 @@ def run_grid(
         raise InputError("cells of the grid", 0, "at least one", "give every axis a value")
     if engine not in ENGINES:
         raise InputError("engine", repr(engine), f"one of {', '.join(ENGINES)}")
+    if address is not None and engine == "local":
+        raise InputError("address", repr(address), "left out with the local engine", "choose dask or ray")
     if workers is not None and workers < 1:
         raise InputError("workers", workers, ">= 1", "leave it out for all cores")
     journal = Journal.open(output, _fingerprint(cells))

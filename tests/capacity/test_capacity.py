@@ -133,6 +133,19 @@ def test_day_and_night_need_what_the_busier_needs(llama, small):
     assert mixed.meets_slo
 
 
+def test_on_the_command_line_the_workload_has_the_time_that_the_mix_leaves(qmodel, llama):
+    words = ("--model", "llama-3.1-8b", "--workload", "azure-conv", "--rate", "8/s", "--gpus", "6", "--seeds", "1")
+    run = qmodel("capacity", *words, "--requests", "500", "--mix", "azure-code=0.25", "--json")
+    assert run.code == 0, run.err
+    base = Workload.builtin("azure-conv").at_rate(8.0)
+    parts = [(base, 0.75), (Workload.builtin("azure-code"), 0.25)]
+    same = plan_capacity(llama, parts, SLOS, gpus=6, rate_per_s=8.0, seeds=range(1), requests=500)
+    assert json.loads(run.out)["simulated"] == dict(same.simulated)
+    run = qmodel("capacity", *words, "--mix", "azure-code=0.5", "--mix", "azure-conv=0.5")
+    assert run.code == 2
+    assert "below 1 together" in run.err
+
+
 def test_deflection_never_needs_more_gpus(llama):
     workload = Workload.builtin("azure-conv")
     options = {"gpus": 9, "rate_per_s": 40.0, "seeds": range(2), "requests": 8000}

@@ -137,6 +137,9 @@ def test_policies_that_are_refused(qmodel, policy):
         (("capacity", "--gpus", "4", "--policy", "magic"), "or thresholds"),
         (("capacity", "--policy", "none"), "neither --gpus nor --cluster is given"),
         (("simulate", "--timeline", "run.txt"), "--timeline is 'run.txt'; it must be a .json file"),
+        (("simulate", "--timeline-window", "0s-5s"), "--timeline-window is '0s-5s'; it must be given together with"),
+        (("capacity", "--gpus", "4", "--workers", "2"), "--engine, --workers and --address are of maps"),
+        (("sweep", "--over", "load=0.5", "-o", "t.csv", "--address", "x:1"), "left out with the local engine"),
     ],
 )
 def test_a_refusal_names_the_option_as_it_was_written(qmodel, tmp_path, words, says):

@@ -78,6 +78,24 @@ def test_a_plan_brings_its_own_scenario(job, qmodel):
     assert json.loads(bare.out) == json.loads(full.out)
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--model", "llama-3.1-8b"), "derived for deepseek-v2-lite_a100_tp1, not llama-3.1-8b_a100_tp1"),
+        (("--cluster", "3P2D"), "derived for 2P2D, not 3P2D"),
+        (("--tbt-slo", "50ms"), "TBT 60 ms, not TTFT 1 s and TBT 50 ms"),
+        ((), ""),
+    ],
+)
+def test_a_plan_used_for_another_scenario_says_so(job, qmodel, words, says):
+    folder, _, _ = job
+    run = qmodel("simulate", "--policy", folder / "plan.json", "--requests", "500", *words)
+    assert run.code == 0, run.err
+    warned = [line for line in run.err.splitlines() if line.startswith("warning: the plan was")]
+    assert len(warned) == bool(says)
+    assert says in run.err
+
+
 def test_p95_ttft_is_at_most_half_of_kairos_and_tbt_attainment_not_lower(job):
     folder, _, _ = job
     policies = json.loads((folder / "plan.json").read_text())["simulated"]["policies"]
