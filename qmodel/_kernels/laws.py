@@ -134,6 +134,12 @@ def steps_above(x, s, y, z, m, limit):
     return m - low
 
 
+@kernel
+def whole_blocks(tokens, block):
+    """Return the tokens of the whole cache blocks that hold so many."""
+    return block * math.ceil(tokens / block)
+
+
 # Columns of a row of work constants of a prefill instance.
 W_TOKEN, W_QUADRATIC, W_RELOAD, W_BUDGET = range(4)
 WORK_WIDTH = 4

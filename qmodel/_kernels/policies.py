@@ -5,11 +5,11 @@
 import numpy as np
 from qmodel._kernels import inlined, kernel
 
-from qmodel._kernels.laws import chunked_time, law_time, schedule_time, span_steps, span_time
+from qmodel._kernels.laws import chunked_time, law_time, schedule_time, span_steps, span_time, whole_blocks
 from qmodel._kernels.sim_state import (
     I_BATCH, I_DOWN, I_HOSTING, I_HOST_TOKENS, I_REQUESTS, I_SPAN, R_CLASS, R_DONE, R_NEED, R_PROMPT, U_CAPACITY,
     U_CONTEXT, U_END, U_HOST_KV, U_HOST_PART, U_HOST_WAIT, U_LINK_FREE, U_LINK_RATE, U_PART_WORK, U_S, U_SINCE,
-    U_SLOWDOWN, U_TOKENS, U_WORK, U_X, U_Y, U_Z, X_BUDGET, X_DECODE, X_PREFILL, Y_FIXED, Y_KV_BYTES,
+    U_SLOWDOWN, U_TOKENS, U_WORK, U_X, U_Y, U_Z, X_BUDGET, X_DECODE, X_PREFILL, Y_BLOCK, Y_FIXED, Y_KV_BYTES,
 )  # fmt: skip
 
 NONE, STATIC, KAIROS, EARLIEST, THRESHOLDS, LATE, COLOCATED, EXTERNAL, COMPILED = range(9)
@@ -188,13 +188,24 @@ def least(seen, start, stop, column):
 
 
 @kernel
+def mixed(number):
+    """Return a hash of a number in 0..2^32-1: the finalizer of MurmurHash3, whose bits all depend on all.
+
+    One without its shifts would be linear in the request's number, and ties more even than at random.
+    """
+    h = number & 0xFFFFFFFF
+    h = ((h ^ (h >> 16)) * 0x85EBCA6B) & 0xFFFFFFFF
+    h = ((h ^ (h >> 13)) * 0xC2B2AE35) & 0xFFFFFFFF
+    return h ^ (h >> 16)
+
+
+@kernel
 def scattered(seen, start, stop, column, r, seed):
     """Return a unit with the smallest value of a column; among ties one that a hash of the request picks."""
     best, ties = least(seen, start, stop, column), 0
     for u in range(start, stop):
         ties += 1 if seen[u, column] == seen[best, column] else 0
-    # Knuth's multiplicative hash, twice.
-    pick = ((r * 2654435761 + seed * 40503 + start) % 4294967296 * 2654435761) % 4294967296 // 65536 % ties
+    pick = mixed(r + mixed(seed + mixed(start))) % ties
     for u in range(start, stop):
         if seen[u, column] == seen[best, column]:
             if pick == 0:
@@ -273,7 +284,7 @@ def decide_earliest(t, r, k, d, R, UF, seen, slo, PF, chunks, EC, EB, XI, XF, e,
     for i in range(k):
         ready = e * (seen[i, OB_WORK] + chunked_time(EC, EB, i, need, done, budget))
         link = max(ready, seen[i, OB_LINK] - t)
-        moved = XF[Y_FIXED] + XF[Y_KV_BYTES] * (R[r, R_PROMPT] - done) / UF[i, U_LINK_RATE]
+        moved = XF[Y_FIXED] + XF[Y_KV_BYTES] * whole_blocks(R[r, R_PROMPT] - done, XF[Y_BLOCK]) / UF[i, U_LINK_RATE]
         if link + moved < at_prefill:
             best, at_prefill = i, link + moved
     host, at_decode, own = -1, np.inf, 0.0

@@ -1,8 +1,9 @@
 """The event loop of the simulator: request-level events, spans of decode steps, one compiled entry point.
 
 Within an instant all ends, landings and arrivals are handled first (prefill ends, landings, decode ends, arrivals;
-each by id); then idle prefill instances fill a step, decode instances pull (late binding), and decode instances
-start. An engine thus forms its batch from everything that has arrived by then.
+each by id; on a clock that counts ticks arrivals come first); then idle prefill instances fill a step, decode
+instances pull (late binding), and decode instances start. An engine thus forms its batch from everything that has
+arrived by then.
 """
 
 # ruff: noqa: I001 - columns are imported many to a line
@@ -23,10 +24,11 @@ from qmodel._kernels.sim_faults import E_TIME, apply_fault
 from qmodel._kernels.sim_offers import NOTED, decide_live, floors_of, has_room, note_offers
 from qmodel._kernels.sim_prefill import end_prefill, land, start_prefill, wake
 from qmodel._kernels.sim_state import (
-    CLOCK_INTERVAL, CLOCK_NOW, CLOCK_OBSERVE, F_ARRIVAL, F_HOST, F_KEY, HOSTED, I_DIRTY, I_DOWN, I_HOST_TOKENS,
-    I_HOSTING, I_PART, I_REQUESTS, L_COUNT, L_HEAD, LOOP_ASKED, LOOP_DIRTY, LOOP_DOWN, LOOP_EVENTS, LOOP_FAULT,
-    LOOP_FINISHED, LOOP_NEXT, LOOP_OVERDUE, LOOP_PULL, R_DECODE, R_DEFLECTED, R_DONE, R_NEED, R_PREFILL, R_STATE, U_END,
-    U_HOST_WAIT, U_PART_WORK, U_TOKENS, U_WORK, WAITING, X_DECODE, X_PREFILL, mark, push, push_sorted, remove,
+    CLOCK_INTERVAL, CLOCK_NOW, CLOCK_OBSERVE, F_ARRIVAL, F_HOST, F_KEY, F_LANDED, HOSTED, I_DIRTY, I_DOWN,
+    I_HOST_TOKENS, I_HOSTING, I_PART, I_REQUESTS, L_COUNT, L_HEAD, LOOP_ASKED, LOOP_DIRTY, LOOP_DOWN, LOOP_EVENTS,
+    LOOP_FAULT, LOOP_FINISHED, LOOP_NEXT, LOOP_OVERDUE, LOOP_PULL, R_DECODE, R_DEFLECTED, R_DONE, R_NEED, R_PREFILL,
+    R_STATE, U_END, U_HOST_WAIT, U_PART_WORK, U_TOKENS, U_WORK, WAITING, X_DECODE, X_PREFILL, Y_TICKS, mark, push,
+    push_sorted, remove,
 )  # fmt: skip
 from qmodel._kernels.user import decide_compiled
 
@@ -48,7 +50,8 @@ def _place(t, r, u, host, R, F, UF, UI, lists, times, winners, loop, dirty, PK, 
         else:
             push_sorted(lists, R, F, u, r)
         if PK[K_DECODE_EARLY]:
-            R[r, R_DECODE] = available(k, k + XI[X_DECODE], r, UI, PK)
+            if R[r, R_DECODE] < 0:
+                R[r, R_DECODE] = available(k, k + XI[X_DECODE], r, UI, PK)
             if PK[K_DECODE_EARLY] == AT_ARRIVAL:
                 UI[R[r, R_DECODE], I_REQUESTS] += 1
         if UF[u, U_END] == np.inf:
@@ -58,7 +61,7 @@ def _place(t, r, u, host, R, F, UF, UI, lists, times, winners, loop, dirty, PK, 
     R[r, R_DEFLECTED] = 1
     R[r, R_PREFILL] = -1
     R[r, R_DECODE] = u
-    F[r, F_HOST] = host
+    F[r, F_HOST], F[r, F_LANDED] = host, t
     UF[u, U_HOST_WAIT] += host
     UI[u, I_HOST_TOKENS] += R[r, R_NEED] - R[r, R_DONE]
     UI[u, I_REQUESTS] += 1
@@ -79,14 +82,14 @@ def _queue_late(r, R, F, UF, lists, PK, EC, EB, EW):
 
 
 @kernel
-def _fill_late(t, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, XI):
+def _fill_late(t, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, XI, XF):
     """Let idle prefill instances fill steps from the shared queue, in order of id, until none can."""
     started = True
     while started:
         started = False
         for i in range(XI[X_PREFILL]):
             if UF[i, U_END] == np.inf and (lists[0, L_COUNT] > 0 or UI[i, I_PART] >= 0):
-                start_prefill(t, i, 1, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, XI)
+                start_prefill(t, i, 1, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, XI, XF)
                 started = started or UF[i, U_END] < np.inf
 
 
@@ -164,7 +167,7 @@ def _start_all(
         if not late:
             if PK[K_ORDER] == DUE:
                 _sort_queue(now, u, u + 1, 0, np.inf, R, F, UF, UI, lists, slo, PK, EC, EB, EW, XI)
-            start_prefill(now, u, 0, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, XI)
+            start_prefill(now, u, 0, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, XI, XF)
     if late:
         if PK[K_ORDER] == DUE:
             if loop[LOOP_PULL] > 0 and PF[P_PATIENCE] > 0.0:
@@ -172,7 +175,7 @@ def _start_all(
             patience = PF[P_PATIENCE] if loop[LOOP_OVERDUE] > 0 else np.inf
             _sort_queue(now, 0, k, loop[LOOP_PULL], patience, R, F, UF, UI, lists, slo, PK, EC, EB, EW, XI)
         if begun or lists[0, L_COUNT] > 0:
-            _fill_late(now, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, XI)
+            _fill_late(now, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, XI, XF)
     if loop[LOOP_PULL] > 0:
         loop[LOOP_PULL] = 0
         pulled = _pull_all(
@@ -180,7 +183,7 @@ def _start_all(
             batches, contexts, curves, tables, floors, noted, bounds, lows, EC, EB, EW, XI, noise,
         )  # fmt: skip
         if pulled:
-            _fill_late(now, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, XI)
+            _fill_late(now, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, XI, XF)
         _sort_dirty(dirty[first_decode:], loop[LOOP_DIRTY] - first_decode)
     for at in range(first_decode, loop[LOOP_DIRTY]):
         u = dirty[at]
@@ -205,7 +208,7 @@ def run(
     """
     k, d, n = XI[X_PREFILL], XI[X_DECODE], R.shape[0]
     late, again = PK[K_KIND] == LATE, 2 * k + 4 * d
-    stale = clock[CLOCK_INTERVAL] > 0.0
+    stale, clocked = clock[CLOCK_INTERVAL] > 0.0, XF[Y_TICKS] > 0.0
     live = PK[K_KIND] == THRESHOLDS and not stale
     floors = floors_of(PK[K_KIND], PF, tables)
     noted, bounds, lows = np.full((d, NOTED), np.nan), np.zeros((2, len(lengths), d)), np.empty((2, d))
@@ -216,7 +219,7 @@ def run(
         arrival = F[loop[LOOP_NEXT], F_ARRIVAL] if loop[LOOP_NEXT] < n else np.inf
         if lists[again, L_COUNT] > 0:
             arrival = now
-        arrives = arrival < t
+        arrives = arrival < t or (clocked and arrival == t)
         t = min(t, arrival)
         fails = loop[LOOP_FAULT] < len(faults) and faults[loop[LOOP_FAULT], E_TIME] <= t
         if fails:

@@ -10,13 +10,14 @@ from qmodel._kernels import inlined, kernel
 from qmodel._kernels.laws import law_time, safe_chunk_beside, span_lines, span_time, step_of_span, steps_above
 from qmodel._kernels.policies import K_COMMIT, K_HOST_BUDGET, K_HOST_PACKING, chunk_limit, strictest_tbt
 from qmodel._kernels.sim_state import (
-    DECODING, FINISHED, F_ADMITTED, F_FINISH, F_FIRST, F_HOST, F_LAST, F_PREFILLED, F_START, F_TBT_MAX, HOSTED, I_BATCH,
-    I_COUNTED, I_DOWN, I_FORGOTTEN, I_HOSTING, I_HOST_TOKENS, I_JOINERS, I_NEXT_LEAVE, I_PART, I_PART_CHUNK,
-    I_PREEMPTIONS, I_REQUESTS, I_SPAN, I_STAMP, I_STEP, I_STEPS, I_STEP_TOKENS, LOOP_FINISHED, L_COUNT, L_HEAD,
+    DECODING, FINISHED, F_ADMITTED, F_FINISH, F_FIRST, F_HOST, F_LANDED, F_LAST, F_PREFILLED, F_START, F_TBT_MAX,
+    HOSTED, I_BATCH, I_COUNTED, I_DOWN, I_FORGOTTEN, I_HOSTING, I_HOST_TOKENS, I_JOINERS, I_NEXT_LEAVE, I_PART,
+    I_PART_CHUNK, I_PREEMPTIONS, I_REQUESTS, I_SPAN, I_STAMP, I_STEP, I_STEPS, I_STEP_TOKENS, LOOP_FINISHED, L_HEAD,
     R_CACHED, R_CLASS, R_DONE, R_LEFT, R_NEED, R_NEXT, R_OUTPUT, R_PREEMPTED, R_STATE, R_VIOLATIONS, S_BASE, S_ID,
     S_LEAVE, S_STAMP, U_BATCH_TIME, U_BUSY, U_CAPACITY, U_CONTEXT, U_END, U_EXPECTED, U_HOST_KV, U_HOST_PART,
     U_HOST_TIME, U_HOST_WAIT, U_S, U_SINCE, U_SLOWDOWN, U_X, U_Y, U_Z, X_DECODE, X_FIRST_PREFILL, X_MAX_SEQS,
-    X_MEASURED, X_PREFILL, X_TREE, X_WARM, Y_HIST_LOG0, Y_HIST_STEP, push, push_front, remove, schedule,
+    X_MEASURED, X_PREFILL, X_TREE, X_WARM, Y_HIST_LOG0, Y_HIST_STEP, Y_TICKS, cut_to_ticks, on_tick, push, push_front,
+    remove, schedule,
 )  # fmt: skip
 
 _NEVER = 1 << 62
@@ -98,7 +99,9 @@ def next_leave(u, j, UI, slots):
 def _finish(t, r, u, R, F, UI, loop):
     F[r, F_FINISH] = t
     R[r, R_STATE] = FINISHED
-    if UI[u, I_FORGOTTEN] == 0:
+    if UI[u, I_FORGOTTEN] > 0:
+        UI[u, I_FORGOTTEN] -= 1
+    else:
         UI[u, I_REQUESTS] -= 1
     loop[LOOP_FINISHED] += 1
 
@@ -125,15 +128,17 @@ def _preempt(t, u, j, R, F, UF, UI, lists, slots, longest, classes, violations, 
 
 
 @inlined
-def _admit(t, u, j, R, F, UF, UI, lists, slots, longest, classes, violations, XI):
-    """Admit landed requests while sequences and cache allow; none while a preempted one waits to come back."""
+def _admit(t, u, j, until, most, hosting, R, F, UF, UI, lists, slots, longest, classes, violations, XI):
+    """Admit requests that landed by time `until`, at most so many, beside `hosting` prompts; return how many.
+
+    They join while sequences and cache allow; none does while a preempted one waits to come back.
+    """
     k, d = XI[X_PREFILL], XI[X_DECODE]
     row, host = 2 * k + 2 * d + j, lists[2 * k + j, L_HEAD]
     if host >= 0 and R[host, R_PREEMPTED] > 0:
         return 0
-    hosting, joiners = (1 if UI[u, I_PART] >= 0 else 0), 0
-    r = lists[row, L_HEAD]
-    while r >= 0 and UI[u, I_BATCH] + hosting < XI[X_MAX_SEQS]:
+    joiners, r = 0, lists[row, L_HEAD]
+    while r >= 0 and joiners < most and F[r, F_LANDED] <= until and UI[u, I_BATCH] + hosting < XI[X_MAX_SEQS]:
         needed = UF[u, U_CONTEXT] + UF[u, U_HOST_KV] + R[r, R_NEED] + UI[u, I_BATCH] + 1
         if needed > UF[u, U_CAPACITY]:
             break
@@ -145,65 +150,120 @@ def _admit(t, u, j, R, F, UF, UI, lists, slots, longest, classes, violations, XI
     return joiners
 
 
+@kernel
+def _take_prompt(t, u, row, hosted, R, F, UF, UI, lists, XI):
+    """Take the first prompt that waits into the step, beside so many; return it, -1 without seat or cache for it."""
+    r, B, held = lists[row, L_HEAD], UI[u, I_BATCH], UF[u, U_CONTEXT] + UF[u, U_HOST_KV]
+    if r < 0 or B + hosted >= XI[X_MAX_SEQS]:
+        return -1
+    if held > 0.0 and held + R[r, R_NEED] + B + hosted + 1 > UF[u, U_CAPACITY]:
+        return -1
+    remove(lists, R, row, r)
+    UF[u, U_HOST_KV] += R[r, R_NEED]
+    UF[u, U_HOST_WAIT] -= F[r, F_HOST]
+    if lists[row, L_HEAD] < 0:
+        UF[u, U_HOST_WAIT] = 0.0
+    if R[r, R_PREEMPTED] == 0:
+        F[r, F_START] = t
+    return r
+
+
+@kernel
+def _add_chunk(u, run, r, chunk, R, F, UF, UI, lists):
+    """Put the next tokens of prompt r into the step: it ends there, or is the part that the next step goes on with."""
+    left = R[r, R_NEED] - R[r, R_DONE]
+    R[r, R_DONE] += chunk
+    if chunk == left:
+        push(lists, R, run, r)
+        return
+    UI[u, I_PART] = r
+    UI[u, I_PART_CHUNK] = chunk
+    start = R[r, R_CACHED] if R[r, R_PREEMPTED] == 0 else 0
+    UF[u, U_HOST_PART] = F[r, F_HOST] * (left - chunk) / (R[r, R_NEED] - start)
+
+
 @inlined
-def _host(t, u, j, R, F, UF, UI, lists, slo, classes, PK, PF, chunks, LC, LB, XI):
-    """Choose the prompt tokens of the next step; return (n, q, reloaded), n = 0 if nothing is hosted."""
+def _fill_budget(
+    t, u, j, preempted, R, F, UF, UI, lists, slots, longest, classes, violations, PK, XI
+):  # fmt: skip
+    """Fill the token budget of a step: residents, the begun prompt, then all that waits, first come first served.
+
+    Prompts to host and landed caches wait in one queue here, as in vLLM: whoever finds no place stops all behind it.
+    Returns (joiners, n, q, reloaded).
+    """
     k, d = XI[X_PREFILL], XI[X_DECODE]
-    row, run = 2 * k + j, 2 * k + d + j
-    B, K = UI[u, I_BATCH], UF[u, U_CONTEXT]
-    packed = PK[K_HOST_BUDGET] > 0
-    room = PK[K_HOST_BUDGET] - B if packed else 1
-    n, q, reloaded, hosted = 0, 0.0, 0.0, 0
+    row, run, landed = 2 * k + j, 2 * k + d + j, 2 * k + 2 * d + j
+    room = PK[K_HOST_BUDGET] - UI[u, I_BATCH]
+    joiners, n, q, reloaded, hosted = 0, 0, 0.0, 0.0, 0
+    if room <= 0:
+        return joiners, n, q, reloaded
     r = UI[u, I_PART]
     UI[u, I_PART] = -1
-    if room > 0:
-        UF[u, U_HOST_PART] = 0.0
+    UF[u, U_HOST_PART] = 0.0
     while room > 0:
         if r < 0:
-            head, held = lists[row, L_HEAD], K + UF[u, U_HOST_KV]
-            if head < 0 or B + hosted >= XI[X_MAX_SEQS]:
+            head, until = lists[row, L_HEAD], np.inf
+            if head >= 0:
+                until = -np.inf if R[head, R_PREEMPTED] > 0 else F[head, F_LANDED]
+            most = 0 if preempted else room
+            new = _admit(
+                t, u, j, until, most, hosted, R, F, UF, UI, lists, slots, longest, classes, violations, XI
+            )  # fmt: skip
+            joiners += new
+            room -= new
+            first = lists[landed, L_HEAD]
+            if room == 0 or (first >= 0 and F[first, F_LANDED] <= until):
                 break
-            if held > 0.0 and held + R[head, R_NEED] + B + hosted + 1 > UF[u, U_CAPACITY]:
+            r = _take_prompt(t, u, row, hosted, R, F, UF, UI, lists, XI)
+            if r < 0:
                 break
-            if hosted > 0 and not packed:
-                limit = chunk_limit(PF, strictest_tbt(j, classes, slo, np.inf), slo[R[head, R_CLASS], 1])
-                begun, rest = R[head, R_DONE], R[head, R_NEED] - R[head, R_DONE]
-                if safe_chunk_beside(LC, LB, u, B, K, n, q, reloaded, begun, rest, chunks, limit) == 0:
-                    break
-            r = head
-            remove(lists, R, row, r)
-            UF[u, U_HOST_KV] += R[r, R_NEED]
-            UF[u, U_HOST_WAIT] -= F[r, F_HOST]
-            if lists[row, L_HEAD] < 0:
-                UF[u, U_HOST_WAIT] = 0.0
-            if R[r, R_PREEMPTED] == 0:
-                F[r, F_START] = t
-        done, left = R[r, R_DONE], R[r, R_NEED] - R[r, R_DONE]
-        if packed:
-            chunk = min(room, left)
-            room -= chunk
-        else:
-            c = R[r, R_CLASS]
-            limit = chunk_limit(PF, strictest_tbt(j, classes, slo, np.inf), slo[c, 1])
-            chunk = safe_chunk_beside(LC, LB, u, B, K, n, q, reloaded, done, left, chunks, limit)
-            if chunk == 0:
-                chunk = min(chunks[len(chunks) - 1], left)
-            room = 1 if PK[K_HOST_PACKING] and chunk == left else 0
+        done = R[r, R_DONE]
+        chunk = min(room, R[r, R_NEED] - done)
+        _add_chunk(u, run, r, chunk, R, F, UF, UI, lists)
+        room -= chunk
         hosted += 1
         n += chunk
         q += chunk * (done + 0.5 * chunk)
         reloaded += done
-        R[r, R_DONE] = done + chunk
-        if chunk == left:
-            push(lists, R, run, r)
-        else:
-            UI[u, I_PART] = r
-            UI[u, I_PART_CHUNK] = chunk
-            start = R[r, R_CACHED] if R[r, R_PREEMPTED] == 0 else 0
-            UF[u, U_HOST_PART] = F[r, F_HOST] * (left - chunk) / (R[r, R_NEED] - start)
         r = -1
-    if r >= 0:  # a prompt begun earlier finds no room in this step and stays first in line
-        UI[u, I_PART] = r
+    UI[u, I_HOSTING] = hosted
+    UI[u, I_STEP_TOKENS] = n
+    return joiners, n, q, reloaded
+
+
+@inlined
+def _host(t, u, j, R, F, UF, UI, lists, slo, classes, PK, PF, chunks, LC, LB, XI):
+    """Choose the prompt tokens of the next step by its length; return (n, q, reloaded), n = 0 if nothing is hosted."""
+    k, d = XI[X_PREFILL], XI[X_DECODE]
+    row, run = 2 * k + j, 2 * k + d + j
+    B, K = UI[u, I_BATCH], UF[u, U_CONTEXT]
+    n, q, reloaded, hosted, more = 0, 0.0, 0.0, 0, True
+    r = UI[u, I_PART]
+    UI[u, I_PART] = -1
+    UF[u, U_HOST_PART] = 0.0
+    while more:
+        if r < 0:
+            head = lists[row, L_HEAD]
+            if head >= 0 and hosted > 0:
+                limit = chunk_limit(PF, strictest_tbt(j, classes, slo, np.inf), slo[R[head, R_CLASS], 1])
+                begun, rest = R[head, R_DONE], R[head, R_NEED] - R[head, R_DONE]
+                if safe_chunk_beside(LC, LB, u, B, K, n, q, reloaded, begun, rest, chunks, limit) == 0:
+                    break
+            r = _take_prompt(t, u, row, hosted, R, F, UF, UI, lists, XI)
+            if r < 0:
+                break
+        done, left = R[r, R_DONE], R[r, R_NEED] - R[r, R_DONE]
+        limit = chunk_limit(PF, strictest_tbt(j, classes, slo, np.inf), slo[R[r, R_CLASS], 1])
+        chunk = safe_chunk_beside(LC, LB, u, B, K, n, q, reloaded, done, left, chunks, limit)
+        if chunk == 0:
+            chunk = min(chunks[len(chunks) - 1], left)
+        _add_chunk(u, run, r, chunk, R, F, UF, UI, lists)
+        more = PK[K_HOST_PACKING] != 0 and chunk == left
+        hosted += 1
+        n += chunk
+        q += chunk * (done + 0.5 * chunk)
+        reloaded += done
+        r = -1
     UI[u, I_HOSTING] = hosted
     UI[u, I_STEP_TOKENS] = n
     return n, q, reloaded
@@ -211,20 +271,18 @@ def _host(t, u, j, R, F, UF, UI, lists, slo, classes, PK, PF, chunks, LC, LB, XI
 
 @kernel
 def _forget(u, j, run, R, UI, lists, slots):
-    """Stop counting a batch as load if all of it ends with this step (a rule of one peer's scheduler)."""
-    UI[u, I_FORGOTTEN] = 0
-    if UI[u, I_PART] >= 0:
-        return
-    for b in range(UI[u, I_BATCH]):
-        if slots[j, b, S_LEAVE] > UI[u, I_STEP] + 1:
-            return
+    """Stop counting as load the requests whose last step begins (a rule of one peer's scheduler)."""
+    gone, last = 0, UI[u, I_STEP] + 1
+    if UI[u, I_NEXT_LEAVE] == last:
+        for b in range(UI[u, I_BATCH]):
+            gone += 1 if slots[j, b, S_LEAVE] == last else 0
     r = lists[run, L_HEAD]
     while r >= 0:
-        if R[r, R_LEFT] > 1 or (R[r, R_OUTPUT] > 1 and R[r, R_PREEMPTED] == 0):
-            return
+        ends = R[r, R_LEFT] == 1 if R[r, R_PREEMPTED] > 0 else R[r, R_OUTPUT] == 1
+        gone += 1 if ends else 0
         r = R[r, R_NEXT]
-    UI[u, I_FORGOTTEN] = 1
-    UI[u, I_REQUESTS] -= UI[u, I_BATCH] + lists[run, L_COUNT]
+    UI[u, I_FORGOTTEN] = gone
+    UI[u, I_REQUESTS] -= gone
 
 
 @inlined
@@ -241,44 +299,53 @@ def start_decode(
     while UI[u, I_BATCH] > 0 and UF[u, U_CONTEXT] + UF[u, U_HOST_KV] + UI[u, I_BATCH] > UF[u, U_CAPACITY]:
         _preempt(t, u, j, R, F, UF, UI, lists, slots, longest, classes, violations, XI)
         preempted = True
-    joiners = 0
-    if not preempted:
-        joiners = _admit(t, u, j, R, F, UF, UI, lists, slots, longest, classes, violations, XI)
-    n, q, reloaded = _host(t, u, j, R, F, UF, UI, lists, slo, classes, PK, PF, chunks, LC, LB, XI)
+    if PK[K_HOST_BUDGET] > 0:
+        joiners, n, q, reloaded = _fill_budget(
+            t, u, j, preempted, R, F, UF, UI, lists, slots, longest, classes, violations, PK, XI
+        )  # fmt: skip
+    else:
+        joiners, hosting = 0, 1 if UI[u, I_PART] >= 0 else 0
+        if not preempted:
+            joiners = _admit(
+                t, u, j, np.inf, _NEVER, hosting, R, F, UF, UI, lists, slots, longest, classes, violations, XI
+            )  # fmt: skip
+        n, q, reloaded = _host(t, u, j, R, F, UF, UI, lists, slo, classes, PK, PF, chunks, LC, LB, XI)
     B, K = UI[u, I_BATCH], UF[u, U_CONTEXT]
     if B == 0 and n == 0:
         return
     UI[u, I_JOINERS] = joiners
     UF[u, U_SINCE] = t
-    if n > 0:
-        step = law_time(LC, LB, u, B, K, n, q, reloaded)
+    if n > 0 or XF[Y_TICKS] > 0.0:
+        step = cut_to_ticks(law_time(LC, LB, u, B, K, n, q, reloaded), XF[Y_TICKS])
         UF[u, U_X], UF[u, U_S], UF[u, U_Y], UF[u, U_Z] = step, 0.0, 0.0, 0.0
         UI[u, I_SPAN] = 1
     else:
         x, s, y, z = span_lines(LC, LB, u, B, K)
         UF[u, U_X], UF[u, U_S], UF[u, U_Y], UF[u, U_Z] = x, s, y, z
         room = int((UF[u, U_CAPACITY] - K - UF[u, U_HOST_KV]) // B)
-        span = min(UI[u, I_NEXT_LEAVE] - UI[u, I_STEP], max(1, room))
-        UI[u, I_SPAN] = max(1, span - 1) if PK[K_COMMIT] else span
+        steps = min(UI[u, I_NEXT_LEAVE] - UI[u, I_STEP], max(1, room))
+        UI[u, I_SPAN] = max(1, steps - 1) if PK[K_COMMIT] else steps
         step = x
     if XI[X_MEASURED]:
         UF[u, U_EXPECTED] = law_time(EC, EB, u, B, K, n, q, reloaded)
     if PK[K_COMMIT]:
         _forget(u, j, run, R, UI, lists, slots)
+    first = on_tick(t + step, XF[Y_TICKS])
     for b in range(B - joiners, B):
         r = slots[j, b, S_ID]
         c = R[r, R_CLASS]
-        F[r, F_FIRST] = t + step
+        F[r, F_FIRST] = first
         if step > slo[c, 1]:
             slots[j, b, S_BASE] += 1  # its first step ends the TTFT and is no TBT
         if XI[X_FIRST_PREFILL]:
-            gap = t + step - F[r, F_PREFILLED]
+            gap = first - F[r, F_PREFILLED]
             longest[j, b] = gap
             if gap > slo[c, 1]:
                 R[r, R_VIOLATIONS] += 1
             if r >= XI[X_WARM]:
                 _count_tbt(hist, XF, gap, 1.0)
-    UF[u, U_END] = t + span_time(UF[u, U_X], UF[u, U_S], UF[u, U_Y], UF[u, U_Z], UI[u, I_SPAN])
+    span = span_time(UF[u, U_X], UF[u, U_S], UF[u, U_Y], UF[u, U_Z], UI[u, I_SPAN])
+    UF[u, U_END] = on_tick(t + span, XF[Y_TICKS])
     schedule(times, winners, XI[X_TREE], d + u, UF[u, U_END])
 
 

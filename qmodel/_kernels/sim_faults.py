@@ -98,15 +98,13 @@ def _stop_prefill(u, R, F, UF, UI, lists, times, winners, PK, XI):
 @kernel
 def _stop_decode(u, R, F, UF, UI, lists, slots, longest, classes, violations, times, winners, PK, XI):
     k, d = XI[X_PREFILL], XI[X_DECODE]
-    j, again, gone = u - k, 2 * k + 4 * d, 0
-    forgotten = UI[u, I_FORGOTTEN]
+    j, again, gone = u - k, 2 * k + 4 * d, -UI[u, I_FORGOTTEN]
     while UI[u, I_BATCH] > 0:
         r, _ = leave(0, u, j, R, F, UF, UI, slots, longest, classes, violations, XI)
-        gone += 0 if forgotten else 1
+        gone += 1
         _again(r, R, F, lists, again)
     next_leave(u, j, UI, slots)
-    run = _drop_list(R, F, lists, 2 * k + d + j, again)
-    gone += 0 if forgotten else run
+    gone += _drop_list(R, F, lists, 2 * k + d + j, again)
     if UI[u, I_PART] >= 0:
         _again(UI[u, I_PART], R, F, lists, again)
         UI[u, I_PART] = -1

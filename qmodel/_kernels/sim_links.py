@@ -11,8 +11,8 @@ from qmodel._kernels import inlined, kernel
 # ruff: noqa: I001 - columns are imported many to a line
 from qmodel._kernels.sim_state import (
     F_BYTES, F_LANDED, F_LAST, F_RATE, HANDING_OVER, L_COUNT, L_HEAD, L_TAIL, MOVING, R_NEXT, R_PREFILL, R_PREV,
-    R_STATE, U_LINK_FREE, U_LINK_RATE, X_DECODE, X_PREFILL, X_SHARING, X_TREE, Y_FIXED, push,
-    push_behind, remove, schedule,
+    R_STATE, U_LINK_FREE, U_LINK_RATE, X_DECODE, X_PREFILL, X_SHARING, X_TREE, Y_FIXED, Y_TICKS,
+    end_of_transfer, push, push_behind, remove, schedule,
 )  # fmt: skip
 
 FCFS, FAIR, NONE = range(3)
@@ -42,7 +42,7 @@ def send(t, r, i, u, size, busy, R, F, UF, lists, times, winners, XI, XF):
         begin = max(t, max(UF[i, U_LINK_FREE], UF[u, U_LINK_FREE]))
         UF[i, U_LINK_FREE] = begin + busy
         UF[u, U_LINK_FREE] = begin + busy
-    F[r, F_LANDED] = begin + busy + XF[Y_FIXED]
+    F[r, F_LANDED] = end_of_transfer(begin, busy, XF[Y_FIXED], XF[Y_TICKS])
     push_by_landing(lists, R, F, row, r)
     if lists[row, L_HEAD] == r:
         schedule(times, winners, XI[X_TREE], u, F[r, F_LANDED])
@@ -84,7 +84,7 @@ def bytes_sent(t, r, row, R, F, UF, lists, times, winners, XI, XF):
     if XI[X_SHARING] != FAIR or R[r, R_STATE] == HANDING_OVER:
         return False
     R[r, R_STATE] = HANDING_OVER
-    F[r, F_LANDED] = t + XF[Y_FIXED]
+    F[r, F_LANDED] = end_of_transfer(t, 0.0, XF[Y_FIXED], XF[Y_TICKS])
     remove(lists, R, row, r)
     push(lists, R, row, r)  # behind others that were handed over at the same instant
     share_links(t, R, F, UF, lists, times, winners, XI)

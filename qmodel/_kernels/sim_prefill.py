@@ -5,32 +5,33 @@
 import numpy as np
 from qmodel._kernels import inlined, kernel
 
-from qmodel._kernels.laws import law_time, span_steps, span_time, work_time
+from qmodel._kernels.laws import law_time, span_steps, span_time, whole_blocks, work_time
 from qmodel._kernels.policies import (
-    AT_ARRIVAL, AT_ARRIVAL_COUNT_LANDED, AT_ARRIVAL_COUNT_SENT, K_COMMIT, K_DECODE_EARLY, available,
+    AT_ARRIVAL, AT_ARRIVAL_COUNT_LANDED, AT_ARRIVAL_COUNT_SENT, AT_PREFILLED, K_COMMIT, K_DECODE_EARLY, available,
 )  # fmt: skip
 from qmodel._kernels.sim_links import bytes_sent, send
 from qmodel._kernels.sim_state import (
-    F_FINISH, F_LANDED, F_PREFILLED, F_START, FINISHED, I_BATCH, I_DOWN, I_FORGOTTEN, I_HOSTING, I_PART, I_PART_CHUNK,
+    F_FINISH, F_LANDED, F_PREFILLED, F_START, FINISHED, I_BATCH, I_DOWN, I_HOSTING, I_PART, I_PART_CHUNK,
     I_REQUESTS, I_SPAN, I_STEP_TOKENS, I_STEPS, L_COUNT, L_HEAD, LANDED, LOOP_FINISHED, MOVING, PREFILLING,
     R_CACHED, R_DECODE, R_DONE, R_NEED, R_OUTPUT, R_PREFILL, R_PROMPT, R_STATE, U_BUSY, U_CAPACITY, U_END, U_KV,
     U_LINK_RATE, U_PART_WORK, U_S, U_SINCE, U_TOKENS, U_WORK, U_X, U_Y, U_Z, X_BUDGET, X_DECODE, X_FIRST_PREFILL,
-    X_LAYERS, X_MAX_SEQS, X_PACKING, X_PREFILL, X_TREE, Y_KV_BYTES, mark, push, remove, schedule,
+    X_LAYERS, X_MAX_SEQS, X_PACKING, X_PREFILL, X_PREFILL_SEQS, X_TREE, Y_BLOCK, Y_KV_BYTES, Y_TICKS,
+    cut_to_ticks, mark, on_tick, push, remove, schedule,
 )  # fmt: skip
 
 
 @inlined
-def start_prefill(t, i, late, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, XI):
+def start_prefill(t, i, late, R, F, UF, UI, lists, times, winners, PK, LC, LB, EC, EB, EW, XI, XF):
     """Fill the next step of prefill instance i from its queue (the shared one when late) and start it."""
     if UI[i, I_DOWN]:
         return
     k, row, source = XI[X_PREFILL], (0 if late else i), (0 if late else i)
     room = XI[X_BUDGET] if XI[X_PACKING] else 1
-    n, q, reloaded = 0, 0.0, 0.0
+    n, q, reloaded, seats = 0, 0.0, 0.0, XI[X_PREFILL_SEQS]
     r = UI[i, I_PART]
     UI[i, I_PART] = -1
     UF[i, U_PART_WORK] = 0.0
-    while room > 0:
+    while room > 0 and seats > 0:
         if r < 0:
             r = lists[row, L_HEAD]
             if r < 0 or (UF[i, U_KV] > 0.0 and UF[i, U_KV] + R[r, R_NEED] > UF[i, U_CAPACITY]):
@@ -47,6 +48,7 @@ def start_prefill(t, i, late, R, F, UF, UI, lists, times, winners, PK, LC, LB, E
             R[r, R_STATE] = PREFILLING
             R[r, R_PREFILL] = i
         done, left = R[r, R_DONE], R[r, R_NEED] - R[r, R_DONE]
+        seats -= 1
         chunk = min(room, left) if XI[X_PACKING] else left
         n += chunk
         q += chunk * (done + 0.5 * chunk)
@@ -62,14 +64,13 @@ def start_prefill(t, i, late, R, F, UF, UI, lists, times, winners, PK, LC, LB, E
         r = -1
     if n == 0:
         return
-    step = law_time(LC, LB, i, 0, 0.0, n, q, reloaded)
     UI[i, I_STEP_TOKENS] = n
-    UI[i, I_FORGOTTEN] = 1 if PK[K_COMMIT] and UI[i, I_PART] < 0 else 0
-    if UI[i, I_FORGOTTEN]:
+    if PK[K_COMMIT]:
         UI[i, I_REQUESTS] -= lists[k + i, L_COUNT]
     UF[i, U_SINCE] = t
-    UF[i, U_END] = t + step
-    schedule(times, winners, XI[X_TREE], i, t + step)
+    step = cut_to_ticks(law_time(LC, LB, i, 0, 0.0, n, q, reloaded), XF[Y_TICKS])
+    UF[i, U_END] = on_tick(t + step, XF[Y_TICKS])
+    schedule(times, winners, XI[X_TREE], i, UF[i, U_END])
 
 
 @inlined
@@ -87,7 +88,7 @@ def end_prefill(t, i, R, F, UF, UI, lists, times, winners, loop, PK, XI, XF):
         remove(lists, R, row, r)
         F[r, F_PREFILLED] = t
         R[r, R_STATE] = MOVING
-        if UI[i, I_FORGOTTEN] == 0:
+        if not PK[K_COMMIT]:
             UI[i, I_REQUESTS] -= 1
         u = R[r, R_DECODE]
         if u >= 0 and UI[u, I_DOWN]:
@@ -106,9 +107,9 @@ def end_prefill(t, i, R, F, UF, UI, lists, times, winners, loop, PK, XI, XF):
             R[r, R_DECODE] = u
             if PK[K_DECODE_EARLY] != AT_ARRIVAL_COUNT_LANDED:
                 UI[u, I_REQUESTS] += 1
-        elif PK[K_DECODE_EARLY] == AT_ARRIVAL_COUNT_SENT:
+        elif PK[K_DECODE_EARLY] == AT_PREFILLED or PK[K_DECODE_EARLY] == AT_ARRIVAL_COUNT_SENT:
             UI[u, I_REQUESTS] += 1
-        size = XF[Y_KV_BYTES] * (R[r, R_PROMPT] - R[r, R_CACHED])
+        size = XF[Y_KV_BYTES] * whole_blocks(R[r, R_PROMPT] - R[r, R_CACHED], XF[Y_BLOCK])
         rate = min(UF[i, U_LINK_RATE], UF[u, U_LINK_RATE])
         busy, layers = size / rate, XI[X_LAYERS]
         if layers > 0:

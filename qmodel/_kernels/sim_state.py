@@ -4,6 +4,8 @@ Units are numbered prefill first: u = 0..k-1 prefill, k..k+d-1 decode. A request
 time, so lists are threaded through the requests themselves.
 """
 
+import math
+
 from qmodel._kernels import kernel
 
 # Integer columns of a request (int32).
@@ -48,13 +50,13 @@ L_HEAD, L_TAIL, L_COUNT = range(3)
 # Settings, integers; the last three are a user's compiled decision: address, address and count of its parameters.
 (
     X_PREFILL, X_DECODE, X_BUDGET, X_MAX_SEQS, X_PACKING, X_FIRST_PREFILL, X_WARM, X_TREE, X_LAYERS, X_SHARING,
-    X_MEASURED, X_USER, X_PARAMETERS, X_PARAMETER_COUNT,
-) = range(14)  # fmt: skip
-SETTING_INTS = 14
+    X_MEASURED, X_PREFILL_SEQS, X_USER, X_PARAMETERS, X_PARAMETER_COUNT,
+) = range(15)  # fmt: skip
+SETTING_INTS = 15
 
-# Settings, floats.
-Y_FIXED, Y_KV_BYTES, Y_HIST_LOG0, Y_HIST_STEP = range(4)
-SETTING_FLOATS = 4
+# Settings, floats; Y_TICKS: of the clock in a second, 0 where time is continuous.
+Y_FIXED, Y_KV_BYTES, Y_BLOCK, Y_HIST_LOG0, Y_HIST_STEP, Y_TICKS = range(6)
+SETTING_FLOATS = 6
 
 # Loop variables kept between calls.
 LOOP_NEXT, LOOP_DIRTY, LOOP_PULL, LOOP_FINISHED, LOOP_EVENTS, LOOP_FAULT, LOOP_ASKED, LOOP_DOWN, LOOP_OVERDUE = range(9)
@@ -62,6 +64,10 @@ LOOP_INTS = 9
 
 # Times kept between calls: now, the next observation (inf: the router sees everything at once), its interval.
 CLOCK_NOW, CLOCK_OBSERVE, CLOCK_INTERVAL = range(3)
+
+
+# Rounding of a time in ticks: what is this close to a whole tick is one.
+_NEARLY = 1e-9
 
 
 @kernel
@@ -137,6 +143,29 @@ def schedule(times, winners, size, leaf, time):
             return
         winners[node] = best
         node >>= 1
+
+
+@kernel
+def on_tick(t, ticks):
+    """Return the time of the clock's nearest tick, t itself where time is continuous (no ticks a second)."""
+    return t if ticks == 0.0 else math.floor(t * ticks + 0.5) / ticks
+
+
+@kernel
+def cut_to_ticks(step, ticks):
+    """Return a step's time [s] cut to whole ticks, at least one."""
+    return step if ticks == 0.0 else max(1, math.floor(step * ticks + _NEARLY)) / ticks
+
+
+@kernel
+def end_of_transfer(begin, busy, fixed, ticks):
+    """Return when a cache has landed whose link is busy for so long and whose hand-over takes `fixed` [s].
+
+    On a clock the two together are rounded up to whole ticks.
+    """
+    if ticks == 0.0:
+        return begin + busy + fixed
+    return on_tick(begin + math.ceil((busy + fixed) * ticks - _NEARLY) / ticks, ticks)
 
 
 @kernel

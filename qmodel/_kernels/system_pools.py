@@ -10,7 +10,7 @@ import numpy as np
 from qmodel._kernels import kernel
 
 from qmodel._kernels.heap import heap_pop, heap_push
-from qmodel._kernels.laws import law_time, work_time
+from qmodel._kernels.laws import law_time, whole_blocks, work_time
 from qmodel._kernels.policies import (
     AT_ARRIVAL, FCFS, K_DECODE_EARLY, K_KIND, K_ORDER, NONE, OB_BATCH, OB_CONTEXT, OB_HOST,
     OB_HOSTING, OB_KV, OB_LINK, OB_LOAD, OB_REQUESTS, OB_REST, OB_STRICTEST, OB_TOKENS, OB_WORK, OBSERVED, decide,
@@ -26,7 +26,8 @@ from qmodel._kernels.system import (
 from qmodel._kernels.system_batch import advance
 from qmodel._kernels.system_state import (
     ARRIVAL, D_CLOCK, D_CONTEXT, D_END, D_FROM, D_KV, D_LINK, D_PART, D_WAIT, D_WAKE, D_BUSY, DECODE_FLOATS,
-    DECODE_INTS, E_BATCH, E_HOSTING, E_REQUESTS, E_TOKENS, END, FINISH, FIRST, G_FIXED, G_KV_BYTES, HOST, LANDED,
+    DECODE_INTS, E_BATCH, E_HOSTING, E_REQUESTS, E_TOKENS, END, FINISH, FIRST, G_BLOCK, G_FIXED, G_KV_BYTES, HOST,
+    LANDED,
     ADMITTED, NO_CONTENTION, REQUEST_COLUMNS, S_BUDGET, S_DECODE, S_ENDS, S_LAYERS, S_PREFILL, S_SEQS, S_SHARING,
     START, enqueue_by_landing, least_requests, next_boundary,
 )  # fmt: skip
@@ -79,7 +80,8 @@ def place_hosted(r, j, host, F, D, E, hosted, nxt, need, cached):
 @kernel
 def transfer(r, i, j, t, F, D, unit, landing, nxt, need, cached, rates, S, G):
     """Send the cache of request r from prefill instance i to decode instance j, first come first served."""
-    busy = G[G_KV_BYTES] * (need[r] - cached[r]) / min(rates[i], rates[S[S_PREFILL] + j])
+    size = G[G_KV_BYTES] * whole_blocks(need[r] - cached[r], G[G_BLOCK])
+    busy = size / min(rates[i], rates[S[S_PREFILL] + j])
     layers = S[S_LAYERS]
     if layers > 0:
         busy = max(busy / layers, busy - (t - F[r, START]) * (layers - 1) / layers)
@@ -257,7 +259,7 @@ def _run(
 ):  # fmt: skip
     """Let all requests arrive and finish."""
     n, k, d, events, blind = arrival.shape[0], S[S_PREFILL], S[S_DECODE], 0, PK[K_KIND] == NONE
-    XF = G[:2]
+    XF = G[:3]
     for r in range(n + 1):
         t = arrival[r] if r < n else np.inf
         events = _run_until(

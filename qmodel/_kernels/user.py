@@ -16,14 +16,14 @@ from numba import types
 from numba.extending import intrinsic
 from qmodel._kernels import kernel
 
-from qmodel._kernels.laws import COEF_WIDTH, chunked_time, schedule_time
+from qmodel._kernels.laws import COEF_WIDTH, chunked_time, schedule_time, whole_blocks
 from qmodel._kernels.policies import (
     OBSERVED, OB_BATCH, OB_CONTEXT, OB_HOST, OB_HOSTING, OB_KV, OB_LINK, OB_LOAD, OB_REQUESTS, OB_REST, OB_SLOW,
     OB_STRICTEST, OB_TOKENS, OB_WORK,
 )  # fmt: skip
 from qmodel._kernels.sim_state import (
     F_ARRIVAL, R_CACHED, R_CLASS, R_PROMPT, UNIT_FLOATS, U_LINK_RATE, X_BUDGET, X_DECODE, X_PARAMETERS,
-    X_PARAMETER_COUNT, X_PREFILL, X_USER, Y_FIXED, Y_KV_BYTES,
+    X_PARAMETER_COUNT, X_PREFILL, X_USER, Y_BLOCK, Y_FIXED, Y_KV_BYTES,
 )  # fmt: skip
 
 # What the loop says of the request, and the answer.
@@ -52,6 +52,7 @@ class CompiledState(NamedTuple):
     link_bytes_per_s: Any
     transfer_fixed_s: float
     kv_bytes_per_token: float
+    transfer_block_tokens: float
     law_coefficients: Any
     law_tables: Any
 
@@ -76,7 +77,8 @@ def execution_s(state, instance, request):
 @kernel
 def transfer_s(state, instance, request):
     """Return X of the request from a prefill instance [s]."""
-    moved = state.kv_bytes_per_token * (request.prompt_tokens - request.cached_tokens)
+    tokens = whole_blocks(request.prompt_tokens - request.cached_tokens, state.transfer_block_tokens)
+    moved = state.kv_bytes_per_token * tokens
     return state.transfer_fixed_s + moved / state.link_bytes_per_s[instance]
 
 
@@ -149,13 +151,14 @@ def callback(decide):
     ):  # fmt: skip
         seen = numba.carray(seen_at, (k + d, OBSERVED))
         coef, base = numba.carray(coef_at, (k + d, COEF_WIDTH)), numba.carray(base_at, (rows, width))
-        units, fixed = numba.carray(units_at, (k + d, UNIT_FLOATS)), numba.carray(fixed_at, (Y_KV_BYTES + 1,))
+        units, fixed = numba.carray(units_at, (k + d, UNIT_FLOATS)), numba.carray(fixed_at, (Y_BLOCK + 1,))
         ask, answer = numba.carray(ask_at, (ASK_WIDTH,)), numba.carray(answer_at, (3,))
         P, D = seen[:k], seen[k:]
         state = CompiledState(
             ask[A_NOW], P[:, OB_WORK], P[:, OB_TOKENS], P[:, OB_REQUESTS], P[:, OB_LINK], D[:, OB_HOST],
             D[:, OB_BATCH], D[:, OB_CONTEXT], D[:, OB_HOSTING], D[:, OB_LOAD], D[:, OB_REST], D[:, OB_STRICTEST],
-            D[:, OB_KV], D[:, OB_SLOW], budget, units[:k, U_LINK_RATE], fixed[Y_FIXED], fixed[Y_KV_BYTES], coef, base,
+            D[:, OB_KV], D[:, OB_SLOW], budget, units[:k, U_LINK_RATE], fixed[Y_FIXED], fixed[Y_KV_BYTES],
+            fixed[Y_BLOCK], coef, base,
         )  # fmt: skip
         request = CompiledRequest(ask[A_ARRIVAL], int(ask[A_PROMPT]), int(ask[A_CACHED]), ask[A_TTFT], ask[A_TBT])
         pool, instance, host = decide(state, request, numba.carray(params_at, (count,)))

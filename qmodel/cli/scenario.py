@@ -33,6 +33,7 @@ _DEFAULTS: dict[str, Any] = {
     "bandwidth": "25GB/s",
     "max_num_batched_tokens": 2048,
     "max_num_seqs": 256,
+    "transfer_block_tokens": 1,
     "ttft_slo": "1s",
     "tbt_slo": "60ms",
 }
@@ -167,6 +168,9 @@ def _cluster(options: Mapping[str, Any], calibration: Calibration) -> Cluster:
         bandwidth_gb_s=parse_bandwidth(str(options["bandwidth"])),
         max_num_batched_tokens=options["max_num_batched_tokens"],
         max_num_seqs=options["max_num_seqs"],
+        max_prefill_seqs=options.get("max_prefill_seqs"),
+        transfer_block_tokens=options["transfer_block_tokens"],
+        clock_tick_s=parse_duration_s(str(tick), "--clock-tick") if (tick := options.get("clock_tick")) else 0.0,
     )
 
 

@@ -43,6 +43,13 @@ class ScenarioConfig(BaseModel):
         None, ge=1, description="Token budget of a prefill step.", examples=[2048]
     )
     max_num_seqs: int | None = Field(None, ge=1, description="Largest decode batch of an instance.", examples=[256])
+    max_prefill_seqs: int | None = Field(None, ge=1, description="Most prompts in a prefill step.", examples=[256])
+    transfer_block_tokens: int | None = Field(
+        None, ge=1, description="KV caches are sent in whole blocks of so many tokens.", examples=[16]
+    )
+    clock_tick: str | None = Field(
+        None, description="Tick of the simulator's clock; continuous time without it.", examples=["1us"]
+    )
     workload: str | None = Field(
         None, description="Built-in name (azure-conv, azure-code, ...) or a trace file.", examples=["azure-conv"]
     )
@@ -62,7 +69,7 @@ class ScenarioConfig(BaseModel):
     ttft_slo: str | None = Field(None, description="Limit on the time to first token.", examples=["1s"])
     tbt_slo: str | None = Field(None, description="Limit on the time between tokens.", examples=["60ms"])
 
-    @field_validator("ttft_slo", "tbt_slo")
+    @field_validator("ttft_slo", "tbt_slo", "clock_tick")
     @classmethod
     def _is_duration(cls, value: str | None) -> str | None:
         if value is not None:

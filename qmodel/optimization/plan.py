@@ -232,10 +232,6 @@ def _assemble(
 
 
 def _cluster_summary(cluster: Cluster) -> dict[str, Any]:
-    names = (
-        "max_num_batched_tokens", "max_num_seqs", "bandwidth_gb_s", "efficiency", "transfer_fixed_s", "link_sharing",
-        "pipelined_transfer", "packing", "first_token",
-    )  # fmt: skip
     return {
         "name": cluster.name,
         "prefill": cluster.prefill_count,
@@ -243,7 +239,7 @@ def _cluster_summary(cluster: Cluster) -> dict[str, Any]:
         "model": cluster.calibration.model,
         "gpu": cluster.calibration.gpu,
         "tp": int(cluster.calibration.tp),
-        **{name: getattr(cluster, name) for name in names},
+        **cluster.options,
         "calibrations": [
             {"pool": pool, "name": calibration.name, "sha256": calibration.fingerprint}
             for pool, calibrations in (

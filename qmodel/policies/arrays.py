@@ -62,7 +62,7 @@ def policy_arrays(spec: KernelSpec) -> PolicyArrays:
         "arrival_sent": kp.AT_ARRIVAL_COUNT_SENT,
         "arrival_landed": kp.AT_ARRIVAL_COUNT_LANDED,
     }[spec.decode_choice]
-    PK[kp.K_COMMIT] = spec.count_until == "last_batch_starts"
+    PK[kp.K_COMMIT] = spec.count_until == "last_step_starts"
     PK[kp.K_STATIC] = kp.STATIC_INCLUSIVE if spec.static_inclusive else 0
     PF[[kp.P_LIMIT, kp.P_ALPHA, kp.P_BETA, kp.P_AGEING]] = spec.limit_s, spec.alpha, spec.beta, spec.ageing_per_s
     PF[[kp.P_TOKENS, kp.P_RATIO, kp.P_PROMPT_TOKENS]] = (

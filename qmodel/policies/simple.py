@@ -38,8 +38,9 @@ class Disaggregated:
     decode_choice : {"prefilled", "arrival", "arrival_sent", "arrival_landed"}
         When the decode instance is chosen: at the end of prefill, or at arrival; in the last two forms a request
         counts as load there only from its transfer or its landing on.
-    count_until : {"finished", "last_batch_starts"}
-        How long a request counts as load of an instance; schedulers that commit a step when it starts forget early.
+    count_until : {"finished", "last_step_starts"}
+        How long a request counts as load of an instance: to its end, or until the step begins in which its prefill or
+        its decode ends there, as with schedulers that account for a step when they start it.
     tie_seed : int
         Which of equally loaded instances is taken: 0 the lowest id, else one that a hash of seed and request picks.
     """

@@ -28,7 +28,7 @@ __all__ = [
 FloatArray = npt.NDArray[np.float64]
 
 DecodeChoice = Literal["prefilled", "arrival", "arrival_sent", "arrival_landed"]
-CountUntil = Literal["finished", "last_batch_starts"]
+CountUntil = Literal["finished", "last_step_starts"]
 
 #: Work, tokens, requests or load that an instance shows while it is down.
 UNAVAILABLE = 1e15
@@ -78,11 +78,16 @@ class Route:
         Instance within the pool, from 0.
     host_s : float
         Host time of a deflected prompt there, as the policy estimates it [s]; others see it as work that waits.
+    decode_instance : int, optional
+        Decode instance of a request on the default path, from 0; it counts as load there as the policy's
+        `decode_choice` says, with "prefilled" from its transfer on. Without it the simulator takes the one with the
+        fewest requests.
     """
 
     pool: Literal["prefill", "decode"]
     instance: int
     host_s: float = 0.0
+    decode_instance: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -227,7 +232,7 @@ class KernelSpec:
     decode_choice : str
         When the decode instance is chosen: at the end of prefill, or when a request arrives, counting as load there
         at once, from its transfer on, or once it has landed.
-    count_until : {"finished", "last_batch_starts"}
+    count_until : {"finished", "last_step_starts"}
         How long a request counts as load of an instance.
     tie_seed : int
         Which of equally loaded instances is taken: 0 the lowest id, else one that a hash of seed and request picks.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -14,11 +14,13 @@ from qmodel.laws import Calibration, TransferLaw
 from qmodel.laws.step import FloatLike
 from qmodel.units import GB
 
-__all__ = ["Cluster", "InstanceGroup"]
+__all__ = ["CLUSTER_OPTIONS", "Cluster", "InstanceGroup"]
 
 MAX_INSTANCES = 1024
 #: Largest token budget and batch of a step; beyond all engines, and small enough for tables.
 MAX_STEP = 1_000_000
+#: Finest clock, whose ticks double precision can count for days, and coarsest: half a tick is 1 % of a 5 ms step [s].
+MIN_TICK_S, MAX_TICK_S = 1e-9, 1e-4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -55,12 +57,16 @@ class Cluster:
         Token budget of a prefill step [tokens].
     max_num_seqs : int
         Largest decode batch of an instance.
+    max_prefill_seqs : int, optional
+        Most prompts in a prefill step; without it only the token budget limits them.
     bandwidth_gb_s : float
         Nominal network bandwidth of one GPU [GB/s].
     efficiency : float
         Share of it that a transfer reaches, in (0, 1].
     transfer_fixed_s : float
         Hand-over time of one transfer [s].
+    transfer_block_tokens : int
+        Caches are sent in whole blocks of so many tokens, the last one padded; 1: as many bytes as tokens.
     link_sharing : {"fcfs", "fair", "none"}
         How concurrent transfers share an instance's link; "none": each has all of it.
     pipelined_transfer : bool
@@ -69,6 +75,9 @@ class Cluster:
         Whether a prefill step carries several prompts; False: one prompt at a time in S(L).
     first_token : {"decode", "prefill"}
         Where TTFT ends: at the first decode step, or at the end of prefill.
+    clock_tick_s : float
+        Tick of the simulator's clock [s]: step times are cut, and transfers rounded up, to whole ticks, as simulators
+        that count microseconds do; 0: continuous time. At most 0.1 ms, and a whole number of them in a second.
 
     Raises
     ------
@@ -81,27 +90,27 @@ class Cluster:
     calibration: Calibration
     max_num_batched_tokens: int = 2048
     max_num_seqs: int = 256
+    max_prefill_seqs: int | None = None
     bandwidth_gb_s: float = 25.0
     efficiency: float = 0.75
     transfer_fixed_s: float = 0.001
+    transfer_block_tokens: int = 1
     link_sharing: Literal["fcfs", "fair", "none"] = "fcfs"
     pipelined_transfer: bool = False
     packing: bool = True
     first_token: Literal["decode", "prefill"] = "decode"
+    clock_tick_s: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("prefill", "decode"):
-            pool = getattr(self, name)
-            groups = isinstance(pool, tuple) and all(isinstance(group, InstanceGroup) for group in pool)
-            if not (groups or isinstance(pool, (int, np.integer))):
-                raise InputError(f"{name} instances", repr(pool), "a whole number or groups", "write e.g. 2P2D")
-            if _count(getattr(self, name)) < 1:
-                raise InputError(f"{name} instances", _count(getattr(self, name)), ">= 1", "write e.g. 2P2D")
+            _check_pool(name, getattr(self, name))
         total = self.prefill_count + self.decode_count
         if total > MAX_INSTANCES:
             raise InputError("instances", total, f"<= {MAX_INSTANCES}", "model a smaller cluster")
-        for name in ("max_num_batched_tokens", "max_num_seqs"):
+        for name in ("max_num_batched_tokens", "max_num_seqs", "max_prefill_seqs", "transfer_block_tokens"):
             value = getattr(self, name)
+            if value is None and name == "max_prefill_seqs":
+                continue
             if not (isinstance(value, (int, np.integer)) and 1 <= value <= MAX_STEP):
                 raise InputError(name, value, f"a whole number in 1..{MAX_STEP:,}", "vLLM's defaults are 2048 and 256")
         for name, low in (("bandwidth_gb_s", True), ("efficiency", True), ("transfer_fixed_s", False)):
@@ -114,6 +123,7 @@ class Cluster:
                 raise InputError(name, repr(getattr(self, name)), f"one of {', '.join(known)}")
         if self.efficiency > 1:
             raise InputError("efficiency", self.efficiency, "in (0, 1]", "0.75 fits published A100 tables")
+        _check_tick(self.clock_tick_s)
 
     @classmethod
     def parse(cls, text: str, calibration: Calibration | Mapping[str, Calibration], **options: Any) -> Cluster:
@@ -164,6 +174,16 @@ class Cluster:
         return _count(self.decode)
 
     @property
+    def options(self) -> dict[str, Any]:
+        """Limits of the engines and the network, by field name: everything but the instances themselves."""
+        return {name: getattr(self, name) for name in CLUSTER_OPTIONS}
+
+    @property
+    def ticks_per_s(self) -> int:
+        """Ticks of the clock in a second; 0: continuous time."""
+        return round(1 / self.clock_tick_s) if self.clock_tick_s > 0 else 0
+
+    @property
     def name(self) -> str:
         """The cluster as ``kPdD``."""
         return f"{self.prefill_count}P{self.decode_count}D"
@@ -202,6 +222,7 @@ class Cluster:
             kv_bytes_per_token=cal.kv_bytes_per_token,
             layers=cal.layers,
             pipelined=self.pipelined_transfer,
+            block_tokens=self.transfer_block_tokens,
         )
 
     def work_s(self, prompt_tokens: FloatLike, cached_tokens: FloatLike = 0.0) -> FloatLike:
@@ -249,6 +270,25 @@ class Cluster:
         step = self.decode_calibrations[0].decode_step_s(1.0, np.asarray(prompt_tokens, dtype=float))
         total = prefill + self.transfer_law().exposed_s(moved, prefill) + step
         return float(total) if np.ndim(total) == 0 else total
+
+
+#: Fields of a cluster that say how it works, not of which instances it is made.
+CLUSTER_OPTIONS = tuple(f.name for f in fields(Cluster) if f.name not in ("prefill", "decode", "calibration"))
+
+
+def _check_pool(name: str, pool: Any) -> None:
+    groups = isinstance(pool, tuple) and all(isinstance(group, InstanceGroup) for group in pool)
+    if not (groups or isinstance(pool, (int, np.integer))):
+        raise InputError(f"{name} instances", repr(pool), "a whole number or groups", "write e.g. 2P2D")
+    if _count(pool) < 1:
+        raise InputError(f"{name} instances", _count(pool), ">= 1", "write e.g. 2P2D")
+
+
+def _check_tick(tick_s: Any) -> None:
+    number = isinstance(tick_s, (int, float, np.number)) and (tick_s == 0 or MIN_TICK_S <= tick_s <= MAX_TICK_S)
+    if not number or (tick_s > 0 and abs(round(1 / tick_s) * tick_s - 1) > 1e-9):
+        limit = f"0, or in {MIN_TICK_S:g}..{MAX_TICK_S:g} [s] with a whole number of them in a second"
+        raise InputError("clock_tick_s", tick_s, limit, "1e-6 counts microseconds")
 
 
 def _count(pool: int | tuple[InstanceGroup, ...]) -> int:

@@ -27,6 +27,8 @@ FloatArray = npt.NDArray[np.float64]
 
 HISTOGRAM_LOG0, HISTOGRAM_STEP, HISTOGRAM_BINS = float(np.log(1e-5)), 0.001, 18_500  # up to 1e3 s in steps of 0.1 %
 
+# More prompts than a step can hold, more steps than a run can make.
+_NO_LIMIT = 1 << 62
 _SHARING = {"fcfs": 0, "fair": 1, "none": 2}
 
 
@@ -154,7 +156,7 @@ def arrays_of(
     UF, UI = np.zeros((units, ks.UNIT_FLOATS)), np.zeros((units, ks.UNIT_INTS), np.int64)
     UF[:, ks.U_END] = np.inf
     UF[:, ks.U_SLOWDOWN] = 1.0
-    UI[:, ks.I_PART], UI[:, ks.I_NEXT_LEAVE] = -1, 1 << 62
+    UI[:, ks.I_PART], UI[:, ks.I_NEXT_LEAVE] = -1, _NO_LIMIT
     for u, cal in enumerate(scene.prefill + scene.decode):
         UF[u, ks.U_CAPACITY] = cal.kv_capacity_tokens
         UF[u, ks.U_LINK_RATE] = cluster.transfer_law(cal).bytes_per_s
@@ -174,8 +176,12 @@ def arrays_of(
     )  # fmt: skip
     XI[ks.X_MEASURED] = bool(faults) or signals.estimates is not None  # else steps take what the router expects
     XI[ks.X_SHARING] = _SHARING[cluster.link_sharing]
+    XI[ks.X_PREFILL_SEQS] = cluster.max_prefill_seqs or _NO_LIMIT
     XI[ks.X_LAYERS] = cluster.calibration.layers if cluster.pipelined_transfer else 0
-    XF[:] = cluster.transfer_fixed_s, cluster.calibration.kv_bytes_per_token, HISTOGRAM_LOG0, HISTOGRAM_STEP
+    XF[[ks.Y_FIXED, ks.Y_KV_BYTES, ks.Y_BLOCK, ks.Y_HIST_LOG0, ks.Y_HIST_STEP, ks.Y_TICKS]] = (
+        cluster.transfer_fixed_s, cluster.calibration.kv_bytes_per_token, cluster.transfer_block_tokens, HISTOGRAM_LOG0,
+        HISTOGRAM_STEP, cluster.ticks_per_s,
+    )  # fmt: skip
     seats = min(cluster.max_num_seqs, n)
     slots = np.zeros((d, seats, 4), np.int64)
     policy, interval = policy_arrays(spec), signals.observation_interval_s

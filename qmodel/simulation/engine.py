@@ -12,6 +12,7 @@ from qmodel._kernels import policies as kp
 from qmodel._kernels import sim
 from qmodel._kernels import sim_state as ks
 from qmodel._kernels import user as ku
+from qmodel._kernels.laws import whole_blocks
 from qmodel.errors import InputError, QModelError
 from qmodel.policies import ClusterState, KernelSpec, RequestView, as_policy
 from qmodel.scenario import SLO, Cluster, Requests, Workload
@@ -192,6 +193,11 @@ def _ask(policy: Any, scene: Scene, arrays: Arrays, slos: Sequence[SLO]) -> None
     size = k if route.pool == "prefill" else d
     if route.pool not in ("prefill", "decode") or not 0 <= route.instance < size:
         raise InputError("route", f"{route.pool} {route.instance}", f"one of {k} prefill or {d} decode instances")
+    if route.decode_instance is not None:
+        if route.pool == "decode" or not 0 <= route.decode_instance < d:
+            limit = f"with pool prefill, one of {d} decode instances"
+            raise InputError("decode_instance of a route", f"{route.decode_instance} with pool {route.pool}", limit)
+        row[ks.R_DECODE] = k + route.decode_instance
     unit = route.instance + (0 if route.pool == "prefill" else k)
     a = arrays
     sim.answer(
@@ -203,7 +209,7 @@ def _ask(policy: Any, scene: Scene, arrays: Arrays, slos: Sequence[SLO]) -> None
 def _state(scene: Scene, arrays: Arrays, request: RequestView) -> ClusterState:
     k = len(scene.prefill)
     prefill, decode = arrays.seen[:k], arrays.seen[k:]
-    moved = request.prompt_tokens - request.cached_tokens
+    moved = whole_blocks(request.prompt_tokens - request.cached_tokens, scene.cluster.transfer_block_tokens)
     return ClusterState(
         time_s=float(arrays.clock[ks.CLOCK_NOW]),
         prefill_work_s=prefill[:, kp.OB_WORK].copy(),

@@ -12,6 +12,7 @@ from qmodel.io.calibrations import load_calibration
 from qmodel.io.emit import TARGETS, Settings, Target
 from qmodel.policies import StaticLength
 from qmodel.scenario import SLO, Cluster, Workload
+from qmodel.scenario.cluster import CLUSTER_OPTIONS
 from qmodel.scenario.plan import Plan
 from qmodel.simulation import SimulationResult, simulate
 
@@ -58,15 +59,11 @@ def _cluster_of(plan: Plan) -> Cluster:
     if calibration.fingerprint != about["calibrations"][0]["sha256"]:
         what = f"calibration of the plan, {calibration.name},"
         raise InputError(what, "another than the shipped one", "the same", "give the cluster itself, or plan again")
-    options = (
-        "max_num_batched_tokens", "max_num_seqs", "bandwidth_gb_s", "efficiency", "transfer_fixed_s", "link_sharing",
-        "pipelined_transfer", "packing", "first_token",
-    )  # fmt: skip
     return Cluster(
         prefill=int(about["prefill"]),
         decode=int(about["decode"]),
         calibration=calibration,
-        **{name: about[name] for name in options},
+        **{name: about[name] for name in CLUSTER_OPTIONS if name in about},
     )
 
 

@@ -82,8 +82,8 @@ def predict(
         prediction = with_interval(
             prediction, cluster, lambda drawn: _predicted(drawn, workload, slo, policy, method, fidelity), draws, seed
         )
-    beyond = range_warnings(cluster, workload)
-    return replace(prediction, warnings=(*prediction.warnings, *beyond)) if beyond else prediction
+    lines = (*_left_out(cluster, workload, _spec_of(policy)), *range_warnings(cluster, workload))
+    return replace(prediction, warnings=(*prediction.warnings, *lines)) if lines else prediction
 
 
 def _predicted(
@@ -98,20 +98,43 @@ def _predicted(
     if chosen == "stationary":
         from qmodel.system.stationary import predict_stationary, predict_stationary_with_policy
 
-        if spec.kind == "none" and not spec.route_by_requests:
+        if _is_plain(spec):
             return predict_stationary(cluster, workload, slo, fidelity)
         return predict_stationary_with_policy(cluster, workload, slo, spec, fidelity)
     if chosen == "bursty":
         from qmodel.system.bursty import predict_bursty
 
-        if spec.kind != "none" or spec.route_by_requests:
-            raise InputError("policy of method bursty", spec.kind, "none, routed by work", "use method='trace'")
+        if not _is_plain(spec):
+            limit = "none, in order of arrival, routed by work, decode chosen after prefill"
+            raise InputError("policy of method bursty", spec.kind, limit, "use method='trace'")
         return predict_bursty(cluster, workload, slo, fidelity)
     from qmodel.system.trace import predict_trace, predict_windows
 
     if chosen == "windows":
         return predict_windows(cluster, workload, slo, spec, fidelity)
     return predict_trace(cluster, workload, slo, spec)
+
+
+def _is_plain(spec: KernelSpec) -> bool:
+    """Return whether prompts wait in order of arrival for the least work, as the queues of steady state do."""
+    ordered = spec.order == "fcfs" and spec.decode_choice == "prefilled"
+    return spec.kind == "none" and ordered and not spec.route_by_requests
+
+
+def _left_out(cluster: Cluster, workload: Workload, spec: KernelSpec) -> tuple[str, ...]:
+    """Return a line for each rule of the simulator that predictions do not know and that may matter here."""
+    lines = []
+    if cluster.max_prefill_seqs is not None:
+        prompt, _, cached, weights = workload.lengths()
+        filled = float(weights @ (prompt - cached)) * cluster.max_prefill_seqs
+        if cluster.packing and filled < cluster.max_num_batched_tokens:
+            limit = f"max_prefill_seqs={cluster.max_prefill_seqs}"
+            lines.append(f"{limit} limits prefill steps more than their token budget and is not predicted: simulate it")
+    if spec.count_until != "finished":
+        lines.append(f"count_until={spec.count_until!r} is not predicted: loads count to the end of a request")
+    if spec.decode_choice == "arrival_landed":
+        lines.append("decode_choice='arrival_landed' is predicted as 'arrival_sent': loads count from the transfer on")
+    return tuple(lines)
 
 
 def _spec_of(policy: Any) -> KernelSpec:

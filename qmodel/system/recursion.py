@@ -104,8 +104,9 @@ def run_recursion(cluster: Cluster, requests: Requests, slo: SLO, spec: KernelSp
     sharing = _NO_CONTENTION if cluster.link_sharing == "none" else 0
     ends = cluster.first_token == "prefill"
     settings = np.array([k, d, laws.budget, cluster.max_num_seqs, warm, layers, sharing, ends], np.int64)
+    link = cluster.transfer_law()
     numbers = np.array(
-        [cluster.transfer_fixed_s, cluster.calibration.kv_bytes_per_token, slo.ttft_s, slo.tbt_s, _LOG0, _STEP]
+        [link.fixed_s, link.kv_bytes_per_token, link.block_tokens, slo.ttft_s, slo.tbt_s, _LOG0, _STEP], dtype=float
     )
     columns = (requests.arrival_s, requests.prompt_tokens, requests.output_tokens, requests.cached_tokens)
     coef = laws.coef if nudge == 1.0 else _slowed(laws.coef, nudge)

@@ -80,6 +80,10 @@ def test_init_then_predict(qmodel):
         ("", ["without keys"]),
         ("- 1\n- 2\n", ["without keys"]),
         ("model: !!python/object/apply:os.system ['true']\n", ["line 1"]),
+        ("max_prefill_seqs: 0\n", ["line 1", "'max_prefill_seqs'"]),
+        ("transfer_block_tokens: 0.5\n", ["line 1", "'transfer_block_tokens'"]),
+        ("clock_tick: 1\n", ["line 1", "'clock_tick'"]),
+        ("clock_tick: 1 fortnight\n", ["line 1", "'clock_tick'"]),
     ],
 )
 def test_errors_name_line_and_key(tmp_path, text, says):
@@ -167,3 +171,14 @@ def test_the_shell_completes_commands_and_options(shell):
 
     assert "thresholds" in complete("qmodel th")
     assert "--workload" in complete("qmodel predict --work")
+
+
+def test_rules_of_the_engine_reach_the_cluster_from_flags_and_files(tmp_path):
+    from qmodel.cli.scenario import cluster_of
+
+    path = tmp_path / "q.yaml"
+    path.write_text("max_prefill_seqs: 3\ntransfer_block_tokens: 16\nclock_tick: 1us\n")
+    found = cluster_of({"model": "deepseek-v2-lite"} | load_config(path))
+    assert (found.max_prefill_seqs, found.transfer_block_tokens, found.clock_tick_s) == (3, 16, 1e-6)
+    plain = cluster_of({"model": "deepseek-v2-lite"})
+    assert (plain.max_prefill_seqs, plain.transfer_block_tokens, plain.clock_tick_s) == (None, 1, 0.0)

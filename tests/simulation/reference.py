@@ -75,7 +75,6 @@ class Prefill:
     rate: float = 0.0
     speed: float = 1.0
     down: bool = False
-    forgotten: bool = False
     changed: bool = False
 
 
@@ -100,7 +99,7 @@ class Decode:
     speed: float = 1.0
     down: bool = False
     changed: bool = False
-    forgotten: bool = False
+    forgotten: list = field(default_factory=list)  # jobs in their last step that no longer count
     expected: float = 0.0
     slowdown: float = 1.0
 
@@ -129,7 +128,7 @@ class Reference:
         self.faults = sorted(edge for f in faults for edge in self.edges(f))
         self.again, self.interval, self.observe, self.seen = [], interval, 0.0, None
         self.choice = self.spec.decode_choice if self.spec else "prefilled"
-        self.early_end = self.spec is not None and self.spec.count_until == "last_batch_starts"
+        self.early_end = self.spec is not None and self.spec.count_until == "last_step_starts"
         self.shared, self.moving, self.now, self.overdue_first = [], [], 0.0, False
         self.strictness = slos
         self.jobs = [
@@ -164,6 +163,8 @@ class Reference:
                 self.fault(*self.faults.pop(0)[1:])
                 self.see_stops()
                 pull = True
+            if self.cluster.clock_tick_s:
+                pull = self.arrivals(todo) or pull
             for p in self.prefill:
                 if p.end == t:
                     self.end_prefill(p)
@@ -178,9 +179,7 @@ class Reference:
                 if d.end == t:
                     pull = pull or bool(d.hosted)
                     self.end_decode(d)
-            while self.again or (todo and todo[0].arrival == t):
-                self.arrive(self.again.pop(0) if self.again else todo.pop(0))
-                pull = True
+            pull = self.arrivals(todo) or pull
             if self.order == "due":
                 if self.late and pull:
                     self.watch_overdue()
@@ -194,6 +193,14 @@ class Reference:
             for d in self.decode:
                 if math.isinf(d.end):
                     self.start_decode(d)
+
+    def arrivals(self, todo):
+        """Route what arrives now, those that start again first; return whether any did."""
+        some = False
+        while self.again or (todo and todo[0].arrival == self.now):
+            self.arrive(self.again.pop(0) if self.again else todo.pop(0))
+            some = True
+        return some
 
     def advance_links(self, until):
         """Move on to the next event; in a fairly shared network that may be the last byte of a transfer."""
@@ -210,7 +217,7 @@ class Reference:
             ends = self.now + j.bytes / j.rate <= until
             j.bytes -= j.rate * (until - self.now)
             if ends:
-                j.sent, j.landed = True, until + j.source.link.fixed_s
+                j.sent, j.landed = True, self.tick(until + self.raised(j.source.link.fixed_s))
         self.now = until
 
     # ---- routing
@@ -267,13 +274,33 @@ class Reference:
             prefill_laws=[p.cal.prefill for p in P],
             decode_laws=[d.cal.step for d in D],
             budget=self.cluster.max_num_batched_tokens,
-            transfer_s=np.array([p.link.fixed_s + p.link.kv_bytes_per_token * moved / p.rate for p in P]),
+            transfer_s=np.array([p.link.fixed_s + p.link.kv_bytes_per_token * self.blocks(moved) / p.rate for p in P]),
         )  # fmt: skip
 
     def count(self, p):
         """Requests at a prefill instance."""
-        done = [j for j, _ in p.running if j is not p.part and not p.forgotten]
-        return len(p.queue) + len(done) + (1 if p.part else 0)
+        ending = [j for j, _ in p.running if j is not p.part and not self.early_end]
+        return len(p.queue) + len(ending) + (1 if p.part else 0)
+
+    def blocks(self, tokens):
+        """Tokens of the whole blocks that are sent for so many."""
+        m = self.cluster.transfer_block_tokens
+        return m * math.ceil(tokens / m)
+
+    def cut(self, step):
+        """Time of a step on the clock: whole ticks, at least one."""
+        hz = self.cluster.ticks_per_s
+        return max(1, math.floor(step * hz + 1e-9)) / hz if hz else step
+
+    def raised(self, busy):
+        """Time of a transfer on the clock, rounded up."""
+        hz = self.cluster.ticks_per_s
+        return math.ceil(busy * hz - 1e-9) / hz if hz else busy
+
+    def tick(self, t):
+        """Nearest tick of the clock."""
+        hz = self.cluster.ticks_per_s
+        return math.floor(t * hz + 0.5) / hz if hz else t
 
     def insert(self, queue, job):
         """Put a job in its place in a queue."""
@@ -306,7 +333,10 @@ class Reference:
         else:
             self.insert(self.prefill[route.instance].queue, job)
             self.prefill[route.instance].changed = True
-            if self.choice != "prefilled":
+            if route.decode_instance is not None:
+                job.target = self.decode[route.decode_instance]
+                job.target.assigned += self.choice == "arrival"
+            elif self.choice != "prefilled":
                 job.target = self.least_loaded()
                 job.target.assigned += self.choice == "arrival"
 
@@ -316,7 +346,7 @@ class Reference:
 
     def deflect(self, job, d, host_s):
         """Send a job's prefill to a decode instance."""
-        job.deflected, job.host_s, job.target = True, host_s, d
+        job.deflected, job.host_s, job.target, job.landed = True, host_s, d, self.now
         d.waiting.append(job)
         d.assigned += 1
 
@@ -461,11 +491,11 @@ class Reference:
         sent = [j for j in self.moving if j.target is d]
         for job in sent:
             job.source.held -= job.need
-        d.assigned -= len(waiting) + (0 if d.forgotten else len(running))
+        d.assigned -= len(waiting) + len(running) - len(d.forgotten)
         d.assigned -= len(sent) if self.choice != "arrival_landed" else 0
         self.moving = [j for j in self.moving if j.target is not d]
         d.batch, d.hosted, d.waiting, d.landed, d.part = [], [], [], [], None
-        d.held, d.end, d.forgotten = 0, math.inf, False
+        d.held, d.end, d.forgotten = 0, math.inf, []
         self.drop(running + waiting + sent)
 
     # ---- prefill instances
@@ -484,7 +514,7 @@ class Reference:
         queue = self.shared if self.late else p.queue
         room, parts = self.cluster.max_num_batched_tokens, []
         job, p.part = p.part, None
-        while room > 0:
+        while room > 0 and len(parts) < (self.cluster.max_prefill_seqs or math.inf):
             if job is None:
                 if not queue or (p.held and p.held + queue[0].need > p.cal.kv_capacity_tokens):
                     break
@@ -499,8 +529,8 @@ class Reference:
             job = None
         if parts:
             p.running = [(j, n) for j, n, _ in parts]
-            p.end = self.now + p.speed * self.step_time(p.cal.prefill, 0, 0, [(n, done) for _, n, done in parts])
-            p.forgotten = self.early_end and p.part is None
+            step = p.speed * self.step_time(p.cal.prefill, 0, 0, [(n, done) for _, n, done in parts])
+            p.end = self.tick(self.now + self.cut(step))
 
     @staticmethod
     def step_time(law, B, K, parts):
@@ -530,9 +560,9 @@ class Reference:
                 d = job.target = self.least_loaded()
                 d.assigned += self.choice != "arrival_landed"
             else:
-                d.assigned += self.choice == "arrival_sent"
+                d.assigned += self.choice in ("prefilled", "arrival_sent")
             rate = min(p.rate, d.rate)
-            busy = p.link.kv_bytes_per_token * (job.prompt - job.cached) / rate
+            busy = p.link.kv_bytes_per_token * self.blocks(job.prompt - job.cached) / rate
             if p.link.pipelined:
                 layers = p.link.layers
                 busy = max(busy / layers, busy - (self.now - job.start) * (layers - 1) / layers)
@@ -540,7 +570,7 @@ class Reference:
             if self.cluster.link_sharing == "fcfs":
                 begin = max(self.now, p.link_free, d.link_free)
                 p.link_free = d.link_free = begin + busy
-            job.landed = begin + busy + p.link.fixed_s
+            job.landed = self.tick(begin + self.raised(busy + p.link.fixed_s))
             job.bytes, job.sent = busy * rate, self.cluster.link_sharing != "fair"
             self.moving.append(job)
 
@@ -548,33 +578,84 @@ class Reference:
 
     def start_decode(self, d):
         """Preempt, admit, host, and start one step."""
-        capacity, seats, preempted = d.cal.kv_capacity_tokens, self.cluster.max_num_seqs, False
+        capacity, preempted = d.cal.kv_capacity_tokens, False
         if d.down:
             return
         while d.batch and d.context + d.held + len(d.batch) > capacity:
             self.preempt(d)
             preempted = True
-        blocked = preempted or (d.waiting and d.waiting[0].preempted)
-        while not blocked and d.landed and len(d.batch) + (1 if d.part else 0) < seats:
-            job = d.landed[0]
-            if d.context + d.held + job.need + len(d.batch) + 1 > capacity:
-                break
-            d.landed.pop(0)
-            job.admitted = self.now
-            job.fresh, job.context = True, job.need
-            d.batch.append(job)
-        parts = self.host(d)
+        if self.spec is not None and self.spec.host_budget > 0:
+            parts = self.fill_budget(d, preempted)
+        else:
+            blocked = preempted or (d.waiting and d.waiting[0].preempted)
+            while not blocked and d.landed and self.admit(d, 1 if d.part else 0):
+                pass
+            parts = self.host(d)
         if not d.batch and not parts:
             return
         d.since = self.now
         d.expected = self.step_time(d.cal.step, len(d.batch), d.context, parts)
-        d.end = self.now + d.speed * d.expected
-        d.forgotten = False
-        if self.early_end and d.part is None:
-            hosted = [j for j, _ in d.hosted]
-            ends = all(j.left <= 1 for j in d.batch + [j for j in hosted if j.preempted])
-            d.forgotten = ends and all(j.output == 1 for j in hosted if not j.preempted)
-            d.assigned -= len(d.batch) + len(hosted) if d.forgotten else 0
+        d.end = self.tick(self.now + self.cut(d.speed * d.expected))
+        d.forgotten = []
+        if self.early_end:
+            hosted = [j for j, _ in d.hosted if j is not d.part]
+            d.forgotten = [j for j in d.batch + [j for j in hosted if j.preempted] if j.left == 1]
+            d.forgotten += [j for j in hosted if not j.preempted and j.output == 1]
+            d.assigned -= len(d.forgotten)
+
+    def admit(self, d, hosting):
+        """Let the first landed request join beside so many hosted prompts; return whether it could."""
+        job = d.landed[0]
+        if len(d.batch) + hosting >= self.cluster.max_num_seqs:
+            return False
+        if d.context + d.held + job.need + len(d.batch) + 1 > d.cal.kv_capacity_tokens:
+            return False
+        d.landed.pop(0)
+        job.admitted = self.now
+        job.fresh, job.context = True, job.need
+        d.batch.append(job)
+        return True
+
+    def take(self, d, hosting):
+        """Take the first waiting prompt into the step beside so many others; None if it finds no place."""
+        held, head = d.context + d.held, d.waiting[0]
+        if len(d.batch) + hosting >= self.cluster.max_num_seqs:
+            return None
+        if held and held + head.need + len(d.batch) + hosting + 1 > d.cal.kv_capacity_tokens:
+            return None
+        d.waiting.pop(0)
+        d.held += head.need
+        if not head.preempted:
+            head.start = self.now
+        return head
+
+    def fill_budget(self, d, preempted):
+        """Fill a step's token budget: residents, the begun prompt, then one queue of landed and local requests."""
+        room, parts = self.spec.host_budget - len(d.batch), []
+        job = d.part
+        if room <= 0:
+            d.hosted = []
+            return []
+        d.part = None
+        while room > 0:
+            if job is None:
+                first = d.waiting[0] if d.waiting else None
+                if d.landed and not (first and (first.preempted or first.landed < d.landed[0].landed)):
+                    if preempted or not self.admit(d, len(parts)):
+                        break
+                    room -= 1
+                    continue
+                job = self.take(d, len(parts)) if first else None
+                if job is None:
+                    break
+            n = min(room, job.rest)
+            room -= n
+            parts.append((job, n, job.done))
+            job.done += n
+            d.part = job if job.rest else None
+            job = None
+        d.hosted = [(j, n) for j, n, _ in parts]
+        return [(n, done) for _, n, done in parts]
 
     def preempt(self, d):
         """Drop the newest resident and let it come back first."""
@@ -584,33 +665,23 @@ class Reference:
         d.waiting.insert(0, job)
 
     def host(self, d):
-        """Choose the prompt tokens of the next step."""
-        B, K, parts = len(d.batch), d.context, []
-        packed = self.spec is not None and self.spec.host_budget > 0
+        """Choose the prompt tokens of the next step by its length."""
+        B, K, parts, more = len(d.batch), d.context, [], True
         shares = self.spec is not None and self.spec.host_packing
-        room = self.spec.host_budget - B if packed else 1
         job, d.part = d.part, None
-        while room > 0:
+        while more:
             if job is None:
-                if not d.waiting or B + len(parts) >= self.cluster.max_num_seqs:
+                if not d.waiting or (parts and not self.chunk(d, d.waiting[0], B, K, parts)):
                     break
-                held, head = K + d.held, d.waiting[0]
-                if held and held + head.need + B + len(parts) + 1 > d.cal.kv_capacity_tokens:
+                job = self.take(d, len(parts))
+                if job is None:
                     break
-                if parts and shares and not self.chunk(d, head, B, K, parts):
-                    break
-                job = d.waiting.pop(0)
-                d.held += job.need
-                if not job.preempted:
-                    job.start = self.now
-            n = min(room, job.rest) if packed else self.chunk(d, job, B, K, parts)
-            room = room - n if packed else int(shares and n == job.rest)
+            n = self.chunk(d, job, B, K, parts)
+            more = shares and n == job.rest
             parts.append((job, n, job.done))
             job.done += n
             d.part = job if job.rest else None
             job = None
-        if job is not None:
-            d.part = job
         d.hosted = [(j, n) for j, n, _ in parts]
         return [(n, done) for _, n, done in parts]
 
@@ -646,7 +717,7 @@ class Reference:
                 job.gaps.append(step)
             if job.left == 0:
                 job.finish = t
-                d.assigned -= not d.forgotten
+                d.assigned -= job not in d.forgotten
         d.batch = [j for j in d.batch if j.left]
         finished, d.hosted = [j for j, _ in d.hosted if j is not d.part], []
         for job in finished:
@@ -660,6 +731,7 @@ class Reference:
             job.fresh, job.context = False, job.need
             if job.left == 0:
                 job.finish = t
-                d.assigned -= not d.forgotten
+                d.assigned -= job not in d.forgotten
             else:
                 d.batch.append(job)
+        d.forgotten = []

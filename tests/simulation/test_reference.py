@@ -1,6 +1,6 @@
 """The compiled simulator against the plain one, on random small scenarios."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qmodel.laws import LinearLaw
-from qmodel.policies import Colocated, Disaggregated, EarliestCompletion, Kairos, StaticLength
+from qmodel.policies import Colocated, Disaggregated, EarliestCompletion, Kairos, KernelSpec, Route, StaticLength
 from qmodel.policies.rule import DecodeTables
+from qmodel.policies.state import UNAVAILABLE
 from qmodel.scenario import SLO, InstanceGroup, Requests
 from qmodel.simulation import Fault, Signals, simulate
 
@@ -35,12 +36,37 @@ def two_kinds():
     return {"kinds": (one.tables_of(0), slower), "kind_of": (0, 1) * 4}
 
 
+@dataclass(frozen=True)
+class Named:
+    """A user's rule that names the decode instance too: the last of those with the fewest requests."""
+
+    routing: str
+    decode_choice: str
+    count_until: str
+    name: str = "named"
+
+    def decide(self, state, request):
+        """Return prefill by load, decode by requests; short prompts are hosted."""
+        last = len(state.decode_requests) - 1 - int(np.argmin(state.decode_requests[::-1]))
+        if request.prompt_tokens < 100 and state.decode_requests[last] < UNAVAILABLE:
+            return Route(pool="decode", instance=last)
+        load = state.prefill_work_s if self.routing == "work" else state.prefill_requests
+        named = None if request.prompt_tokens % 3 == 0 else last
+        return Route(pool="prefill", instance=int(np.argmin(load)), decode_instance=named)
+
+    def kernel_spec(self):
+        """Say how requests count, and that hosted prompts fill a budget."""
+        return KernelSpec(
+            kind="external", host_budget=512, decode_choice=self.decode_choice, count_until=self.count_until
+        )
+
+
 def policies():
     """Draw a policy."""
     order = st.sampled_from(["fcfs", "spf", "aged", "due"])
     counted = {
         "decode_choice": st.sampled_from(["prefilled", "arrival", "arrival_sent", "arrival_landed"]),
-        "count_until": st.sampled_from(["finished", "last_batch_starts"]),
+        "count_until": st.sampled_from(["finished", "last_step_starts"]),
         "routing": st.sampled_from(["work", "requests"]),
     }
     priced = st.builds(
@@ -63,8 +89,13 @@ def policies():
         ),
         st.builds(EarliestCompletion, order=order, margin=st.sampled_from([1.0, 1.5])),
         st.builds(
-            StaticLength, st.sampled_from([300.0, 3000.0]), chunks=st.sampled_from([None, (512, 128)]), **counted
+            StaticLength,
+            st.sampled_from([300.0, 3000.0]),
+            chunks=st.sampled_from([None, (512, 128)]),
+            token_budget=st.sampled_from([64, 2048]),
+            **counted,
         ),
+        st.builds(Named, **counted),
         st.builds(StaticLength, st.just(0.0), prefill_busy=st.just(1.0), decode_busy=st.just(0.05)),
         st.builds(Colocated, st.sampled_from([64, 512]), count_until=counted["count_until"]),
     )
@@ -95,10 +126,17 @@ def scenarios(draw):
         pipelined_transfer=draw(st.booleans()),
         link_sharing=draw(st.sampled_from(["fcfs", "fair", "none"])),
         first_token=draw(st.sampled_from(["decode", "prefill"])),
+        max_prefill_seqs=draw(st.sampled_from([None, 1, 3])),
+        transfer_block_tokens=draw(st.sampled_from([1, 16])),
+        clock_tick_s=draw(st.sampled_from([0.0, 0.0, 1e-6, 1e-4])),
     )  # fmt: skip
     arrivals = np.cumsum(rng.exponential(1 / rate, n))
+    if target.ticks_per_s:  # some on a tick, so that they meet other events there
+        arrivals = np.where(rng.random(n) < 0.7, np.ceil(arrivals * target.ticks_per_s) / target.ticks_per_s, arrivals)
+        arrivals.sort()
     requests = Requests.from_arrays(arrivals, prompt, output, cached, rng.integers(0, 2, n))
-    slos = SLO(ttft_s=0.5, tbt_s=0.03), SLO(ttft_s=2.0, tbt_s=0.08)
+    # No whole ticks: a step as long as its limit would be decided by rounding.
+    slos = SLO(ttft_s=0.5, tbt_s=0.0300031), SLO(ttft_s=2.0, tbt_s=0.0800031)
     policy, faults = draw(policies()), drawn_faults(rng, target, arrivals[-1]) if draw(st.booleans()) else ()
     asked_at_arrival = getattr(policy, "binding", "dispatch") == "dispatch"
     interval = draw(st.sampled_from([0.0, 0.0, 0.11])) if asked_at_arrival else 0.0

@@ -58,6 +58,74 @@ def test_prompts_are_packed_and_a_long_one_spans_steps():
     )
 
 
+def test_a_prefill_step_holds_no_more_prompts_than_allowed():
+    requests = Requests.from_arrays([0.0, 0.001, 0.002, 0.003], [50, 10, 20, 30], [1, 1, 1, 1])
+    result = simulate(simple(max_prefill_seqs=2), requests, SLOW, warmup=0).requests
+    # Step 1: 50 tokens, 0-15 ms. Step 2: 10 + 20, 15-28. Step 3: 30, 28-41.
+    ends = result.arrival_s + result.queue_s + result.prefill_s
+    assert ends.to_numpy() == pytest.approx([0.015, 0.028, 0.028, 0.041], abs=1e-12)
+
+
+def test_caches_are_sent_in_whole_blocks():
+    requests = Requests.from_arrays([0.0, 1.0], [100, 96], [2, 2], cached_tokens=[3, 0])
+    result = simulate(simple(transfer_block_tokens=16), requests, SLOW, warmup=0).requests
+    # 97 tokens are 7 blocks, 96 are 6: 112 and 96 MB at 10 GB/s, and 2 ms.
+    assert result.transfer_s.to_numpy() == pytest.approx([0.0132, 0.0116], abs=1e-12)
+
+
+def test_a_clock_cuts_steps_and_raises_transfers():
+    requests = Requests.from_arrays([0.0], [104], [4])
+    row = simulate(simple(clock_tick_s=1e-4), requests, SLOW, warmup=0).requests.iloc[0]
+    # Prefill 20.4 ms; transfer 12.4 ms; steps of 12.04, 12.05 and 12.06 ms make 12 each.
+    assert row.prefill_s == pytest.approx(0.0204, abs=1e-12)
+    assert row.transfer_s == pytest.approx(0.0124, abs=1e-12)
+    assert row.e2e_s == pytest.approx(0.0204 + 0.0124 + 3 * 0.012, abs=1e-12)
+    row = simulate(simple(clock_tick_s=1e-4, bandwidth_gb_s=7.0), requests, SLOW, warmup=0).requests.iloc[0]
+    assert row.transfer_s == pytest.approx(0.0169, abs=1e-12)  # 2 ms + 104/7 ms = 16.857
+
+
+def test_landed_caches_and_local_prompts_wait_in_one_queue():
+    """A decode step of 100 tokens: the long local prompt that came first keeps what landed later waiting."""
+    requests = Requests.from_arrays([0.0, 0.010, 0.011], [150, 99, 190], [5, 2, 2])
+    policy = StaticLength(160, chunks=None, token_budget=100)
+    row = simulate(simple(), requests, SLOW, policy, warmup=0).requests
+    assert row.deflected.tolist() == [True, True, False]
+    # Steps at the decode instance: 100 tokens, 0-20 ms; 50 + 50 tokens, 20-40; 1 token + 49, 40-57.4 (a resident of
+    # 150 tokens: 11 + 1.5 + 4.9). The third lands at 11 + 29 + 21 = 61 ms, in the step that begins then.
+    prefilled = row.arrival_s + row.queue_s + row.prefill_s
+    assert prefilled.to_numpy() == pytest.approx([0.040, 0.0574, 0.040], abs=1e-12)
+
+
+def test_a_policy_can_name_the_decode_instance():
+    class Second:
+        """Prefill here, decode at the second instance."""
+
+        name = "second"
+
+        def decide(self, state, request):
+            """Return the same route for everybody."""
+            return Route(pool="prefill", instance=0, decode_instance=1)
+
+    requests = Requests.from_arrays([0.0, 0.1, 0.2], [100, 101, 102], [20, 20, 20])
+    frame = simulate(simple(decode=2), requests, SLOW, Second(), warmup=0).requests
+    assert frame.decode_instance.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("route", [{"pool": "prefill", "decode_instance": 2}, {"pool": "decode", "decode_instance": 0}])
+def test_a_decode_instance_that_is_none_is_refused(route):
+    class Wrong:
+        """Name what is not there."""
+
+        name = "wrong"
+
+        def decide(self, state, request):
+            """Return the route under test."""
+            return Route(instance=0, **route)
+
+    with pytest.raises(InputError, match="decode_instance of a route"):
+        simulate(simple(decode=2), Requests.from_arrays([0.0], [100], [2]), SLOW, Wrong())
+
+
 def test_a_joiner_waits_for_the_end_of_the_step():
     requests = Requests.from_arrays([0.0, 0.020], [100, 100], [10, 2])
     result = simulate(simple(), requests, SLOW, warmup=0).requests

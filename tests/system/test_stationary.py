@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from qmodel.errors import InputError, UnstableError
+from qmodel.policies import Disaggregated
 from qmodel.scenario import SLO, Cluster, Workload
 from qmodel.simulation import simulate
 from qmodel.system import predict
@@ -116,3 +117,42 @@ def test_first_tokens_from_prefill_leave_a_gap_in_steady_state(calibration, chat
     assert predicted.tbt_attainment == pytest.approx(simulated.tbt_attainment, abs=0.03)
     assert predicted.tbt_s(0.99) == pytest.approx(simulated.tbt_s(0.99), rel=0.05)
     assert predicted.breakdown()["transfer"] == 0.0
+
+
+def test_the_order_of_the_queue_counts_in_steady_state(calibration):
+    cluster = Cluster(prefill=2, decode=2, calibration=calibration)
+    workload = Workload.poisson(1.0, ([200, 8000], [0.8, 0.2]), 100).at_load(0.85, cluster)
+    first, shortest = (predict(cluster, workload, SLO(), Disaggregated(order=order)) for order in ("fcfs", "spf"))
+    assert shortest.ttft_s(0.5) < 0.7 * first.ttft_s(0.5)
+    run = simulate(cluster, workload, SLO(), Disaggregated(order="spf"), requests=60_000)
+    assert shortest.ttft_s(0.5) == pytest.approx(run.ttft_s(0.5), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "policy", "says"),
+    [
+        ({"max_prefill_seqs": 1}, None, "max_prefill_seqs=1"),
+        ({}, Disaggregated(count_until="last_step_starts"), "count_until"),
+        ({}, Disaggregated(decode_choice="arrival_landed"), "arrival_landed"),
+    ],
+)
+def test_what_predictions_leave_out_is_said(calibration, options, policy, says):
+    cluster = Cluster(prefill=2, decode=2, calibration=calibration, **options)
+    workload = Workload.poisson(5.0, 300, 30)
+    prediction = predict(cluster, workload, SLO(), policy, fidelity="fast")
+    assert any(says in line for line in prediction.warnings)
+    assert not predict(cluster.with_(max_prefill_seqs=256), workload, SLO(), fidelity="fast").warnings
+
+
+@pytest.mark.parametrize("policy", [None, Disaggregated(routing="requests")], ids=["stationary", "recursion"])
+def test_whole_blocks_are_predicted(calibration, policy):
+    cluster = Cluster(
+        prefill=1, decode=1, calibration=calibration, bandwidth_gb_s=0.1, efficiency=1.0, transfer_fixed_s=0.0
+    )
+    workload = Workload.poisson(0.1, 257, 30)
+    exact, padded = (
+        np.mean(predict(target, workload, SLO(), policy, fidelity="fast").parts_s[2])
+        for target in (cluster, cluster.with_(transfer_block_tokens=256))
+    )
+    assert exact == pytest.approx(257 * calibration.kv_bytes_per_token / 1e8, rel=0.02)
+    assert padded / exact == pytest.approx(512 / 257, rel=0.02)
