@@ -74,4 +74,4 @@ def test_the_bounded_decision_is_the_rule(rough, harm):
         ), r
         hosts.append(ours[0])
     assert len(set(hosts)) > 6
-    assert 0.05 < np.mean(np.array(hosts) >= k) < 0.95
+    assert 0.02 < np.mean(np.array(hosts) >= k) < 0.98  # both pools are chosen
