@@ -15,6 +15,7 @@ NEVER_S = 3600.0
 
 _DURATION_UNITS = {"us": US, "ms": MS, "s": 1.0, "min": 60.0, "h": 3600.0}
 _RATE_UNITS = {"/s": 1.0, "/min": 1 / 60.0, "/h": 1 / 3600.0}
+_BANDWIDTH_UNITS = {"GB/s": 1.0, "Gb/s": 0.125, "Gbps": 0.125, "MB/s": 1e-3}
 _NUMBER = r"([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
 
 
@@ -72,6 +73,36 @@ def parse_rate_per_s(text: str, name: str = "rate") -> float:
     30.0
     """
     return _parse(text, name, _RATE_UNITS, f"a rate > 0 with a unit ({', '.join(_RATE_UNITS)})", "30/s")
+
+
+def parse_bandwidth_gb_s(text: str, name: str = "bandwidth") -> float:
+    """Return the GB/s that a text such as ``25GB/s`` or ``200Gb/s`` means.
+
+    Parameters
+    ----------
+    text : str
+        A number with a unit: GB/s, Gb/s, Gbps or MB/s. A bare number is refused: bytes and bits differ by eight.
+    name : str
+        What the bandwidth is, for the error message.
+
+    Returns
+    -------
+    float
+        Bandwidth [GB/s], finite and > 0.
+
+    Raises
+    ------
+    InputError
+        When the unit is missing or unknown, or the value is not finite and > 0.
+
+    Examples
+    --------
+    >>> parse_bandwidth_gb_s("200Gb/s")
+    25.0
+    """
+    return _parse(
+        text, name, _BANDWIDTH_UNITS, f"a bandwidth > 0 with a unit ({', '.join(_BANDWIDTH_UNITS)})", "25GB/s"
+    )
 
 
 def _parse(text: str, name: str, units: dict[str, float], limit: str, example: str) -> float:

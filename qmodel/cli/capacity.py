@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -130,9 +131,10 @@ def _resolve(scenario: dict[str, Any]) -> tuple[Scenario, list[str]]:
     if len(set(names)) != len(names) or (scenario.get("gpu") is not None and not names):
         raise InputError("--gpu", scenario["gpu"], "different GPU types, comma-separated", "e.g. a100,h100")
     inputs = resolve(scenario | {"gpu": names[0] if names else None, "cluster": "1P1D"})
+    options = {name: value for name, value in inputs.options.items() if name != "cluster"}  # it is the answer
     if inputs.options.get("load") is not None:
         raise InputError("load in the configuration file", inputs.options["load"], "left out", "give rate, or nothing")
-    return inputs, names or [str(inputs.options["gpu"])]
+    return replace(inputs, options=options), names or [str(inputs.options["gpu"])]
 
 
 def _split(scenario: dict[str, Any], gpus: int | None) -> tuple[int, int] | None:
@@ -261,19 +263,14 @@ def _report(
     from qmodel.studies.report_capacity import capacity_report
     from qmodel.studies.report_parts import Origin
 
-    options = {name: value for name, value in inputs.options.items() if name != "cluster"}
-    origin = Origin(options=options, command=command_words(), notices=inputs.notices)
+    origin = Origin(options=inputs.options, command=command_words(), notices=inputs.notices)
     save_page(report, capacity_report(answer, parts, inputs.slo, rows, sizes, origin, told))
     return [f"wrote {report}"]
 
 
 def _print(answer: CapacityPlan, inputs: Scenario, policy: str, json: bool, sizes: list[dict[str, Any]]) -> None:
-    from qmodel import __version__
-
     if json:
-        options = {name: value for name, value in inputs.options.items() if name != "cluster"}
-        head = {"qmodel_version": __version__, "scenario": options, "policy": policy}
-        show.print_json(head | answer.to_dict() | ({"sizes": sizes} if sizes else {}))
+        show.print_json(inputs.head(policy) | answer.to_dict() | ({"sizes": sizes} if sizes else {}))
         return
     from qmodel.studies import listings
 

@@ -48,17 +48,6 @@ def _open(scenario: dict[str, Any], policy: str) -> tuple[Scenario, Any]:
     return inputs, chosen
 
 
-def _header(inputs: Scenario, policy: str) -> dict[str, Any]:
-    from qmodel import __version__
-
-    return {
-        "qmodel_version": __version__,
-        "scenario": inputs.options,
-        "workload_fingerprint": inputs.workload.fingerprint,
-        "policy": policy,
-    }
-
-
 @with_scenario
 def predict(
     scenario: dict[str, Any],
@@ -98,7 +87,7 @@ def predict(
         result |= {} if interval is None else {"calibration_interval": interval.to_dict()}
         if effects is not None:
             result |= {"sensitivity": effects[0], "change_first": effects[1]}
-        show.print_json(_header(inputs, policy) | result)
+        show.print_json(inputs.head(policy) | result)
         return
     show.warnings(prediction.warnings)
     title = f"Predicted, policy {policy}, method: {prediction.method}"
@@ -168,7 +157,7 @@ def simulate(
     _write_run(result, per_request, timeline, shown_s, plot)
     if json:
         tail = {"seed": seed, "requests": result.count, "simulated": numbers}
-        show.print_json(_header(inputs, policy) | tail | {"utilisation": dict(result.utilisation)})
+        show.print_json(inputs.head(policy) | tail | {"utilisation": dict(result.utilisation)})
         return
     from qmodel.studies.listings import measures_listing
 
@@ -268,7 +257,7 @@ def compare(
         save_page(report, page)
         show.notices([f"wrote {report}"])
     if json:
-        show.print_json(_header(inputs, policies) | comparison.to_dict())
+        show.print_json(inputs.head(policies) | comparison.to_dict())
         return
     from qmodel.studies.listings import breakdown_listing, comparison_listing
 

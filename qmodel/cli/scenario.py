@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from qmodel.cli.options import POLICIES
 from qmodel.errors import InputError
-from qmodel.units import format_duration, parse_duration_s, parse_rate_per_s
+from qmodel.units import format_duration, parse_bandwidth_gb_s, parse_duration_s, parse_rate_per_s
 
 if TYPE_CHECKING:
     from qmodel.laws import Calibration
@@ -22,7 +22,6 @@ __all__ = [
     "cluster_of",
     "mismatches",
     "open_workload",
-    "parse_bandwidth",
     "parse_policy",
     "resolve",
     "scaled",
@@ -58,6 +57,23 @@ class Scenario:
     slo: SLO
     options: dict[str, Any]
     notices: tuple[str, ...]
+
+    def head(self, policy: str) -> dict[str, Any]:
+        """Return how every command's JSON begins.
+
+        Parameters
+        ----------
+        policy : str
+            As the user named it.
+        """
+        from qmodel import __version__
+
+        return {
+            "qmodel_version": __version__,
+            "scenario": self.options,
+            "workload_fingerprint": self.workload.fingerprint,
+            "policy": policy,
+        }
 
 
 def resolve(
@@ -165,7 +181,7 @@ def _cluster(options: Mapping[str, Any], calibration: Calibration) -> Cluster:
     return Cluster.parse(
         str(options["cluster"]),
         _with_named_gpus(str(options["cluster"]), calibration),
-        bandwidth_gb_s=parse_bandwidth(str(options["bandwidth"])),
+        bandwidth_gb_s=parse_bandwidth_gb_s(str(options["bandwidth"]), "--bandwidth"),
         max_num_batched_tokens=options["max_num_batched_tokens"],
         max_num_seqs=options["max_num_seqs"],
         max_prefill_seqs=options.get("max_prefill_seqs"),
@@ -279,35 +295,6 @@ def open_workload(
         if value is not None:
             raise InputError(option, repr(value), "left out with a built-in workload", "it is for trace files")
     return Workload.builtin(text)
-
-
-def parse_bandwidth(text: str) -> float:
-    """Return GB/s from a text such as ``25GB/s`` or ``200Gb/s``.
-
-    Parameters
-    ----------
-    text : str
-        Bandwidth of one GPU, with its unit: bytes and bits differ by eight, so a bare number is refused.
-
-    Returns
-    -------
-    float
-        Bandwidth [GB/s], finite and > 0.
-
-    Raises
-    ------
-    InputError
-        When the text is not a positive bandwidth.
-    """
-    match = re.fullmatch(r"\s*([0-9.eE+]+)\s*(GB/s|Gb/s|Gbps|MB/s)\s*", text)
-    scale = {"GB/s": 1.0, "Gb/s": 0.125, "Gbps": 0.125, "MB/s": 1e-3}
-    try:
-        value = float(match[1]) * scale[match[2]] if match else math.nan
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value > 0):
-        raise InputError("--bandwidth", repr(text), "> 0 with a unit (GB/s, Gb/s, MB/s)", "write for example 25GB/s")
-    return value
 
 
 def parse_policy(text: str, option: str = "--policy", known: str = f"{POLICIES} or a PLAN.json") -> Any:

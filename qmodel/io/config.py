@@ -13,7 +13,7 @@ from ruamel.yaml.error import YAMLError
 
 from qmodel.errors import InputError
 from qmodel.io.problems import limit_of
-from qmodel.units import parse_duration_s, parse_rate_per_s
+from qmodel.units import parse_bandwidth_gb_s, parse_duration_s, parse_rate_per_s
 
 __all__ = ["SECTIONS", "ScenarioConfig", "config_schema", "load_config", "starter_config"]
 
@@ -81,6 +81,13 @@ class ScenarioConfig(BaseModel):
     def _is_rate(cls, value: str | None) -> str | None:
         if value is not None:
             parse_rate_per_s(value, "rate")
+        return value
+
+    @field_validator("bandwidth")
+    @classmethod
+    def _is_bandwidth(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_bandwidth_gb_s(value)
         return value
 
     @model_validator(mode="after")

@@ -87,9 +87,10 @@ def comparison_listing(comparison: Comparison, predicted: Mapping[str, Mapping[s
             faint.add(len(rows))
             known = predicted[policy]
             rows.append(("predicted", *(shown(name, known[name]) if name in known else "-" for name in _COMPARED)))
-    runs = f"{len(comparison.seeds)} runs of {comparison.requests:,} requests"
+    count, size = len(comparison.seeds), f"{comparison.requests:,} requests"
+    runs = f"one run of {size}" if count == 1 else f"{count} runs of {size} each, means with 95 % intervals"
     return Listing(
-        title=f"Simulated, {runs} each, means with 95 % intervals",
+        title=f"Simulated, {runs}",
         columns=("policy", *map(label, _COMPARED)),
         rows=tuple(rows),
         faint=frozenset(faint),

@@ -62,6 +62,7 @@ def test_init_then_predict(qmodel):
         ("cluster: 2P2D\nttft_slo: '5'\n", ["line 2", "'ttft_slo'", "unit"]),
         ("cluster: 2P2D\n\n# x\ntbt-slo: -60ms\n", ["line 4", "'tbt_slo'"]),
         ("rate: 5\n", ["line 1", "'rate'", "string"]),
+        ("model: x\nbandwidth: '25'\n", ["line 2", "'bandwidth'", "unit (GB/s"]),
         ("model: x\nrate: '5'\n", ["line 2", "'rate'", "30/s"]),
         ("tp: 0\n", ["line 1", "'tp'", "greater than or equal to 1"]),
         ("load: .nan\n", ["line 1", "'load'", "finite"]),

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmodel.errors import InfeasibleError, InputError, QModelError
-from qmodel.units import format_duration, parse_duration_s, parse_rate_per_s
+from qmodel.units import format_duration, parse_bandwidth_gb_s, parse_duration_s, parse_rate_per_s
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,19 @@ def test_durations_that_are_refused(text):
 @pytest.mark.parametrize(("text", "per_s"), [("30/s", 30.0), ("120/min", 2.0), ("3600/h", 1.0)])
 def test_rates_with_units(text, per_s):
     assert parse_rate_per_s(text) == pytest.approx(per_s, rel=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("text", "gb_s"), [("25GB/s", 25.0), ("200 Gb/s", 25.0), ("100Gbps", 12.5), ("500MB/s", 0.5), ("1e2GB/s", 100.0)]
+)
+def test_bandwidths_with_units(text, gb_s):
+    assert parse_bandwidth_gb_s(text) == pytest.approx(gb_s, rel=1e-15)
+
+
+@pytest.mark.parametrize("text", ["25", "", "GB/s", "-1GB/s", "0Gb/s", "25 GiB/s", "1e400GB/s"])
+def test_bandwidths_that_are_refused(text):
+    with pytest.raises(InputError, match="unit"):
+        parse_bandwidth_gb_s(text)
 
 
 @given(st.text(max_size=12))
