@@ -8,7 +8,7 @@ solved exactly; where there is none, exact solutions are interpolated. See docs/
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -18,13 +18,14 @@ from qmodel.distributions.parts import Atoms
 from qmodel.distributions.phase_type import PhaseType2, fit_h2_transform, fit_phase_type, h2_of_shape
 from qmodel.distributions.service import ServiceTime
 from qmodel.errors import InputError, QModelError
+from qmodel.queueing.correction import FREQUENCIES, LEVELS, Traits, error_estimates, log_corrections
 from qmodel.queueing.deterministic import solve_mdk
 from qmodel.queueing.erlang import mmk
 from qmodel.queueing.matrix import MAX_SERVERS, mean_wait_mphk, solve_mphk
 from qmodel.queueing.metrics import FunctionTail, QueueMetrics, TabulatedTail, WaitLaw
 from qmodel.queueing.renewal import least_residual, renewal_tails
 
-__all__ = ["heaviest_neighbour", "matching_frequency", "solve_mgk"]
+__all__ = ["heaviest_neighbour", "law_facts", "matching_frequency", "plain_answer", "solve_mgk"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -40,41 +41,10 @@ PROBE_SECOND_MOMENT = 2.5
 PROBE_SHAPES = (1.02, 1.6)
 #: Probability of waiting that is rounding, not queueing.
 NOBODY_WAITS = 1e-13
-#: Relative error of the probability of waiting at which a percentile may still turn out to be 0.
-NEAR_NOBODY = 0.05
-#: Relative error of the probability of waiting, and the least log(P(W > 0)/(1 - q)) it is divided by.
-PROBABILITY_ERROR, LEAST_SPARE = 0.008, 0.02
 #: Largest cell of the renewal grid, in services over k.
 COARSE = 1.0
 #: Largest extrapolation along the probes.
 LARGEST_EXPONENT = 2.0
-#: What the match leaves: log of the mean wait by the difference in mean least residual services (logs), and in the
-#: residual transform at twice the frequency, with and without an H2 fit (linear regressions on paths, decision 0023).
-LEAST_RESIDUAL_EFFECT = {True: 0.185, False: 0.32}
-TRANSFORM_EFFECT = {True: -1.08, False: 0.35}
-#: Extrapolation along the probes beyond which the regression was not made.
-FAR = 0.5
-#: Error of mean, P95 and P99 by: 1, the least-residual difference times P(W = 0)^2, that of the residual transform at
-#: half and at twice the frequency, the extrapolation and its square times P(W = 0), the largest atom times P(W = 0);
-#: with an H2 fit, near the neighbours, far. Quantile regressions (9 in 10 are within) on paths of 625 random laws,
-#: k = 2..20, loads .35 to .97 (decision 0023).
-ERRORS = {
-    "fitted": {
-        "mean": (0.003, 0.01, 2.6, 0.0, 0.0, 0.0, 0.0),
-        "p95": (0.004, 0.06, 0.1, 2.7, 0.0, 0.0, 0.0),
-        "p99": (0.004, 0.25, 9.0, 0.0, 0.0, 0.0, 0.0),
-    },
-    "near": {
-        "mean": (0.004, 0.03, 0.9, 0.0, 0.0, 0.02, 0.008),
-        "p95": (0.007, 0.20, 0.5, 0.0, 0.0, 0.25, 0.04),
-        "p99": (0.009, 0.06, 1.4, 0.0, 0.0, 0.20, 0.05),
-    },
-    "far": {
-        "mean": (0.003, 0.13, 3.0, 0.0, 0.0, 0.0, 0.0),
-        "p95": (0.003, 0.70, 4.0, 0.0, 0.0, 0.0, 0.0),
-        "p99": (0.004, 0.05, 5.3, 0.0, 0.01, 0.01, 0.0),
-    },
-}
 #: Servers from which the tail of a fitted H2 queue is better than its renewal correction, and up to which it is worse.
 CORRECTED_UP_TO, UNCORRECTED_FROM = 2, 10
 #: The table of the tail: points of the renewal equation, points kept, length in conditional means.
@@ -87,7 +57,7 @@ _GRID = np.unique(np.concatenate([np.linspace(0, 1, KEPT // 3), np.geomspace(0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Base:
+class Base:
     """Exactly solved laws with weights, the mean wait they imply, and how far that was extrapolated."""
 
     weights: tuple[float, ...]
@@ -96,7 +66,6 @@ class _Base:
     mean_wait: float
     exponent: float
     fitted: bool
-    doubts: tuple[float, ...] = ()
 
     @property
     def wait_probability(self) -> float:
@@ -139,20 +108,52 @@ def solve_mgk(arrival_rate_per_s: float, servers: int, service: ServiceTime) -> 
     law = law_facts(service)
     if servers > MAX_SERVERS:
         raise InputError("servers of the interpolation", servers, f"at most {MAX_SERVERS}", "use method='auto'")
-    mean, lam = law.mean_s, arrival_rate_per_s * law.mean_s
-    base = _nudged(lam, servers, law, _base(lam, servers, law))
-    table = _tail(lam, servers, law.unit, base)
+    mean = law.mean_s
+    base, table, traits = plain_answer(arrival_rate_per_s * mean, servers, law)
+    corrections = log_corrections(traits)
+    wait = max(base.mean_wait, 0.0) * math.exp(corrections["mean"])
+    table = _stretched(table, corrections)
     return QueueMetrics(
         arrival_rate_per_s=arrival_rate_per_s,
         servers=servers,
         mean_service_s=mean,
-        mean_wait_s=max(base.mean_wait, 0.0) * mean,
+        mean_wait_s=wait * mean,
         wait_probability=max(base.wait_probability, 0.0),
         wait_law=TabulatedTail(grid=table.grid * mean, log_tail=table.log_tail, decay=table.decay / mean),
         method=f"from exact {base.names}, same mean, SCV and transform",
         exact=False,
-        error_estimate=_estimates(base),
+        error_estimate=error_estimates(traits),
     )
+
+
+def plain_answer(rate: float, servers: int, law: LawFacts) -> tuple[Base, TabulatedTail, Traits]:
+    """Return what the solved laws say of a law of mean 1, before it is corrected, and how it differs from them."""
+    base = _base(rate, servers, law)
+    at = matching_frequency(servers, rate / servers, law.scv) * FREQUENCIES
+    values = np.sum([w * one.laplace(at).real for w, one in zip(base.weights, base.laws, strict=True)], axis=0)
+    residuals = least_residual if base.fitted else _own_least_residual
+    theirs = math.fsum(w * residuals(one, servers) for w, one in zip(base.weights, base.laws, strict=True))
+    traits = Traits(
+        servers=servers,
+        load=rate / servers,
+        scv=law.scv,
+        wait_probability=base.wait_probability,
+        fitted=base.fitted,
+        exponent=base.exponent,
+        largest_atom=law.largest_atom,
+        residual=math.log(_own_least_residual(law.unit, servers) / theirs),
+        differences=(values - law.unit.laplace(at).real) / at,
+    )
+    return base, _tail(rate, servers, law.unit, base), traits
+
+
+def _stretched(table: TabulatedTail, corrections: dict[str, float]) -> TabulatedTail:
+    """Return a tail with times times corrections, interpolated in its logarithm from the mean's, where it begins."""
+    beyond = {"mean": math.exp(table.log_tail[0]), **LEVELS}
+    levels = [-math.log(beyond[name]) for name in corrections]
+    factors = np.exp(np.interp(-table.log_tail, levels, list(corrections.values())))
+    grid = np.maximum.accumulate(table.grid * factors)
+    return TabulatedTail(grid=grid, log_tail=table.log_tail, decay=table.decay / float(factors[-1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +208,7 @@ def _transform_h2(phases: PhaseType2, at: float) -> float:
 
 
 @lru_cache(maxsize=4)
-def _base(lam: float, k: int, facts: LawFacts) -> _Base:
+def _base(lam: float, k: int, facts: LawFacts) -> Base:
     """Return the exactly solved neighbours of a law of mean 1; kept, as a path asks again."""
     scv, unit = facts.scv, facts.unit
     at = matching_frequency(k, lam / k, scv)
@@ -219,7 +220,7 @@ def _base(lam: float, k: int, facts: LawFacts) -> _Base:
             except QModelError:
                 pass  # an ill-conditioned fit: go by the neighbours
             else:
-                return _Base(
+                return Base(
                     weights=(1.0,),
                     metrics=(metrics,),
                     laws=(fit.law,),
@@ -233,7 +234,7 @@ def _base(lam: float, k: int, facts: LawFacts) -> _Base:
     # The two regular laws make up the SCV exactly.
     missing = 0.0 if scv < 0.5 else scv - laws[0].scv
     exponents = _exponents(missing, _transform(unit, at) - value, at)
-    return _Base(
+    return Base(
         weights=weights,
         metrics=metrics_of,
         laws=laws,
@@ -258,43 +259,10 @@ def _response(lam: float, k: int, exponents: tuple[float, float]) -> float:
     return math.exp(first * math.log(one / centre) + second * math.log(two / centre))
 
 
-def _nudged(lam: float, k: int, facts: LawFacts, base: _Base) -> _Base:
-    """Return `base` with its mean wait moved by what the law's residuals differ from the neighbours', and how far."""
-    unit, at = facts.unit, matching_frequency(k, lam / k, facts.scv) * np.array([0.5, 2.0])
-    free = 1 - min(base.wait_probability, 1.0)
-    residuals = least_residual if base.fitted else _own_least_residual
-    theirs = math.fsum(w * residuals(law, k) for w, law in zip(base.weights, base.laws, strict=True))
-    residual = math.log(_own_least_residual(unit, k) / theirs)
-    values = np.sum([w * law.laplace(at).real for w, law in zip(base.weights, base.laws, strict=True)], axis=0)
-    low, high = ((values - unit.laplace(at).real) / at).tolist()
-    log_factor = LEAST_RESIDUAL_EFFECT[base.fitted] * residual * free**4
-    log_factor += TRANSFORM_EFFECT[base.fitted] * high * free**2
-    factor = math.exp(log_factor) if base.exponent <= FAR else 1.0
-    further = (base.exponent, base.exponent**2 * free, facts.largest_atom * free)
-    doubts = (1.0, abs(residual) * free**2, abs(low), abs(high), *further)
-    return replace(base, mean_wait=base.mean_wait * factor, doubts=doubts)
-
-
 def _largest_atom(law: ServiceTime) -> float:
     """Return the largest probability of a single service time."""
     pieces = zip(law.parts, law.weights, strict=True)
     return max((w * float(part.weights.max()) for part, w in pieces if isinstance(part, Atoms)), default=0.0)
-
-
-def _estimates(base: _Base) -> dict[str, float]:
-    """Return relative errors of mean, P95 and P99; none of a percentile at which nobody waits.
-
-    A percentile q is about delay * log(P(W > 0)/(1 - q)): a little above P(W = 0) small errors of P(W > 0) move it far.
-    """
-    kind = "fitted" if base.fitted else "near" if base.exponent <= FAR else "far"
-    estimates = {name: float(np.dot(row, base.doubts)) for name, row in ERRORS[kind].items()}
-    for name, beyond in (("p95", 0.05), ("p99", 0.01)):
-        if base.wait_probability < (1 - NEAR_NOBODY) * beyond:
-            estimates[name] = 0.0
-        else:
-            spare = math.log(max(base.wait_probability, beyond) / beyond)
-            estimates[name] += PROBABILITY_ERROR * max(1 / max(spare, LEAST_SPARE) - 1, 0.0)
-    return estimates
 
 
 def _neighbours(
@@ -334,7 +302,7 @@ def _exponents(missing_scv: float, missing_transform: float, at: float) -> tuple
     return first, second
 
 
-def _tail(lam: float, k: int, unit: ServiceTime, base: _Base) -> TabulatedTail:
+def _tail(lam: float, k: int, unit: ServiceTime, base: Base) -> TabulatedTail:
     """Return the tail of the wait: the neighbours' exact tails times the ratio of renewal tails, at the right mean."""
     delayed = base.wait_probability
     scale = base.mean_wait / delayed if delayed > 0 and base.mean_wait > 0 else 1.0 / k
@@ -366,7 +334,7 @@ def _tail(lam: float, k: int, unit: ServiceTime, base: _Base) -> TabulatedTail:
     return TabulatedTail(grid=grid, log_tail=log_tail, decay=float(max(decay, whole)))
 
 
-def _mixed(base: _Base, grid: FloatArray) -> FloatArray:
+def _mixed(base: Base, grid: FloatArray) -> FloatArray:
     return np.asarray(sum(w * _tail_at(m.wait_law, grid) for w, m in zip(base.weights, base.metrics, strict=True)))
 
 

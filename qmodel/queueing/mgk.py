@@ -28,7 +28,7 @@ REGULAR_FROM = 28
 #: SCV below which a law counts as deterministic.
 DETERMINISTIC_SCV = 1e-12
 #: Error estimates with which an interpolation is good enough; beyond, a path is followed.
-GOOD = {"mean": 0.012, "p95": 0.025, "p99": 0.03}
+GOOD = {"mean": 0.01, "p95": 0.02, "p99": 0.02}
 #: Probability of waiting below which a path meets too few waits to say anything.
 RARE = 2e-4
 
