@@ -275,14 +275,9 @@ def _print(answer: CapacityPlan, inputs: Scenario, policy: str, json: bool, size
     from qmodel.studies import listings
 
     screen = show.console()
-    verb = "serves" if answer.meets_slo else "does not serve"
-    screen.print(
-        f"{answer.name} ({answer.gpus} GPUs) {verb} {answer.rate_per_s:.4g} requests/s with the SLO kept for "
-        f"{100 * answer.attainment:g} % of requests; policy {policy}"
-    )
-    title = f"At {answer.rate_per_s:.4g}/s, simulated: mean over {len(answer.seeds)} runs"
+    screen.print(answer.sentence())
     sides = {"simulated": answer.simulated} | ({"predicted": answer.predicted} if answer.predicted else {})
-    found = [listings.sides_listing(title, sides)]
+    found = [listings.sides_listing(f"At {answer.rate_per_s:.4g}/s", sides)]
     found.append(listings.capacity_listing("What more or less money buys at this rate", answer.pareto()))
     if sizes:
         found.append(listings.frontier_listing(sizes, answer.rate_per_s))

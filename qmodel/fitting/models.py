@@ -228,7 +228,7 @@ def load_model(name_or_path: str | Path) -> ModelShape:
     Parameters
     ----------
     name_or_path : str or Path
-        A name of `known_models`, or a path to a Hugging Face ``config.json`` (or its folder).
+        A name of `known_models`, in any case, or a path to a Hugging Face ``config.json`` (or its folder).
 
     Returns
     -------
@@ -241,8 +241,8 @@ def load_model(name_or_path: str | Path) -> ModelShape:
         When the name is unknown, or the file is missing or not a model configuration.
     """
     text = str(name_or_path)
-    if text in known_models():
-        entry = json.loads((resources.files("qmodel") / "data" / "models" / f"{text}.json").read_text("utf-8"))
+    if text.lower() in known_models():
+        entry = json.loads((resources.files("qmodel") / "data" / "models" / f"{text.lower()}.json").read_text("utf-8"))
         return ModelShape.from_config(entry["config"], entry["name"], entry["parameters"])
     path = Path(name_or_path)
     path = path / "config.json" if path.is_dir() else path

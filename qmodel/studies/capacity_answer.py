@@ -83,6 +83,15 @@ class CapacityPlan:
             return "none"
         return PLAN_POLICY if self.policy == PLAN_POLICY or isinstance(self.policy, Plan) else str(self.policy.name)
 
+    def sentence(self) -> str:
+        """Return the answer in words."""
+        verb = "serves" if self.meets_slo else "does not serve"
+        return (
+            f"{self.name} ({self.gpus} GPUs) {verb} {self.rate_per_s:.4g} requests/s with the SLO kept for at least "
+            f"{100 * self.attainment:g} % of requests, policy {self.policy_name}; mean of {len(self.seeds)} simulated "
+            "runs."
+        )
+
     def star(self) -> dict[str, float]:
         """Return where the answer lies in pictures of cost: ``cost``, ``p95_ttft_s`` and ``rate_per_s``."""
         return {"cost": self.cost, "p95_ttft_s": self.simulated["p95_ttft_s"], "rate_per_s": self.rate_per_s}

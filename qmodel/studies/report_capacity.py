@@ -91,7 +91,6 @@ def capacity_report(
 
 
 def _capacity_answer(answer: CapacityPlan) -> Section:
-    verb = "serves" if answer.meets_slo else "does not serve"
     met, half = answer.simulated["slo_attainment"], answer.half_widths["slo_attainment"]
     items = [
         ("Cluster", answer.name, f"{answer.gpus} GPUs, cost {answer.cost:g}"),
@@ -99,15 +98,10 @@ def _capacity_answer(answer: CapacityPlan) -> Section:
         ("SLO met", format_share(met, half), f"{100 * answer.attainment:g} % wanted"),
         ("P95 time to first token", format_duration(answer.simulated["p95_ttft_s"]), _predicted_note(answer)),
     ]
-    text = (
-        f"{answer.name} {verb} {answer.rate_per_s:.4g} requests/s with the SLO kept for at least "
-        f"{100 * answer.attainment:g} % of requests, policy {answer.policy_name}; mean of {len(answer.seeds)} "
-        "simulated runs."
-    )
     nearest = sorted(answer.rows, key=lambda r: (abs(r["rate_per_s"] - answer.rate_per_s), r["cost"]))[:LISTED]
     found = capacity_listing(f"Clusters looked at ({len(nearest)} of {len(answer.rows)}, nearest rate first)", nearest)
     listed = Table(columns=found.columns, rows=found.rows, caption=found.title, folded=True)
-    return Section(title="Answer", blocks=[Cards(items=items), Text(text=text), listed])
+    return Section(title="Answer", blocks=[Cards(items=items), Text(text=answer.sentence()), listed])
 
 
 def _predicted_note(answer: CapacityPlan) -> str:

@@ -78,6 +78,7 @@ def test_broken_configs(tmp_path, content, message):
 
 
 def test_unknown_names():
+    assert load_model("Llama-3.1-8B") == load_model("llama-3.1-8b")
     with pytest.raises(InputError, match=r"one of .*llama-3\.1-8b"):
         load_model("gpt-9")
     with pytest.raises(InputError, match="one of a100, h100"):
