@@ -3,6 +3,7 @@
 import numpy as np
 
 from qmodel._kernels import kernel
+from qmodel._kernels.heap import heap_pop, heap_push
 from qmodel._kernels.laws import law_time, work_time
 
 # Columns of a prefill instance: end of its step, work no step has taken, work left of the prompt begun [s], prompt
@@ -129,18 +130,28 @@ def fcfs_waits(arrival, work, servers):
 
 
 @kernel
-def fcfs_transfers(order, ready, sender, link_time, senders, receivers):
-    """Return when each cache starts to move: egress and ingress FCFS, receivers in turn [s]."""
+def fcfs_transfers(order, ready, sender, link_time, stay, senders, receivers):
+    """Return when each cache starts to move: egress and ingress FCFS, to whoever has the fewest requests [s].
+
+    A request counts from the end of its prefill until `stay` [s] after its cache has begun to move.
+    """
     n = ready.shape[0]
-    begin = np.empty(n)
-    egress = np.zeros(senders)
-    ingress = np.zeros(receivers)
-    for position in range(n):
-        r = order[position]
-        i = sender[r]
-        j = position % receivers
+    begin, receiver = np.empty(n), np.zeros(n, np.int64)
+    egress, ingress, count = np.zeros(senders), np.zeros(receivers), np.zeros(receivers, np.int64)
+    leaving, ids, size = np.empty(n), np.empty(n, np.int64), 0
+    for r in order:
+        while size > 0 and leaving[0] <= ready[r]:
+            count[receiver[heap_pop(leaving, ids, size)]] -= 1
+            size -= 1
+        i, j = sender[r], 0
+        for other in range(1, receivers):
+            if count[other] < count[j]:
+                j = other
         t = max(ready[r], max(egress[i], ingress[j]))
-        begin[r] = t
+        begin[r], receiver[r] = t, j
         egress[i] = t + link_time[r]
         ingress[j] = t + link_time[r]
+        count[j] += 1
+        heap_push(leaving, ids, size, t + stay[r], r)
+        size += 1
     return begin

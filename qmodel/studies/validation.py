@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from qmodel.errors import QModelError
+from qmodel.errors import InfeasibleError, UnstableError
 from qmodel.io.calibrations import load_calibration
 from qmodel.policies import Disaggregated, EarliestCompletion, Kairos
 from qmodel.scenario import SLO, Cluster, Requests, Workload
@@ -36,10 +36,10 @@ TIMES = ("p50_ttft_s", "p95_ttft_s", "p99_ttft_s", "p99_tbt_s")
 SHARES = ("ttft_attainment", "tbt_attainment", "slo_attainment", "deflected_share")
 LIMITS = SLO(ttft_s=1.0, tbt_s=0.060)
 MODEL, OTHER_MODEL = "deepseek-v2-lite", "llama-3.1-8b"
-# Replications and requests of each, by load: near saturation P95 takes hundreds of thousands of requests to settle.
-_REPLICATIONS = 6
-_REQUESTS = {0.5: 50_000, 0.7: 80_000, 0.85: 150_000, 0.95: 400_000}
-_POLICY_REQUESTS = 60_000
+# Simulated runs and requests of each, by load: waits near saturation stay correlated over thousands of requests, and
+# P95 is known to 1 % after ten million of them. With a policy, pools that may be overloaded run as `simulate` does.
+_RUNS = {0.5: (12, 50_000), 0.7: (12, 80_000), 0.85: (24, 150_000), 0.95: (32, 400_000)}
+_POLICY_RUNS, _OVERLOADED_RUNS = (12, 60_000), (24, 20_000)
 _PREDICTING = ("_kernels", "distributions", "laws", "optimization", "policies", "queueing", "scenario", "system")
 _WINDOWED = ("none", "kairos", "thresholds")
 _OTHER_TRACES = ("mooncake_conversation_a", "servegen_bursty_a", "composite_code_lengths_on_conv_arrivals_h1")
@@ -162,17 +162,16 @@ def _poisson_cases() -> Iterator[Case]:
     for cluster in CLUSTERS:
         for lengths in ("code", "conv"):
             for load in POISSON_LOADS:
+                runs, count = _RUNS[load]
                 yield Case(
-                    group="poisson", traffic=lengths, load=load, cluster=cluster, replications=_REPLICATIONS,
-                    requests=_REQUESTS[load],
-                )  # fmt: skip
+                    group="poisson", traffic=lengths, load=load, cluster=cluster, replications=runs, requests=count
+                )
             for load in POLICY_LOADS if cluster in ("2P2D", "8P8D", "3P1D", "1P3D") else (0.95,):
+                runs, count = _OVERLOADED_RUNS if load > 1 or cluster == "3P1D" else _POLICY_RUNS
                 for policy in ("kairos", "thresholds"):
                     yield Case(
                         group="poisson + policy", traffic=lengths, load=load, cluster=cluster, policy=policy,
-                        replications=_REPLICATIONS,
-                        # what `simulate` runs where pools may be overloaded
-                        requests=20_000 if load > 1 or cluster == "3P1D" else _POLICY_REQUESTS,
+                        replications=runs, requests=count,
                     )  # fmt: skip
 
 
@@ -219,28 +218,33 @@ def _numbers(outcome: Prediction | SimulationResult) -> dict[str, float]:
     return {**times, "p99_tbt_s": float(outcome.tbt_s(0.99)), **shares, **parts}
 
 
-def _replications(case: Case, workload: Workload) -> Iterator[Workload]:
-    """Yield what to simulate: traces as they are, Poisson streams as Latin hypercubes over gaps and lengths.
+def _replication(case: Case, workload: Workload, run: int) -> Workload:
+    """Return what to simulate: a trace as it is, a Poisson stream as a Latin hypercube over gaps and lengths.
 
     Every marginal law is met exactly, which leaves the noise of the order alone: a stream of 500,000 free draws at
-    load 0.95 whose rate is 0.1 % too high has a P95 that is 2 % too high.
+    load 0.95 whose rate is 0.1 % too high has a P95 that is 2 % too high. Cells share no draws, or all would err alike.
     """
-    source = workload.source
-    if not isinstance(source, PoissonSource) or case.requests is None:
-        yield workload
-        return
-    n = case.requests
-    for seed in range(case.replications):
-        rng = np.random.default_rng(seed)
-        gaps, prompt, output = ((rng.permutation(n) + rng.random(n)) / n for _ in range(3))
-        arrival = np.cumsum(-np.log1p(-gaps)) / workload.rate_per_s
-        yield Workload.from_requests(
-            Requests.from_arrays(arrival, source.prompt.quantile(prompt), source.output.quantile(output))
-        )
+    source, n = workload.source, case.requests
+    if not isinstance(source, PoissonSource) or n is None:
+        return workload
+    rng = np.random.default_rng([*hashlib.sha256(case.scene.encode()).digest(), run])
+    gaps, prompt, output = ((rng.permutation(n) + rng.random(n)) / n for _ in range(3))
+    arrival = np.cumsum(-np.log1p(-gaps)) / workload.rate_per_s
+    return Workload.from_requests(
+        Requests.from_arrays(arrival, source.prompt.quantile(prompt), source.output.quantile(output))
+    )
+
+
+def _simulated(case: Case, cluster: Cluster, workload: Workload, policy: Any, run: int) -> dict[str, float]:
+    return _numbers(simulate(cluster, _replication(case, workload, run), LIMITS, policy))
 
 
 def _truth(case: Case, cluster: Cluster, workload: Workload, policy: Any) -> dict[str, dict[str, float]]:
-    runs = [_numbers(simulate(cluster, drawn, LIMITS, policy)) for drawn in _replications(case, workload)]
+    from joblib import Parallel, delayed
+
+    workers = 1 if case.replications == 1 else -1
+    each = (delayed(_simulated)(case, cluster, workload, policy, run) for run in range(case.replications))
+    runs = Parallel(n_jobs=workers)(each)
     table = {name: np.array([run[name] for run in runs]) for name in runs[0]}
     spread = np.sqrt(max(case.replications - 1, 1) * case.replications)
     return {
@@ -309,7 +313,7 @@ def _compared(case: Case, whole: str, known: _Entries, folder: Path | None, jour
         start = time.process_time()
         prediction = predict(cluster, workload, LIMITS, policy, case.method)
         cpu_s = time.process_time() - start
-    except QModelError as error:
+    except (InfeasibleError, UnstableError) as error:
         return _written({whole: {"left_out": str(error)}}, journal)
     scene = f"{case.scene} | {_digest(policy)}"
     added: _Entries = {}

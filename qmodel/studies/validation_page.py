@@ -2,7 +2,7 @@
 
 Run as ``python -m qmodel.studies.validation_page docs/validation.md``; it needs the shared traces. It may be run in
 pieces of ``--seconds``: simulations are kept in ``--journal``. With ``--errors`` it prints the table of
-`qmodel.system.errors` instead.
+`qmodel.system.accuracy` instead.
 """
 
 from __future__ import annotations
@@ -30,9 +30,10 @@ _HEAD = """# Predicted against simulated
 Written by `python -m qmodel.studies.validation_page`; A100, DeepSeek-V2-Lite unless a row says Llama-3.1-8B, TTFT SLO
 1 s, TBT SLO 60 ms. Errors are predicted over simulated, minus one, and differences in points for shares.
 
-- **Poisson** streams are compared with six long simulations each (up to 400,000 requests at load 0.95), drawn so that
-  every law of gaps and lengths is met exactly; the standard error of their mean is given beside the error. With a
-  policy, at load 1.2 and on 3P1D, they are runs of 20,000 requests, as `simulate` makes them.
+- **Poisson** streams are compared with 12 to 32 long simulations each (13 million requests in all at load 0.95), drawn
+  so that every law of gaps and lengths is met exactly and no two cells share draws; the standard error of their mean
+  stands beside P95. With a policy, at load 1.2 and on 3P1D, they are 24 runs of 20,000 requests, as `simulate` makes
+  them: where pools are overloaded there is no steady state, and both sides speak of these 20,000 requests.
 - **Panels and traces** replay the same requests in both. Panels are built for 2P2D; other clusters replay them at the
   panel's prefill load, which leaves 3P1D with three times the decode load per instance.
 - The **windows** method sees only arrivals and work per 10 s.

@@ -14,9 +14,10 @@ import numpy.typing as npt
 
 from qmodel.queueing import mmpp_k
 from qmodel.scenario import SLO, Cluster, Workload
+from qmodel.system.accuracy import method_errors
 from qmodel.system.decode import decode_pool
-from qmodel.system.errors import method_errors
 from qmodel.system.prediction import Prediction
+from qmodel.system.prefill import prefill_path
 from qmodel.system.stationary import COUPLED, coupled, quantiles_of, saturated_work_s, service_of
 from qmodel.system.streams import lengths_of, path_of
 
@@ -109,9 +110,11 @@ def predict_bursty(
         f"bursty: MMPP({len(levels)})/G/{cluster.prefill_count} in work from windows of {width:.3g} s, packed steps "
         "and decode batches by a coupled path"
     )
+    arrival = _at_windows(drawn.arrival, rate, width)
+    path = prefill_path(cluster, arrival, drawn.prompt, drawn.cached, pool.decode_s(drawn.output))
     return coupled(
-        cluster, slo, drawn, _at_windows(drawn.arrival, rate, width), work, quantiles_of(law), pool, light=True,
-        method=method, errors=method_errors("bursty"),
+        cluster, slo, drawn, path, arrival, work, quantiles_of(law), pool, light=True, method=method,
+        errors=method_errors("bursty"),
     )  # fmt: skip
 
 

@@ -63,6 +63,8 @@ class DecodePool:
         Needed steps per second over that capacity.
     busy_share : float
         Share of time in which an instance makes steps.
+    overfull : float
+        Share of tokens made by batches whose contexts and next tokens would not fit the cache.
     """
 
     instances: int
@@ -78,11 +80,21 @@ class DecodePool:
     mean_steps: float
     load: float
     busy_share: float
+    overfull: float
 
     @property
     def mean_batch(self) -> float:
         """Mean batch over the tokens made."""
         return float(self.batch @ self.token_weight)
+
+    @property
+    def mean_step_s(self) -> float:
+        """Mean step over the tokens made [s]."""
+        return float(self.step_s @ self.token_weight)
+
+    def decode_s(self, output_tokens: IntArray) -> FloatArray:
+        """Return how long requests are decoded, at the mean step over the tokens made [s]."""
+        return np.maximum(output_tokens - 1, 1) * self.mean_step_s
 
     def joins(self, prompt_tokens: IntArray, uniform: FloatArray, phase: FloatArray) -> Joins:
         """Return how requests that find a state drawn by `uniform` get their first token; *approximation*.
@@ -143,8 +155,7 @@ class DecodePool:
             return np.zeros(np.shape(steps))
         below = cdf[level - 1]
         mass = below - (cdf[level - 2] if level > 1 else 0.0)
-        mean_step = float(self.step_s @ self.token_weight)
-        crossings = arrival_rate_per_s * mass / max(below, 1e-12) * steps * mean_step
+        crossings = arrival_rate_per_s * mass / max(below, 1e-12) * steps * self.mean_step_s
         return np.asarray(1.0 - below * np.exp(-crossings))
 
 
@@ -206,6 +217,8 @@ def decode_pool(cluster: Cluster, arrival_rate_per_s: float, residence: Residenc
     UnstableError
         When the pool cannot make tokens as fast as they are asked for.
     """
+    from scipy.special import ndtr
+
     lam, d = arrival_rate_per_s, cluster.decode_count
     E, context, square = residence
     capacity = min(c.kv_capacity_tokens for c in cluster.decode_calibrations)
@@ -235,20 +248,23 @@ def decode_pool(cluster: Cluster, arrival_rate_per_s: float, residence: Residenc
     np.add.at(made, low + 1, served * more * padded[low + 1])
     np.add.at(made, low, served * (d - more) * padded[low])
     tokens = made[1 : cap + 1]
+    weight, own = tokens / tokens.sum(), np.sqrt(max(square - context**2, 0.0))
+    room = (capacity - batch * (context + 1.0)) / np.maximum(np.sqrt(batch) * own, 1e-9)
     return DecodePool(
         instances=d,
         residents_cdf=np.cumsum(pi),
         cap=cap,
         batch=batch,
         step_s=step,
-        step_sd_s=per_context * np.sqrt(batch * max(square - context**2, 0.0)),
-        token_weight=tokens / tokens.sum(),
+        step_sd_s=per_context * np.sqrt(batch) * own,
+        token_weight=weight,
         context_per_request=context,
         context_s=per_context,
         completions_per_s=float(pool_rate[-1]),
         mean_steps=E,
         load=asked / limit,
         busy_share=float(pi[1:] @ np.minimum(np.arange(1, len(pi)), d)) / d,
+        overfull=float(weight @ ndtr(-room)),
     )
 
 

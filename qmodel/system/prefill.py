@@ -37,11 +37,15 @@ class PrefillPath:
 
 
 def prefill_path(
-    cluster: Cluster, arrival_s: FloatArray, prompt_tokens: IntArray, cached_tokens: IntArray
+    cluster: Cluster,
+    arrival_s: FloatArray,
+    prompt_tokens: IntArray,
+    cached_tokens: IntArray,
+    decode_s: FloatArray,
 ) -> PrefillPath:
     """Return when each request is prefilled and moved, without deflection; *exact* for the prefill pool.
 
-    Receivers take turns; their own choice by residents differs little, links being far from busy.
+    A cache goes to the decode instance with the fewest requests on their way or resident for `decode_s`.
 
     Parameters
     ----------
@@ -51,6 +55,8 @@ def prefill_path(
         Arrival times, increasing [s].
     prompt_tokens, cached_tokens : ndarray of int, shape (n,)
         Lengths and cached prefixes [tokens].
+    decode_s : ndarray, shape (n,)
+        About how long each is decoded [s].
 
     Returns
     -------
@@ -68,6 +74,9 @@ def prefill_path(
     moved = (prompt_tokens - cached_tokens).astype(float)
     law = cluster.transfer_law()
     link = np.asarray(law.exposed_s(moved, finish - start)) - law.fixed_s
-    order = np.argsort(finish, kind="stable")
-    begin = kernels.fcfs_transfers(order, finish, instance, link, k, cluster.decode_count)
+    begin = finish
+    if cluster.link_sharing != "none":
+        order = np.argsort(finish, kind="stable")
+        stay = link + law.fixed_s + decode_s
+        begin = kernels.fcfs_transfers(order, finish, instance, link, stay, k, cluster.decode_count)
     return PrefillPath(start_s=start, finish_s=finish, placed_s=begin + link + law.fixed_s, busy_s=busy)

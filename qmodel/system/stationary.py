@@ -16,14 +16,15 @@ import numpy.typing as npt
 
 from qmodel.distributions import ServiceTime
 from qmodel.errors import UnstableError
+from qmodel.policies import Disaggregated
 from qmodel.policies.state import KernelSpec
 from qmodel.queueing import mgk
 from qmodel.queueing.metrics import QueueMetrics
 from qmodel.scenario import SLO, Cluster, Requests, Workload
+from qmodel.system.accuracy import kind_of, method_errors, path_noise, with_drift, with_noise, with_spread
 from qmodel.system.decode import DecodePool, decode_pool, light_joins
-from qmodel.system.errors import kind_of, method_errors, path_noise, with_noise
 from qmodel.system.prediction import Prediction
-from qmodel.system.prefill import prefill_path
+from qmodel.system.prefill import PrefillPath, prefill_path
 from qmodel.system.recursion import Trajectory, run_recursion
 from qmodel.system.streams import StreamPath, lengths_of, path_of, stream
 from qmodel.system.trace import from_trajectories
@@ -42,14 +43,14 @@ FloatArray = npt.NDArray[np.float64]
 _WARMUP = 0.1
 _RANKS = (np.arange(2048) + 0.5) / 2048
 _ATOMS = 1024
+_OVERFULL = 0.01  # beyond this share of tokens preemption costs more than the product form knows
 _LIGHT_BATCH = 8.0  # below it the atoms of single batches show in percentiles
 COUPLED = {"fast": 4_096, "balanced": 9_216, "exact": 131_072}
 _STREAMED = {"fast": 20_000, "balanced": 60_000, "exact": 600_000}
-_TURNS = {"fast": 1, "balanced": 2, "exact": 30}
+_TURNS = {"fast": 2, "balanced": 4, "exact": 30}
 _COUNTED_SHARE = 1.0 - _WARMUP
 _LEAST_GROWTH = 2e-3  # seconds of TTFT per second; a steady state at load 0.99 drifts by less over a stream
 _SLOW = 1.3  # a stream three times as long whose P95 is so much higher has not settled
-_DEFLECTED_LOAD = 0.9  # deflection keeps the wait from growing as it would alone at a higher load
 _GRID_SPAN = (0.005, 40.0)  # in mean waits of those who wait
 _GRID_POINTS = 160
 _NEARLY_ONE = 0.9999  # closer to 1 a steady state takes weeks to form, and queue lengths lose their digits
@@ -121,6 +122,7 @@ def predict_stationary(
     """Return the steady state under Poisson arrivals without deflection; see the module docstring.
 
     A request's prefill routing is by least outstanding work, its decode instance the one with the fewest requests.
+    Where decode caches overflow, requests are preempted and computed again: a recursion over a stream is taken instead.
 
     Parameters
     ----------
@@ -152,14 +154,29 @@ def predict_stationary(
             "prefill load", load, "below 1 for a steady state", "add prefill instances, lower the rate, or deflect"
         )
     pool = decode_pool(cluster, rate, lengths.residence)
+    if pool.overfull > _OVERFULL:
+        return predict_stationary_with_policy(cluster, workload, slo, Disaggregated().kernel_spec(), fidelity)
     waits = quantiles_of(mgk(rate, cluster.prefill_count, service_of(work, lengths.weights), "analytic"))
     method = f"stationary: M/G/{cluster.prefill_count} in work, packed steps by a coupled path, decode product form"
-    light = pool.mean_batch < _LIGHT_BATCH
+    arrival, light = drawn.arrival / rate, pool.mean_batch < _LIGHT_BATCH
+    path = prefill_path(cluster, arrival, drawn.prompt, drawn.cached, pool.decode_s(drawn.output))
+    _check_links(path, float(arrival[-1]))
     found = coupled(
-        cluster, slo, drawn, drawn.arrival / rate, work, waits, pool, light=light, method=method,
+        cluster, slo, drawn, path, arrival, work, waits, pool, light=light, method=method,
         errors=method_errors("stationary"),
     )  # fmt: skip
-    return with_noise(found, path_noise(load, _scv(work, lengths.weights), workload.source.default_count))
+    requests = workload.source.default_count
+    noise = path_noise(load, _scv(work, lengths.weights), requests)
+    return with_noise(found, requests, rate * pool.mean_steps * pool.mean_step_s, noise)
+
+
+def _check_links(path: PrefillPath, span_s: float) -> None:
+    """Raise where caches queue up before their links; a transfer needs both ends at once, which costs capacity."""
+    slope = _growth(path.placed_s - path.finish_s, span_s)
+    if slope > 0.0:
+        raise UnstableError(
+            "growth of transfer times [s/s]", slope, "0 for a steady state", "raise the bandwidth or add instances"
+        )
 
 
 def _scv(work_s: FloatArray, weights: FloatArray) -> float:
@@ -171,6 +188,7 @@ def coupled(
     cluster: Cluster,
     slo: SLO,
     drawn: StreamPath,
+    path: PrefillPath,
     arrival_s: FloatArray,
     work_s: FloatArray,
     waits_s: FloatArray,
@@ -190,6 +208,8 @@ def coupled(
         Limits for attainment.
     drawn : StreamPath
         Lengths of the path.
+    path : PrefillPath
+        Its packed steps and transfers.
     arrival_s : ndarray, shape (n,)
         Its arrivals [s].
     work_s : ndarray
@@ -211,7 +231,6 @@ def coupled(
         Laws of TTFT and TBT.
     """
     n, rate = len(arrival_s), len(arrival_s) / float(arrival_s[-1])
-    path = prefill_path(cluster, arrival_s, drawn.prompt, drawn.cached)
     kept = slice(int(_WARMUP * n), None)
     steps = np.maximum(drawn.output - 1, 1)
     if light:
@@ -321,20 +340,25 @@ def predict_stationary_with_policy(
         )
         warning = f"{why}; numbers are over a span of {span:,} requests"
         errors = method_errors("no steady state")
-        return from_trajectories([run(span, seed) for seed in range(turns)], method, slo, errors, (warning,))
-    scv = _scv(work, lengths.weights)
+        spans = [tried] if overloaded else []
+        spans += [run(span, seed) for seed in range(len(spans), turns)]
+        found = from_trajectories(spans, method, slo, errors, (warning,))
+        found = with_spread(found, [from_trajectories([one], method, slo, errors) for one in spans])
+        return with_drift(found, span, span / workload.rate_per_s, _scv(work, lengths.weights))
     method = f"stationary: recursion over {count:,} Poisson requests through both pools"
     found = from_trajectories([whole], method, slo, method_errors(kind_of("stationary", spec)))
-    return with_noise(found, path_noise(min(whole.utilisation["prefill"], _DEFLECTED_LOAD), scv, span))
+    steps = whole.mean_tbt_s[np.isfinite(whole.mean_tbt_s)]
+    residents = workload.rate_per_s * lengths.residence.mean_steps * (float(steps.mean()) if len(steps) else 0.0)
+    return with_noise(found, span, residents)
 
 
 def _p95(run: Trajectory) -> float:
     return float(np.quantile(run.parts_s.sum(axis=0), 0.95))
 
 
-def _growth(ttft_s: FloatArray, span_s: float) -> float:
-    """Return the growth of TTFT per second of a stream that overloads the pools; 0.0 when it has a steady state."""
-    early, middle, late = (float(part.mean()) for part in np.array_split(ttft_s, 3))
+def _growth(time_s: FloatArray, span_s: float) -> float:
+    """Return the growth of a time per second of a stream that overloads what serves it; 0.0 in a steady state."""
+    early, middle, late = (float(part.mean()) for part in np.array_split(time_s, 3))
     lasting = late > 1.3 * middle > 1.3 * 1.3 * early
     slope = (late - early) / (_COUNTED_SHARE * span_s * 2 / 3)
     return slope if lasting and slope > _LEAST_GROWTH else 0.0

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from qmodel.errors import InputError
 from qmodel.policies.state import KernelSpec
 from qmodel.scenario import SLO, Cluster, Requests, Workload
-from qmodel.system.errors import deflects, kind_of, method_errors, with_swaps
+from qmodel.system.accuracy import deflects, kind_of, method_errors, with_spread, with_swaps
 from qmodel.system.prediction import Prediction
 from qmodel.system.recursion import Trajectory, run_recursion
 
@@ -25,7 +25,7 @@ _TILT_BINS = 256
 _SPLITS = 4  # halvings of a window: cells of 0.6 s
 _MOST_UNEVEN = 0.24  # variance of a half's share; 0.25 is all or nothing
 _SEED = 20260703
-_ENOUGH, _NUDGED, _NUDGE = 16_000, 6, 0.002  # short traces are run so often with a policy, that close decisions average
+_ENOUGH, _NUDGED, _NUDGE = 16_000, 6, 0.002  # short traces are run so often, that close decisions average
 
 
 def from_trajectories(
@@ -65,7 +65,8 @@ def from_trajectories(
 def predict_trace(cluster: Cluster, workload: Workload, slo: SLO, spec: KernelSpec) -> Prediction:
     """Return the prediction for the workload's own requests (replication 0).
 
-    With a policy a short trace turns on single decisions: it is run several times with trifling changes of step times.
+    A short trace turns on single decisions, of a policy or of who decodes where: it is run several times with trifling
+    changes of step times.
 
     Parameters
     ----------
@@ -84,14 +85,15 @@ def predict_trace(cluster: Cluster, workload: Workload, slo: SLO, spec: KernelSp
         Laws over the requests that count.
     """
     requests = workload.requests(seed=0)
-    count = min(_NUDGED, max(1, _ENOUGH // len(requests))) if deflects(spec) else 1
+    count = min(_NUDGED, max(1 if deflects(spec) else 2, _ENOUGH // len(requests)))
     nudges = [1.0, *(1.0 + _NUDGE * np.random.default_rng(_SEED).uniform(-1.0, 1.0, count - 1))]
     runs = [run_recursion(cluster, requests, slo, spec, nudge) for nudge in nudges]
     method = "trace: recursion over the requests, packed prefill steps, fluid decode batches"
     if count > 1:
         method += f", {count} times with step times nudged by {100 * _NUDGE:g} %"
-    found = from_trajectories(runs, method, slo, method_errors(kind_of("trace", spec)))
-    return with_swaps(found, len(requests), deflects(spec))
+    errors = method_errors(kind_of("trace", spec))
+    found = with_swaps(from_trajectories(runs, method, slo, errors), len(requests), deflects(spec))
+    return with_spread(found, [from_trajectories([run], method, slo, errors) for run in runs])
 
 
 def predict_windows(

@@ -64,7 +64,7 @@ def test_prefill_path_equals_one_step_at_a_time(calibration, k, mean_tokens):
     gap = float(np.mean(cluster.work_s(prompt.astype(float)))) / (0.9 * k)
     arrival = np.cumsum(rng.exponential(gap, len(prompt)))
     cached = np.zeros(len(prompt), np.int64)
-    path = prefill_path(cluster, arrival, prompt, cached)
+    path = prefill_path(cluster, arrival, prompt, cached, np.zeros(len(prompt)))
     assert np.allclose(path.finish_s, packed_steps(cluster, arrival, prompt), rtol=0, atol=1e-9)
     assert np.all(path.start_s >= arrival)
     assert np.all(path.placed_s > path.finish_s)
@@ -75,7 +75,7 @@ def test_lone_prompts_take_their_zero_load_time(calibration):
     prompt = np.array([10, 2048, 2049, 30_000])
     cached = np.array([0, 100, 0, 9_000])
     arrival = np.arange(4) * 100.0
-    path = prefill_path(cluster, arrival, prompt, cached)
+    path = prefill_path(cluster, arrival, prompt, cached, np.zeros(len(prompt)))
     expected = cluster.execution_s(prompt.astype(float), cached.astype(float))
     assert np.allclose(path.finish_s - arrival, expected)
     assert np.allclose(path.placed_s - path.finish_s, cluster.transfer_law().exposed_s(prompt - cached))
@@ -89,7 +89,7 @@ def test_without_packing_the_path_is_the_plain_fcfs_queue(calibration):
     prompt = rng.integers(1, 9_000, 500)
     cached = np.zeros(500, np.int64)
     arrival = np.cumsum(rng.exponential(0.06, 500))
-    path = prefill_path(cluster, arrival, prompt, cached)
+    path = prefill_path(cluster, arrival, prompt, cached, np.zeros(len(prompt)))
     work = np.asarray(calibration.lone_prefill_s(prompt.astype(float)))
     assert np.allclose(path.start_s - arrival, fcfs_waits(arrival, work, 3))
 
@@ -97,6 +97,6 @@ def test_without_packing_the_path_is_the_plain_fcfs_queue(calibration):
 def test_requests_of_one_instant_share_a_step(calibration):
     cluster = Cluster(prefill=1, decode=1, calibration=calibration)
     prompt, cached = np.array([500, 500]), np.zeros(2, np.int64)
-    path = prefill_path(cluster, np.zeros(2), prompt, cached)
+    path = prefill_path(cluster, np.zeros(2), prompt, cached, np.zeros(2))
     together = calibration.prefill.step_time_s(0.0, 0.0, 1000.0, 2 * 500 * 250.0, 0.0)
     assert np.allclose(path.finish_s, together)

@@ -1,5 +1,7 @@
 """Steady-state predictions against long paths of the exact prefill recursion, and against special cases."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -25,7 +27,7 @@ def test_time_to_placement_is_within_five_percent_of_a_long_exact_path(calibrati
     prompt = rng.choice(chat_lengths[0], 2_000_000, p=chat_lengths[1])
     arrival = np.cumsum(rng.exponential(1 / workload.rate_per_s, len(prompt)))
     cached = np.zeros(len(prompt), np.int64)
-    path = prefill_path(cluster, arrival, prompt, cached)
+    path = prefill_path(cluster, arrival, prompt, cached, np.zeros(len(prompt)))
     truth = np.quantile((path.placed_s - arrival)[30_000:], QUANTILES)
     assert np.allclose(np.quantile(prediction.parts_s[:3].sum(axis=0), QUANTILES), truth, rtol=0.05)
 
@@ -72,6 +74,37 @@ def test_overload_of_either_pool_is_an_error_and_not_a_number(calibration):
         predict(cluster, Workload.poisson(1.0, 1000, 10).at_load(1.02, cluster), SLO())
     with pytest.raises(UnstableError, match="decode load"):
         predict(cluster, Workload.poisson(1.0, 1000, 10_000).at_load(0.9, cluster), SLO())
+
+
+def test_links_that_cannot_keep_up_are_an_error_and_not_a_number(calibration):
+    cluster = Cluster.parse("2P2D", calibration, bandwidth_gb_s=0.2)
+    workload = Workload.poisson(1.0, 1000, 10).at_load(0.7, cluster)
+    with pytest.raises(UnstableError, match="transfer times"):
+        predict(cluster, workload, SLO())
+    alone = predict(cluster.with_(link_sharing="none"), workload, SLO()).breakdown()["transfer"]
+    assert alone == pytest.approx(cluster.transfer_law().exposed_s(1000.0))
+
+
+def test_busy_links_lead_where_the_simulator_sends_caches(calibration):
+    """Few residents: most ties go to the lowest decode instance, whose link is the busiest."""
+    cluster = Cluster.parse("2P3D", calibration, bandwidth_gb_s=0.9)
+    workload = Workload.poisson(1.0, 2500, 8).at_load(0.7, cluster)
+    predicted = predict(cluster, workload, SLO(), fidelity="exact")
+    simulated = simulate(cluster, workload, SLO(), seed=5, requests=100_000)
+    assert simulated.breakdown()["transfer"] > 1.3 * cluster.transfer_law().exposed_s(2500.0)
+    for part in ("queue", "transfer"):
+        assert predicted.breakdown()[part] == pytest.approx(simulated.breakdown()[part], rel=0.06)
+
+
+def test_decode_caches_that_overflow_are_left_to_the_recursion(calibration, chat_lengths):
+    small = replace(calibration, kv_capacity_tokens=70_000)
+    cluster = Cluster(prefill=2, decode=2, calibration=small)
+    workload = Workload.poisson(1.0, chat_lengths, 150).at_load(0.6, cluster)
+    predicted, roomy = (predict(c, workload, SLO()) for c in (cluster, cluster.with_(calibration=calibration)))
+    simulated = [simulate(cluster, workload, SLO(), seed=seed, requests=60_000).ttft_s(0.95) for seed in range(1, 4)]
+    assert "recursion" in predicted.method
+    assert np.mean(simulated) > 1.05 * roomy.ttft_s(0.95)
+    assert predicted.ttft_s(0.95) == pytest.approx(np.mean(simulated), rel=0.06)
 
 
 def test_unknown_choices_are_refused(calibration):
