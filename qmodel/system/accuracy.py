@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -49,11 +49,6 @@ TABLE: Mapping[str, Mapping[str, float]] = {
     "windows, policy": _row(0.69, 0.64, 0.53, 0.0136, 0.21, 0.003, 0.21, 0.11),
 }
 _LEVELS = {"p50_ttft_s": 0.5, "p95_ttft_s": 0.95, "p99_ttft_s": 0.99}
-_READ: Mapping[str, Callable[[Prediction], float]] = {
-    **{name: lambda run, q=q: float(run.ttft_s(q)) for name, q in _LEVELS.items()},
-    "p99_tbt_s": lambda run: float(run.tbt_s(0.99)) if np.isfinite(run.mean_tbt_s).any() else np.nan,
-    **{name: lambda run, name=name: float(getattr(run, name)) for name in _METRICS if not name.endswith("_s")},
-}
 _SHARES = ("ttft_attainment", "slo_attainment")
 _TBT_LEVEL = 0.99
 _NORMAL_90 = 1.645
@@ -236,9 +231,17 @@ def with_spread(prediction: Prediction, runs: Sequence[Prediction]) -> Predictio
     if m < 2:
         return prediction
     factor = _STUDENT_90[min(m, len(_STUDENT_90)) - 1] * np.sqrt(1.0 + 1.0 / m)
-    for name, read in _READ.items():
-        values = np.array([read(run) for run in runs])
+    for name in errors:
+        values = np.array([_metric(run, name) for run in runs])
         scale = float(values.mean()) if name.endswith("_s") else 1.0
         if np.isfinite(scale) and scale > 0.0:
             errors[name] = float(np.hypot(errors[name], factor * float(values.std(ddof=1)) / scale))
     return replace(prediction, error_estimate=errors)
+
+
+def _metric(run: Prediction, name: str) -> float:
+    if name in _LEVELS:
+        return float(run.ttft_s(_LEVELS[name]))
+    if name == "p99_tbt_s":
+        return float(run.tbt_s(_TBT_LEVEL)) if np.isfinite(run.mean_tbt_s).any() else np.nan
+    return float(getattr(run, name))
