@@ -17,10 +17,9 @@ from qmodel.queueing.approximations import (
     approximate,
     compare_methods,
     heavy_traffic_mean_s,
-    kingman_bound_s,
 )
 from qmodel.queueing.balking import BalkingMetrics, mgk_balking
-from qmodel.queueing.bounds import daley_bound_s, whitt_bound_s
+from qmodel.queueing.bounds import daley_bound_s, kingman_bound_s, whitt_bound_s
 from qmodel.queueing.bursty import map_k, mmpp_k
 from qmodel.queueing.decay import lundberg_rate
 from qmodel.queueing.decode import DecodeBatch, decode_batch
@@ -31,9 +30,10 @@ from qmodel.queueing.links import FcfsLink, SharedLink, fcfs_link, shared_link
 from qmodel.queueing.metrics import QueueMetrics
 from qmodel.queueing.mgk import mgk
 from qmodel.queueing.paths import kiefer_wolfowitz
+from qmodel.queueing.pool_answer import TwoPools
 from qmodel.queueing.pool_chain import PoolChain
 from qmodel.queueing.time_varying import TimeVaryingWaits, mtgk
-from qmodel.queueing.two_pools import TwoPools, priced_thresholds, two_pools
+from qmodel.queueing.two_pools import priced_thresholds, two_pools
 from qmodel.queueing.two_pools_time import TwoPoolsOverTime, two_pools_over_time
 
 __all__ = [

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from qmodel.distributions.service import ServiceTime
 from qmodel.errors import InputError, QModelError
-from qmodel.queueing.bounds import daley_bound_s, whitt_bound_s
-from qmodel.queueing.checks import check_load, check_positive, check_scv, check_service
+from qmodel.queueing.bounds import daley_bound_s, kingman_bound_s, whitt_bound_s
+from qmodel.queueing.checks import check_load, check_service, check_two_moments
 from qmodel.queueing.decay import lundberg_rate
 from qmodel.queueing.deterministic import solve_mdk
 from qmodel.queueing.erlang import mmk
@@ -25,7 +25,6 @@ __all__ = [
     "approximate",
     "compare_methods",
     "heavy_traffic_mean_s",
-    "kingman_bound_s",
 ]
 
 FloatArray = npt.NDArray[np.float64]
@@ -137,47 +136,6 @@ def _boxma(lam: float, k: int, service: ServiceTime, w_m: float) -> float:
     return (1 + c2) * w_m * w_d / (2 * a * w_d + (1 - a) * w_m)
 
 
-def kingman_bound_s(
-    arrival_rate_per_s: float, arrival_scv: float, servers: int, mean_service_s: float, service_scv: float
-) -> float:
-    """Bound: E[W] <= lam*(va + vs/k + (1 - 1/k)*m^2/k)/(2(1 - rho)) in GI/G/k, va and vs the variances.
-
-    Parameters
-    ----------
-    arrival_rate_per_s, arrival_scv : float
-        Rate [1/s] and SCV of independent interarrival times.
-    servers : int
-        Number of servers.
-    mean_service_s, service_scv : float
-        Mean [s] and SCV of service times.
-
-    Returns
-    -------
-    float
-        Upper bound of the mean wait [s].
-
-    Raises
-    ------
-    UnstableError
-        When the load is 1 or more.
-
-    Notes
-    -----
-    Kingman, Proc. Camb. Phil. Soc. 58 (1962), for k = 1; Brumelle, J. Appl. Prob. 8 (1971), in general.
-
-    Examples
-    --------
-    >>> round(kingman_bound_s(0.5, 1.0, 1, 1.0, 1.0), 6)
-    2.5
-    """
-    lam, k, m = arrival_rate_per_s, servers, check_positive("mean service time", mean_service_s)
-    check_scv("scv of arrivals", arrival_scv)
-    check_scv("scv of services", service_scv)
-    rho = check_load(lam, k, m)
-    va, vs = arrival_scv / lam**2, service_scv * m**2
-    return lam * (va + vs / k + (1 - 1 / k) * m**2 / k) / (2 * (1 - rho))
-
-
 def heavy_traffic_mean_s(
     arrival_rate_per_s: float, arrival_scv: float, servers: int, mean_service_s: float, service_scv: float
 ) -> float:
@@ -206,10 +164,8 @@ def heavy_traffic_mean_s(
     -----
     Koellerstroem, J. Appl. Prob. 11 (1974).
     """
-    lam, k, m = arrival_rate_per_s, servers, check_positive("mean service time", mean_service_s)
-    check_scv("scv of arrivals", arrival_scv)
-    check_scv("scv of services", service_scv)
-    rho = check_load(lam, k, m)
+    lam, k, m = arrival_rate_per_s, servers, mean_service_s
+    rho = check_two_moments(lam, arrival_scv, k, m, service_scv)
     return lam * (arrival_scv / lam**2 + service_scv * (m / k) ** 2) / (2 * (1 - rho))
 
 

@@ -16,7 +16,7 @@ from qmodel.errors import ConvergenceError, InputError, UnstableError
 from qmodel.queueing.balking_path import count_virtual_wait
 from qmodel.queueing.checks import check_array, check_number, check_servers, check_together
 from qmodel.queueing.fluid import virtual_wait
-from qmodel.queueing.metrics import tabulated
+from qmodel.queueing.metrics import checked_times, tabulated
 from qmodel.queueing.mgk import mgk
 
 __all__ = ["BalkingMethod", "BalkingMetrics", "mgk_balking"]
@@ -81,7 +81,7 @@ class BalkingMetrics:
 
     def virtual_wait_cdf(self, x: npt.ArrayLike) -> FloatArray:
         """Return P(V <= x) of the virtual wait (the wait an arrival would meet), x in seconds."""
-        at = np.asarray(x, dtype=np.float64)
+        at = checked_times(x)
         inside = np.interp(at, self.grid_s, self.virtual_cdf)
         top = 1 - self.virtual_cdf[-1]
         with np.errstate(invalid="ignore"):

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qmodel._kernels.queueing_paths import balking_path
-from qmodel.queueing.coupled import Choice, regressed
+from qmodel.queueing.sampling import Choice, regressed
 
 __all__ = ["CountedWait", "count_virtual_wait"]
 

@@ -5,13 +5,52 @@ from __future__ import annotations
 import math
 
 from qmodel.errors import ConvergenceError
-from qmodel.queueing.checks import check_load, check_positive, check_scv
+from qmodel.queueing.checks import check_two_moments
 
-__all__ = ["daley_bound_s", "whitt_bound_s"]
+__all__ = ["daley_bound_s", "kingman_bound_s", "whitt_bound_s"]
 
 #: Newton steps for the root of Chen and Whitt: it is reached in a handful.
 STEPS = 60
 ROOT_TOLERANCE = 1e-14
+
+
+def kingman_bound_s(
+    arrival_rate_per_s: float, arrival_scv: float, servers: int, mean_service_s: float, service_scv: float
+) -> float:
+    """Bound: E[W] <= lam*(va + vs/k + (1 - 1/k)*m^2/k)/(2(1 - rho)) in GI/G/k, va and vs the variances.
+
+    Parameters
+    ----------
+    arrival_rate_per_s, arrival_scv : float
+        Rate [1/s] and SCV of independent interarrival times.
+    servers : int
+        Number of servers.
+    mean_service_s, service_scv : float
+        Mean [s] and SCV of service times.
+
+    Returns
+    -------
+    float
+        Upper bound of the mean wait [s].
+
+    Raises
+    ------
+    UnstableError
+        When the load is 1 or more.
+
+    Notes
+    -----
+    Kingman, Proc. Camb. Phil. Soc. 58 (1962), for k = 1; Brumelle, J. Appl. Prob. 8 (1971), in general.
+
+    Examples
+    --------
+    >>> round(kingman_bound_s(0.5, 1.0, 1, 1.0, 1.0), 6)
+    2.5
+    """
+    lam, k, m = arrival_rate_per_s, servers, mean_service_s
+    rho = check_two_moments(lam, arrival_scv, k, m, service_scv)
+    va, vs = arrival_scv / lam**2, service_scv * m**2
+    return lam * (va + vs / k + (1 - 1 / k) * m**2 / k) / (2 * (1 - rho))
 
 
 def daley_bound_s(
@@ -52,7 +91,8 @@ def daley_bound_s(
     >>> round(daley_bound_s(0.5, 1.0, 1, 1.0, 1.0), 6)
     2.0
     """
-    lam, k, rho, ca2, cs2 = _checked(arrival_rate_per_s, arrival_scv, servers, mean_service_s, service_scv)
+    lam, k, ca2, cs2 = arrival_rate_per_s, servers, arrival_scv, service_scv
+    rho = check_two_moments(lam, ca2, k, mean_service_s, cs2)
     return k / lam * (rho * (2 - rho) * ca2 / k + rho**2 * cs2) / (2 * (1 - rho))
 
 
@@ -96,7 +136,8 @@ def whitt_bound_s(
     >>> round(whitt_bound_s(0.5, 4.0, 1, 1.0, 4.0), 3)
     7.02
     """
-    lam, k, rho, ca2, cs2 = _checked(arrival_rate_per_s, arrival_scv, servers, mean_service_s, service_scv)
+    lam, k, ca2, cs2 = arrival_rate_per_s, servers, arrival_scv, service_scv
+    rho = check_two_moments(lam, ca2, k, mean_service_s, cs2)
     return k / lam * (2 * (1 - rho) * rho / (1 - _root(rho)) * ca2 / k + rho**2 * cs2) / (2 * (1 - rho))
 
 
@@ -112,12 +153,3 @@ def _root(rho: float) -> float:
     raise ConvergenceError(
         "root of the extremal queue", 1 - u, f"a step below {ROOT_TOLERANCE:g}", "take daley_bound_s"
     )
-
-
-def _checked(
-    arrival_rate_per_s: float, arrival_scv: float, servers: int, mean_service_s: float, service_scv: float
-) -> tuple[float, int, float, float, float]:
-    """Return rate, servers, load and SCVs once they are all in range."""
-    mean = check_positive("mean service time", mean_service_s)
-    ca2, cs2 = check_scv("scv of arrivals", arrival_scv), check_scv("scv of services", service_scv)
-    return arrival_rate_per_s, servers, check_load(arrival_rate_per_s, servers, mean), ca2, cs2

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from qmodel._kernels.queueing_qbd import solve_map_ph2
+from qmodel._kernels.queueing_qbd import log_reduction, solve_map_ph2
 from qmodel.distributions.phase_type import PhaseType2, fit_phase_type
 from qmodel.distributions.service import ServiceTime
 from qmodel.errors import ConvergenceError, InputError
@@ -184,8 +184,6 @@ def _solve(quiet: FloatArray, arrive: FloatArray, k: int, rate: float, phases: P
 
 def _levels_exponential(quiet: FloatArray, arrive: FloatArray, k: int) -> tuple[FloatArray, FloatArray, float]:
     """Return (pi, R, missing) of MAP/M/k with unit service rate: levels 0..k of arrival phases alone."""
-    from qmodel._kernels.queueing_qbd import log_reduction
-
     m = quiet.shape[0]
     eye = np.eye(m)
     g, missing = log_reduction(np.ascontiguousarray(arrive), quiet - k * eye, k * eye)

@@ -19,6 +19,7 @@ __all__ = [
     "check_servers",
     "check_service",
     "check_together",
+    "check_two_moments",
     "check_whole",
     "shown",
 ]
@@ -126,3 +127,13 @@ def check_load(arrival_rate_per_s: float, servers: int, mean_service_s: float) -
         remedy = f"use at least {need} servers or a rate below {limit_rate:.6g}/s, or a model with thresholds"
         raise UnstableError("load of the queue", load, "below 1", remedy)
     return load
+
+
+def check_two_moments(
+    arrival_rate_per_s: float, arrival_scv: float, servers: int, mean_service_s: float, service_scv: float
+) -> float:
+    """Return the load of a GI/G/k queue when its two moments of gaps and services are in range, else raise."""
+    check_positive("mean service time", mean_service_s)
+    check_scv("scv of arrivals", arrival_scv)
+    check_scv("scv of services", service_scv)
+    return check_load(arrival_rate_per_s, servers, mean_service_s)

@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 
 from qmodel._kernels.queueing_lanes import count_lanes, look_up
-from qmodel._kernels.queueing_paths import pick
 from qmodel.distributions.service import ServiceTime
 from qmodel.errors import InputError
 from qmodel.queueing.checks import check_load
@@ -20,8 +19,9 @@ from qmodel.queueing.decay import lundberg_rate
 from qmodel.queueing.interpolation import LawFacts, law_facts
 from qmodel.queueing.matrix import MAX_SERVERS
 from qmodel.queueing.metrics import QueueMetrics, TabulatedTail, tabulated
+from qmodel.queueing.sampling import regressed
 
-__all__ = ["Choice", "blended", "regressed", "solve_coupled"]
+__all__ = ["blended", "solve_coupled"]
 
 FloatArray = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -52,8 +52,6 @@ FEW = 400
 UNKNOWN = 1.0
 #: Share of its level by which a tail is followed each way for its slope.
 SLOPE_WIDTH = 0.1
-#: Ridge of the regression, relative: controls may be copies of each other.
-RIDGE = 1e-9
 
 
 def solve_coupled(
@@ -185,24 +183,6 @@ def _explained(first: QueueMetrics, second: QueueMetrics, name: str) -> float:
     return max(first.error_estimate[name], math.sqrt(max(apart**2 - second.error_estimate[name] ** 2, 0.0)))
 
 
-class Choice:
-    """Draws from weighted values by a table of where to look."""
-
-    def __init__(self, values: FloatArray, weights: FloatArray) -> None:
-        cumulative = np.cumsum(weights)
-        self.values = np.ascontiguousarray(values)
-        self.cumulative = cumulative / cumulative[-1]
-        self.cumulative[-1] = 2.0
-        cells = 1 << max(len(values).bit_length() + 2, 8)
-        self.first = np.searchsorted(self.cumulative, np.arange(cells) / cells, side="right").astype(np.int64)
-
-    def sample(self, count: int, rng: np.random.Generator) -> FloatArray:
-        """Return `count` draws."""
-        out = np.empty(count)
-        pick(rng.random(count), self.cumulative, self.first, self.values, out)
-        return out
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Answer:
     """Mean and tail of the wait, and relative standard errors."""
@@ -317,34 +297,12 @@ class _Path:
 
     def _decay(self, grid: FloatArray, log_tail: FloatArray) -> float:
         """Return the rate at which the tail falls beyond the grid."""
+        if self.decay > 0:
+            return max(self.decay, 1e-9)
         back = len(grid) // 10
         seen = float((log_tail[-1 - back] - log_tail[-1]) / (grid[-1] - grid[-1 - back]))
         whole = float((log_tail[0] - log_tail[-1]) / grid[-1])
-        if self.decay > 0:
-            return max(self.decay, 1e-9)
         return max(seen, whole, 1e-9)
-
-
-def regressed(own: FloatArray, controls: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Return means of `own` over rows, less the regression on controls of mean zero, and standard errors.
-
-    Parameters
-    ----------
-    own : ndarray, shape (rows, points)
-        What is to be averaged.
-    controls : ndarray, shape (controls, rows, points) or (rows, points)
-        What its deviations are explained by.
-    """
-    controls = controls if controls.ndim == 3 else controls[None]
-    rows, count = len(own), len(controls)
-    mean, off = own.mean(axis=0), controls.mean(axis=1)
-    spread, moved = own - mean, controls - off[:, None]
-    square = np.einsum("irp,jrp->pij", moved, moved)
-    size = np.trace(square, axis1=1, axis2=2)
-    square += np.where(size > 0, RIDGE * size, 1.0)[:, None, None] * np.eye(count)
-    beta = np.linalg.solve(square, np.einsum("irp,rp->pi", moved, spread)[..., None])[..., 0]
-    rest = ((spread - np.einsum("pi,irp->rp", beta, moved)) ** 2).sum(axis=0)
-    return mean - np.einsum("pi,ip->p", beta, off), np.sqrt(rest / ((rows - 1 - count) * rows))
 
 
 def _quantile_error(table: TabulatedTail, spread: FloatArray, q: float) -> float:

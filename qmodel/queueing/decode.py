@@ -85,12 +85,6 @@ class DecodeBatch:
         index = np.searchsorted(cumulative, q * cumulative[-1] * (1 - 1e-15))
         return float(self.step_s[1:][order][min(index, len(order) - 1)])
 
-    @property
-    def join_delay_s(self) -> float:
-        """Mean wait of an arrival until the step in progress ends [s]: half a step, when one runs."""
-        seen = self.time_law[1:]
-        return float(seen @ self.step_s[1:]) / 2
-
 
 def decode_batch(
     arrival_rate_per_s: float,

@@ -215,8 +215,7 @@ def _rising(k: int, means: FloatArray) -> tuple[FloatArray, FloatArray]:
 
 def _fluid_edges(theta: FloatArray, top: float, stiffest: float) -> FloatArray:
     """Return cell edges of (0, top) that contain every threshold, fine enough for the stiffest rate."""
-    width = min(max(top / FLUID_CELLS, top / MAX_FLUID_CELLS), STIFFNESS / stiffest)
-    width = max(width, top / MAX_FLUID_CELLS)
+    width = max(min(top / FLUID_CELLS, STIFFNESS / stiffest), top / MAX_FLUID_CELLS)
     breaks = np.unique(np.concatenate([[0.0], theta[theta > 0]]))
     if len(breaks) < 2:
         return np.array([0.0, 1e-12])

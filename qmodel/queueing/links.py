@@ -45,11 +45,6 @@ class SharedLink:
         """Mean time of a transfer [s]."""
         return self.fixed_s + self.mean_transfer_s / (1 - self.utilisation)
 
-    @property
-    def number_law_ratio(self) -> float:
-        """Transfers in progress are geometric, P(n) = (1 - rho)*rho^n: this is rho."""
-        return self.utilisation
-
 
 def shared_link(arrival_rate_per_s: float, transfer: ServiceTime, fixed_s: float = 0.0) -> SharedLink:
     """Exact: M/G/1 processor sharing, E[T | x] = x/(1 - rho), insensitive to the law of sizes.

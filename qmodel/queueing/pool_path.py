@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from qmodel._kernels.queueing_pools import pools_path, split_by_class
 from qmodel.errors import UnstableError
-from qmodel.queueing.coupled import Choice
 from qmodel.queueing.pool_grid import PoolInputs
+from qmodel.queueing.sampling import Choice
 
 __all__ = ["CountedPools", "PoolPath", "count_pools", "edges_of", "level_of", "middles_of", "shared_out"]
 

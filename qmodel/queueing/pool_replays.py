@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from qmodel._kernels.queueing_pools import pools_path
-from qmodel.queueing.coupled import Choice
 from qmodel.queueing.pool_grid import PoolInputs
 from qmodel.queueing.pool_path import (
     CELL_ERROR,
@@ -21,6 +20,7 @@ from qmodel.queueing.pool_path import (
     level_of,
     shared_out,
 )
+from qmodel.queueing.sampling import Choice
 
 __all__ = ["count_pools_by_window"]
 

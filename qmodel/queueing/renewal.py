@@ -25,7 +25,7 @@ _CUBES = np.linspace(0.0, 1.0, 257) ** 3
 
 
 @lru_cache(maxsize=8)
-def _lattice(points: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _steps(points: int) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return the edges around the points in steps, the tilt and what undoes it."""
     edges = np.concatenate([[0.0], np.arange(points) + 0.5])
     slope = TILT / points * np.arange(points)
@@ -96,7 +96,7 @@ def renewal_tails(
     """Return times [s] and, a row for each of some laws of one mean, P(W > t | W > 0) as `renewal_tail` defines it."""
     mean, k = services[0].mean_s, servers
     rho = arrival_rate_per_s * mean / k
-    unit_edges, tilt, untilt = _lattice(points)
+    unit_edges, tilt, untilt = _steps(points)
     edges = unit_edges * (reach_s / points)
     times = np.concatenate([edges, k * edges])
     both = np.stack([service.tail_integral(times) for service in services])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -12,7 +14,7 @@ from qmodel._kernels.queueing_march import march_window
 from qmodel.distributions.service import ServiceTime
 from qmodel.errors import InputError
 from qmodel.queueing.checks import check_array, check_number, check_servers, check_service
-from qmodel.queueing.metrics import QueueMetrics, TabulatedTail, tabulated
+from qmodel.queueing.metrics import QueueMetrics, TabulatedTail, checked_times, tabulated
 from qmodel.queueing.mgk import mgk
 from qmodel.queueing.time_varying_path import count_waits_by_window
 
@@ -34,8 +36,14 @@ GOOD_ENOUGH = 0.03
 STEPS = 12
 #: Distance from load 1 within which drift and decay both vanish, and stationary mass (in e-folds) that is out of reach.
 NEAR_CRITICAL, OUT_OF_REACH = 0.02, 12.0
-#: Standard deviations kept beyond the highest mean backlog.
-SPREAD = 7.0
+#: Standard deviations kept beyond the highest mean backlog, and e-folds of the stationary law; both from this load on.
+SPREAD, FOLDS, STATIONARY_UP_TO = 7.0, 12.0, 0.97
+#: Least rate, over the highest, that a window's diffusion is taken at: none at all would leave cells apart.
+IDLE_RATE = 1e-3
+#: Share of the cells that are of the largest size, at least, and cells at the end that show the slope far out.
+WIDE, FAR_CELLS = 0.8, 60
+#: Largest exponent, and least: a flux of zero over zero.
+LARGEST_EXPONENT, LEAST_EXPONENT = 500.0, 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -56,6 +64,8 @@ class TimeVaryingWaits:
         Probability that an arrival of the window (of the class) joins.
     joined_cdfs : ndarray, shape (windows, cells + 1)
         P(W <= wait) of those who join.
+    joined : ndarray, shape (windows,)
+        Expected arrivals per window who join.
     method : str
         How it was computed.
     error_estimate : dict of str to float
@@ -95,7 +105,7 @@ class TimeVaryingWaits:
 
     def wait_cdf(self, t: npt.ArrayLike) -> FloatArray:
         """Return P(W <= t) of all who join, t in seconds."""
-        at = np.asarray(t, dtype=np.float64)
+        at = checked_times(t)
         return np.asarray(np.where(at < 0, 0.0, np.interp(at, self.waits_s, self.cdf)))
 
     def wait_tail(self, t: npt.ArrayLike) -> FloatArray:
@@ -173,36 +183,12 @@ def mtgk(
     True
     """
     k = check_servers(servers)
-    edges, rates = check_array("window edges", edges_s), check_array("rates of windows", rates_per_s)
-    if edges.ndim != 1 or edges.shape != (rates.size + 1,) or rates.size == 0 or not np.all(np.diff(edges) > 0):
-        raise InputError("window edges", f"of shape {edges.shape}", "increasing, one more than the rates")
-    if not np.all(np.isfinite(rates) & (rates >= 0)) or not rates.sum() > 0 or not np.all(np.isfinite(edges)):
-        raise InputError("rate of a window", float(rates.min()), "finite and >= 0, not all zero")
-    given = services if isinstance(services, Iterable) else [services] * rates.size
-    laws = [check_service(law) for law in given]
-    if len(laws) != rates.size:
-        raise InputError("service laws", len(laws), f"one, or one for each of {rates.size} windows")
-    widths = np.diff(edges)
-    arrivals = rates * widths
-    means, seconds = np.array([law.mean_s for law in laws]), np.array([law.moment(2) for law in laws])
-    typical = _typical(laws, arrivals)
-    theta = None if classes is None else _checked_classes(classes)
-    loads = rates * means / k
-    # Jumps of the wait are services over k; D is half the variance of their sum per second.
-    diffusion = np.maximum(rates, 1e-3 * rates.max()) * seconds / (2 * k * k)
-    if theta is not None:
-        return _along_paths(edges, rates, means, theta, k)
-    grid = _cells(loads, widths, diffusion)
-    stretch = (seconds / means) / (typical.moment(2) / typical.mean_s)
-    tables = [tabulated(_stationary(load * k / typical.mean_s, k, typical)) for load in LOADS]
-    law = np.zeros(len(grid))
-    law[0] = 1.0
-    averages = np.empty((rates.size, len(grid)))
-    for w in range(rates.size):
-        levels = _log_measure(tables, grid, float(stretch[w]))
-        spread = np.full(len(grid), diffusion[w])
-        up, down = _rates(levels, grid, np.full(len(grid), loads[w]), spread)
-        march_window(law, up, down, float(widths[w]), STEPS, averages[w])
+    edges, rates, laws = _checked_windows(edges_s, rates_per_s, services)
+    means = np.array([law.mean_s for law in laws])
+    if classes is not None:
+        return _along_paths(edges, rates, means, _checked_classes(classes), k)
+    arrivals = rates * np.diff(edges)
+    grid, averages = _marched(edges, rates, laws, _typical(laws, arrivals), k)
     cdfs = np.cumsum(averages, axis=1)
     cdfs /= cdfs[:, -1:]
     return TimeVaryingWaits(
@@ -215,6 +201,42 @@ def mtgk(
         joined=arrivals,
         method=f"M_t/G_t/{k}: diffusion of the backlog with the exact stationary law, {rates.size} windows",
     )
+
+
+def _checked_windows(
+    edges_s: npt.ArrayLike, rates_per_s: npt.ArrayLike, services: ServiceTime | Sequence[ServiceTime]
+) -> tuple[FloatArray, FloatArray, list[ServiceTime]]:
+    """Return window edges, rates and a service law for each window, when they go together."""
+    edges, rates = check_array("window edges", edges_s), check_array("rates of windows", rates_per_s)
+    if edges.ndim != 1 or edges.shape != (rates.size + 1,) or rates.size == 0 or not np.all(np.diff(edges) > 0):
+        raise InputError("window edges", f"of shape {edges.shape}", "increasing, one more than the rates")
+    if not np.all(np.isfinite(rates) & (rates >= 0)) or not rates.sum() > 0 or not np.all(np.isfinite(edges)):
+        raise InputError("rate of a window", float(rates.min()), "finite and >= 0, not all zero")
+    given = services if isinstance(services, Iterable) else [services] * rates.size
+    laws = [check_service(law) for law in given]
+    if len(laws) != rates.size:
+        raise InputError("service laws", len(laws), f"one, or one for each of {rates.size} windows")
+    return edges, rates, laws
+
+
+def _marched(
+    edges: FloatArray, rates: FloatArray, laws: list[ServiceTime], typical: ServiceTime, k: int
+) -> tuple[FloatArray, FloatArray]:
+    """Return cells of backlog and their mean occupation in each window."""
+    widths, means = np.diff(edges), np.array([law.mean_s for law in laws])
+    seconds, loads = np.array([law.moment(2) for law in laws]), rates * means / k
+    # Jumps of the wait are services over k; D is half the variance of their sum per second.
+    diffusion = np.maximum(rates, IDLE_RATE * rates.max()) * seconds / (2 * k * k)
+    grid = _cells(loads, widths, diffusion)
+    stretch = (seconds / means) / (typical.moment(2) / typical.mean_s)
+    tables = [tabulated(_stationary(load * k / typical.mean_s, k, typical)) for load in LOADS]
+    law, averages = np.zeros(len(grid)), np.empty((rates.size, len(grid)))
+    law[0] = 1.0
+    for w in range(rates.size):
+        levels = _log_measure(tables, grid, float(stretch[w]))
+        up, down = _rates(levels, grid, float(loads[w]), float(diffusion[w]))
+        march_window(law, up, down, float(widths[w]), STEPS, averages[w])
+    return grid, averages
 
 
 def _stationary(rate: float, k: int, law: ServiceTime) -> QueueMetrics:
@@ -234,7 +256,7 @@ def _along_paths(
     top = float(limits[~always].max(initial=0.0)) + float(services.max() * scales.max())
     if always.any():
         work, square = float(share[always] @ services[always]), float(share[always] @ services[always] ** 2)
-        spread = np.maximum(rates, 1e-3 * rates.max()) * square * scales**2 / (2 * k * k)
+        spread = np.maximum(rates, IDLE_RATE * rates.max()) * square * scales**2 / (2 * k * k)
         top += float(_cells(rates * work * scales / k, np.diff(edges), spread)[-1])
     grid, cdfs, errors = count_waits_by_window(edges, rates, scales, (share, services, limits), k, top)
     accept, joined_cdfs = _joined(cdfs, grid, theta)
@@ -278,11 +300,12 @@ def _cells(loads: FloatArray, widths: FloatArray, diffusion: FloatArray) -> Floa
         highest = max(highest, backlog)
     scale = float(diffusion.max())
     span = float(widths.sum())
-    peak = min(float(loads.max()), 0.97)
+    heaviest = float(loads.max())
     # A diffusion spreads by sqrt(2 D t), but no further than its stationary law at the highest load.
-    wander = min(SPREAD * np.sqrt(2 * scale * span), 12 * scale / (1 - peak))
-    top = highest + wander + (SPREAD * np.sqrt(2 * scale * span) if loads.max() > 0.97 else 0.0)
-    largest = top / (0.8 * CELLS)
+    spread = SPREAD * math.sqrt(2 * scale * span)
+    wander = min(spread, FOLDS * scale / (1 - min(heaviest, STATIONARY_UP_TO)))
+    top = highest + wander + (spread if heaviest > STATIONARY_UP_TO else 0.0)
+    largest = top / (WIDE * CELLS)
     first = min(FIRST_CELL * scale, largest)
     sizes = [first]
     while sizes[-1] < largest:
@@ -305,40 +328,35 @@ def _log_measure(tables: list[TabulatedTail], grid: FloatArray, stretch: float) 
     return out
 
 
-def _rates(
-    levels: FloatArray, grid: FloatArray, loads: FloatArray, diffusion: FloatArray
-) -> tuple[FloatArray, FloatArray]:
-    """Return the rates up and down between cells, for the local load and diffusion at each."""
-    load = np.clip(loads, LEAST_LOAD, LARGEST_LOAD)
-    nodes = np.array(LOADS)
-    i = np.clip(np.searchsorted(nodes, load) - 1, 0, len(nodes) - 2)
-    part = (load - nodes[i]) / (nodes[i + 1] - nodes[i])
-    cell = np.arange(len(grid))
-    # Log ratio of neighbouring masses at the load of the upper cell.
-    jump = levels[:, 1:] - levels[:, :-1]
-    ratio = (1 - part[1:]) * jump[i[1:], cell[:-1]] + part[1:] * jump[i[1:] + 1, cell[:-1]]
-    size = np.diff(grid)
-    # Slope of each log density far out.
-    far = (levels[:, -1] - levels[:, -60]) / (grid[-1] - grid[-60])
+def _rates(levels: FloatArray, grid: FloatArray, load: float, diffusion: float) -> tuple[FloatArray, FloatArray]:
+    """Return the rates up and down between cells at a load."""
+    load = min(max(load, LEAST_LOAD), LARGEST_LOAD)
+    i = min(max(bisect_left(LOADS, load) - 1, 0), len(LOADS) - 2)
+    part = (load - LOADS[i]) / (LOADS[i + 1] - LOADS[i])
+    level = (1 - part) * levels[i] + part * levels[i + 1]
+    # Log ratio of neighbouring masses, and slope of the log density far out.
+    ratio, size = np.diff(level), np.diff(grid)
+    slope = float(level[-1] - level[-FAR_CELLS]) / float(grid[-1] - grid[-FAR_CELLS])
     up, down = np.zeros(len(grid)), np.zeros(len(grid))
     # Between cells of the continuum: Scharfetter-Gummel with the log ratio of densities.
-    z = np.clip(ratio[1:] - np.log(size[1:] / size[:-1]), -500, 500)
+    z = ratio[1:] - np.log(size[1:] / size[:-1])
     apart = 0.5 * (size[1:] + size[:-1])
-    drift = load[2:] - 1
+    drift = load - 1
     # Within reach of the stationary law keep it, with the diffusion that gives the true drift; beyond, both are true.
-    slope = (1 - part[2:]) * far[i[2:]] + part[2:] * far[i[2:] + 1]
-    near = np.abs(drift) < NEAR_CRITICAL
-    scale = np.where(near, diffusion[2:], np.abs(drift / np.where(near, 1.0, slope)))
-    beyond = (grid[1:-1] * np.abs(slope) > OUT_OF_REACH) & ~near
-    z = np.where(beyond, np.clip(drift * apart / diffusion[2:], -500, 500), z)
-    scale = np.where(beyond, diffusion[2:], scale)
+    if abs(drift) < NEAR_CRITICAL:
+        scale = np.full(len(z), diffusion)
+    else:
+        beyond = grid[1:-1] * abs(slope) > OUT_OF_REACH
+        z = np.where(beyond, drift * apart / diffusion, z)
+        scale = np.where(beyond, diffusion, abs(drift / slope))
     flow = scale / apart
-    z = np.where(np.abs(z) < 1e-9, 1e-9, z)
+    z = np.clip(z, -LARGEST_EXPONENT, LARGEST_EXPONENT)
+    z = np.where(np.abs(z) < LEAST_EXPONENT, LEAST_EXPONENT, z)
     up[1:-1] = flow / size[:-1] * (-z / np.expm1(-z))
     down[2:] = flow / size[1:] * (z / np.expm1(z))
     # Out of and into the mass at 0: backlog falls through the first cell at unit speed.
-    through = 1 / (1 + 0.5 * size[0] / diffusion[1])
-    up[0] = through / size[0] * np.exp(np.clip(ratio[0], -500, 500))
+    through = 1 / (1 + 0.5 * size[0] / diffusion)
+    up[0] = through / size[0] * math.exp(min(max(float(ratio[0]), -LARGEST_EXPONENT), LARGEST_EXPONENT))
     down[1] = through / size[0]
     return up, down
 

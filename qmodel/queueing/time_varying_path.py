@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qmodel._kernels.queueing_paths import balking_path
-from qmodel.queueing.coupled import Choice
+from qmodel.queueing.sampling import Choice
 
 __all__ = ["count_waits_by_window"]
 

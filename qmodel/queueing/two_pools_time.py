@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from qmodel.errors import InputError, UnstableError
 from qmodel.queueing.checks import check_array
+from qmodel.queueing.pool_answer import TwoPools, counted, described, extrapolated
 from qmodel.queueing.pool_grid import (
     PoolInputs,
     Refined,
@@ -21,7 +22,7 @@ from qmodel.queueing.pool_grid import (
     trimmed_reach,
 )
 from qmodel.queueing.pool_replays import count_pools_by_window
-from qmodel.queueing.two_pools import Thresholds, TwoPools, counted, described, extrapolated
+from qmodel.queueing.two_pools import Thresholds
 
 __all__ = ["TwoPoolsOverTime", "two_pools_over_time"]
 

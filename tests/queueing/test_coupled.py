@@ -11,8 +11,9 @@ from qmodel._kernels.queueing_paths import balking_path
 from qmodel.errors import InputError
 from qmodel.queueing import ServiceTime, kiefer_wolfowitz, mgk
 from qmodel.queueing.controls import LANES, Start, controls_of, exponential_table, service_table
-from qmodel.queueing.coupled import GRID_ERROR, STANDARD_ERRORS, Choice, blended, regressed, solve_coupled
+from qmodel.queueing.coupled import GRID_ERROR, STANDARD_ERRORS, blended, solve_coupled
 from qmodel.queueing.interpolation import law_facts
+from qmodel.queueing.sampling import Choice, regressed
 
 H2 = ServiceTime.hyperexponential([0.9, 0.1], [0.5, 5.5])
 FAR_APART = ServiceTime.from_samples([0.6, 9.0], [0.95, 0.05])

@@ -19,6 +19,7 @@ from qmodel.queueing import (
     mmk,
     mmkn,
     mmpp_k,
+    mtgk,
 )
 from qmodel.queueing.metrics import ExponentialSum, QueueMetrics, search_quantile
 
@@ -50,6 +51,8 @@ CASES = {
     "time": (InputError, lambda: mmk(0.5, 1, 1.0).wait_tail([0.0, math.nan])),
     "time of a density": (InputError, lambda: mmk(0.5, 1, 1.0).density_per_s(math.nan)),
     "level": (InputError, lambda: mmk(0.5, 1, 1.0).wait_quantile_s(1.0)),
+    "time of windows": (InputError, lambda: mtgk([0.0, 9.0], [0.5], ONE, 1).wait_cdf([0.0, math.nan])),
+    "time under thresholds": (InputError, lambda: mgk_balking([0.5], [1.0], 2.0, 1).virtual_wait_cdf(math.nan)),
     "threshold": (InputError, lambda: mgk_balking([1.0], [1.0], math.nan, 1)),
 }
 

@@ -90,6 +90,10 @@ def test_decode_batch_of_linear_steps_is_poisson_like():
     poisson = [math.exp(-10) * 10.0**n / math.factorial(n) for n in range(20)]
     np.testing.assert_allclose(batch.time_law[:20], poisson, rtol=1e-12)
     assert batch.step_quantile_s(0.5) == 0.05
+    # With a cap, requests of exponential length at a constant step time are M/M/k.
+    capped, queue = decode_batch(2.0, 100.0, np.full(12, 0.05), 12), mgk(2.0, 12, ServiceTime.exponential(5.0))
+    assert capped.mean_join_wait_s == pytest.approx(queue.mean_wait_s, rel=1e-9)
+    assert capped.mean_in_system == pytest.approx(2.0 * (queue.mean_wait_s + 5.0), rel=1e-9)
 
 
 @pytest.mark.parametrize(

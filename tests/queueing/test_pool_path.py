@@ -5,9 +5,9 @@ import pytest
 
 from qmodel._kernels import queueing_pools as kernels
 from qmodel.queueing import pool_path
-from qmodel.queueing.coupled import Choice
 from qmodel.queueing.pool_grid import checked_inputs
 from qmodel.queueing.pool_path import PoolPath, count_pools, edges_of
+from qmodel.queueing.sampling import Choice
 
 RATES, WORK, HOST = np.array([2.0, 0.4]), np.array([0.2, 1.0]), np.array([0.3, 2.0])
 

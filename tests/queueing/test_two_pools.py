@@ -5,9 +5,9 @@ import pytest
 
 from qmodel.errors import InputError, OutOfRangeError, UnstableError
 from qmodel.queueing import ServiceTime, mgk, mgk_balking, mmk, priced_thresholds, two_pools
+from qmodel.queueing.pool_answer import SEVERAL_SERVERS
 from qmodel.queueing.pool_axis import PoolAxis, ResidualLaw
 from qmodel.queueing.pool_grid import keep_share
-from qmodel.queueing.two_pools import SEVERAL_SERVERS
 
 RATES, WORK, HOST = [2.0, 0.4], [0.2, 1.0], [0.3, 2.5]
 
