@@ -1,4 +1,4 @@
-"""Directives that write reference pages from the code: the command line, trace formats and file layouts."""
+"""Directives that write reference pages from the code: the command line, trace formats, files and their keys."""
 
 from __future__ import annotations
 
@@ -77,6 +77,15 @@ def calibration_file() -> list[str]:
     return _table(("entry", "type", "required"), _entries(CalibrationFile.model_json_schema(), "", depth=1))
 
 
+def configuration() -> list[str]:
+    """Return the keys of a configuration file that every command about a cluster shares."""
+    from qmodel.io.config import ScenarioConfig
+
+    fields = ScenarioConfig.model_fields.items()
+    rows = [(f"`{name}`", field.description or "", f"`{(field.examples or [''])[0]}`") for name, field in fields]
+    return _table(("key", "meaning", "example"), rows)
+
+
 def _entries(schema: dict[str, Any], prefix: str, depth: int, root: dict[str, Any] | None = None) -> list[list[str]]:
     top = root or schema
     here = _resolved(schema, top)
@@ -115,6 +124,7 @@ _PAGES = {
     "trace-formats": trace_formats,
     "plan-file": plan_file,
     "calibration-file": calibration_file,
+    "configuration": configuration,
 }
 
 

@@ -61,6 +61,17 @@ def test_shown_commands_and_options_exist(command):
     assert shown <= known
 
 
+def test_configurations_that_pages_show_are_read(tmp_path):
+    from qmodel.cli.settings import section_models
+    from qmodel.io.config import load_config
+
+    shown = _blocks(FOLDER / "reference" / "files.md", "yaml")
+    assert shown
+    for text in shown:
+        (tmp_path / "q.yaml").write_text(text)
+        assert load_config(tmp_path / "q.yaml", section_models())
+
+
 def test_modules_that_pages_name_exist():
     package = FOLDER.parent / "qmodel"
     for page in (FOLDER / "architecture.md", FOLDER.parent / "CONTRIBUTING.md"):
