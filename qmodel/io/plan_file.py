@@ -26,6 +26,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0)]
 Column = Annotated[list[NotNegative], Field(min_length=2)]
 Cube = list[list[list[NotNegative]]]
+Chunks = list[list[list[Annotated[int, Field(ge=0)]]]]
 
 
 class _Strict(BaseModel):
@@ -133,19 +134,32 @@ class _Rule(_Strict):
     slow_factor: NotNegative = 0.0
 
 
+class _KindThresholds(_Strict):
+    name: str
+    threshold_s: list[list[float | None]]
+
+
 class _ThresholdTable(_Strict):
     prompt_tokens: list[NotNegative]
     decode_backlog_s: list[NotNegative]
     batch: NotNegative
     context_tokens: NotNegative
     threshold_s: list[list[float | None]]
+    kinds: list[_KindThresholds] = []
+
+
+class _KindChunks(_Strict):
+    name: str
+    contexts: list[NotNegative]
+    chunk_tokens: Chunks
 
 
 class _ChunkTable(_Strict):
     batches: list[NotNegative]
     contexts: list[NotNegative]
     done: list[NotNegative]
-    chunk_tokens: list[list[list[Annotated[int, Field(ge=0)]]]]
+    chunk_tokens: Chunks
+    kinds: list[_KindChunks] = []
 
 
 class _CalibrationInterval(_Strict):
@@ -278,6 +292,8 @@ def _as_plan(data: dict[str, Any]) -> Plan:
     late = data["late_rule"]
     table = dict(data["threshold_table"])
     table["threshold_s"] = _with_inf(table["threshold_s"])
+    if "kinds" in table:
+        table["kinds"] = [kind | {"threshold_s": _with_inf(kind["threshold_s"])} for kind in table["kinds"]]
     interval = data.get("calibration_interval")
     if interval is not None:
         limits = ("threshold_low_s", "threshold_high_s")

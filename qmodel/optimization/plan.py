@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from qmodel.errors import InputError
 from qmodel.laws import Calibration
@@ -30,7 +31,15 @@ from qmodel.optimization.horizon import horizon_prices
 from qmodel.optimization.robust import robust_prices, scenario_set
 from qmodel.optimization.shadow import shadow_prices
 from qmodel.optimization.split import StaticSplit, static_split
-from qmodel.optimization.thresholds import DEADLINE_SHARE, harm_weight, threshold_rule, thresholds_s, with_chunks
+from qmodel.optimization.thresholds import (
+    DEADLINE_SHARE,
+    decode_kinds,
+    harm_weight,
+    of_kind,
+    threshold_rule,
+    thresholds_s,
+    with_chunks,
+)
 from qmodel.policies.rule import Binding, Order, ThresholdRule
 from qmodel.scenario import SLO, Cluster, Requests, Workload
 from qmodel.scenario.plan import Plan
@@ -213,6 +222,8 @@ def _assemble(
 ) -> Plan:
     from qmodel import __version__
 
+    kinds = decode_kinds(cluster)
+    names = [calibration.name for calibration in kinds.values()]
     return Plan(
         qmodel_version=__version__,
         objective=objective,
@@ -224,8 +235,8 @@ def _assemble(
         constants=_constants(split, at_dispatch),
         dispatch_rule=at_dispatch,
         late_rule=late,
-        thresholds=_threshold_table(at_dispatch, split),
-        chunk_table=_chunk_table(cluster.decode_calibrations[0], at_dispatch),
+        thresholds=_threshold_table(at_dispatch, split, names),
+        chunk_table=_chunk_table(list(kinds.values()), at_dispatch),
         predicted=_static_prediction(split) | {"candidates": _judged(judged)},
         warnings=split.notes,
     )
@@ -310,37 +321,47 @@ def _constants(split: StaticSplit, rule: ThresholdRule) -> dict[str, float]:
     }
 
 
-def _threshold_table(rule: ThresholdRule, split: StaticSplit) -> dict[str, Any]:
+def _threshold_table(rule: ThresholdRule, split: StaticSplit, names: Sequence[str]) -> dict[str, Any]:
+    """Return theta over prompt and decode backlog at the mean decode state; also by kind where there are several."""
     state = split.problem.state
     tokens = [t for t in _TABLE_TOKENS if t <= rule.lengths[-1]]
-    theta = thresholds_s(
-        rule, np.array(tokens)[:, None], np.array(_TABLE_BACKLOG_S)[None, :], state.batch, state.context_tokens
-    )
-    return {
+    places = np.array(tokens)[:, None], np.array(_TABLE_BACKLOG_S)[None, :], state.batch, state.context_tokens
+    table = {
         "prompt_tokens": tokens,
         "decode_backlog_s": list(_TABLE_BACKLOG_S),
         "batch": state.batch,
         "context_tokens": state.context_tokens,
-        "threshold_s": theta.tolist(),
+        "threshold_s": thresholds_s(rule, *places).tolist(),
     }
+    if rule.kinds:
+        each = zip(names, rule.kinds, strict=True)
+        table["kinds"] = [
+            {"name": name, "threshold_s": thresholds_s(of_kind(rule, kind), *places).tolist()} for name, kind in each
+        ]
+    return table
 
 
-def _chunk_table(calibration: Calibration, rule: ThresholdRule) -> dict[str, Any]:
+def _chunk_table(kinds: Sequence[Calibration], rule: ThresholdRule) -> dict[str, Any]:
+    """Return TBT-safe chunks over batch, context and tokens done, of the first kind; of each where there are more."""
     done = np.array([d for d in _CHUNK_DONE if d <= rule.lengths[-1]], dtype=float)
-    chunk = safe_chunks(
-        calibration,
-        rule.batches[:, None, None],
-        rule.contexts[None, :, None],
-        done[None, None, :],
-        rule.tbt_limit_s,
-        rule.chunks,
-    )
-    return {
+
+    def chunks(calibration: Calibration, contexts: npt.NDArray[np.float64]) -> list[Any]:
+        state = rule.batches[:, None, None], contexts[None, :, None], done[None, None, :]
+        table: list[Any] = safe_chunks(calibration, *state, rule.tbt_limit_s, rule.chunks).tolist()
+        return table
+
+    table = {
         "batches": rule.batches.tolist(),
         "contexts": rule.contexts.tolist(),
         "done": done.tolist(),
-        "chunk_tokens": chunk.tolist(),
+        "chunk_tokens": chunks(kinds[0], rule.contexts),
     }
+    if rule.kinds:
+        table["kinds"] = [
+            {"name": kind.name, "contexts": own.contexts.tolist(), "chunk_tokens": chunks(kind, own.contexts)}
+            for kind, own in zip(kinds, rule.kinds, strict=True)
+        ]
+    return table
 
 
 def _judged(outcomes: dict[str, Any]) -> dict[str, Any]:

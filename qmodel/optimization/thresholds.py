@@ -22,6 +22,7 @@ __all__ = [
     "decode_kinds",
     "harm_weight",
     "host_tables",
+    "of_kind",
     "table_lengths",
     "threshold_rule",
     "threshold_s",
@@ -381,6 +382,25 @@ def with_chunks(rule: ThresholdRule, cluster: Cluster, slo: SLO, chunks: tuple[i
     """
     tables = _tables(cluster, rule.lengths, rule.batches, rule.contexts, slo, chunks)
     return replace(rule, chunks=chunks, **tables)
+
+
+def of_kind(rule: ThresholdRule, tables: DecodeTables) -> ThresholdRule:
+    """Return the rule as it holds for one kind of decode instance.
+
+    Parameters
+    ----------
+    rule : ThresholdRule
+        Prices and tables of several kinds.
+    tables : DecodeTables
+        One of `rule.kinds`.
+
+    Returns
+    -------
+    ThresholdRule
+        The same prices, with that kind's tables alone.
+    """
+    own = {name: getattr(tables, name) for name in ("contexts", "host_s", "harm_s", "step_s")}
+    return replace(rule, **own, kinds=(), kind_of=())
 
 
 def thresholds_s(

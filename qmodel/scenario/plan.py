@@ -76,9 +76,11 @@ class Plan:
     late_rule : ThresholdRule, optional
         Pull rule, when the plan binds late.
     thresholds : Mapping
-        ``prompt_tokens``, ``decode_backlog_s`` and the matrix ``threshold_s`` at the mean decode state.
+        ``prompt_tokens``, ``decode_backlog_s`` and the matrix ``threshold_s`` at the mean decode state; ``kinds`` with
+        ``name`` and ``threshold_s`` where decode instances are of several.
     chunk_table : Mapping
-        ``batches``, ``contexts``, ``done`` and the array ``chunk_tokens``, 0 where no chunk is TBT-safe.
+        ``batches``, ``contexts``, ``done`` and the array ``chunk_tokens``, 0 where no chunk is TBT-safe; ``kinds`` with
+        ``name``, ``contexts`` and ``chunk_tokens`` where decode instances are of several.
     predicted : Mapping
         Metrics of the queueing model, with method and error estimate.
     simulated : Mapping, optional
