@@ -265,7 +265,7 @@ class RuntimePlan:
             keep = prefill_backlog_s + s + self.price_prefill_per_s * s * (2.0 * prefill_backlog_s + s) + x
             weight = self.harm_weight
             for state in decode_states:
-                if len(state) > 5 and state[5] == _INF:
+                if len(state) > 5 and state[5] > self._slowest:
                     weight *= self.fault_harm
                     break
             return self._cheapest(keep, prompt_tokens, i, f, weight, decode_states)
@@ -401,7 +401,7 @@ class RuntimePlan:
             return False
 
     def pull(
-        self, waiting: Iterable[Any], decode_state: Any, prefill_backlog_s: float = 0.0, decode_down: bool = False
+        self, waiting: Iterable[Any], decode_state: Any, prefill_backlog_s: float = 0.0, decode_fault: bool = False
     ) -> int:
         """Return which waiting request a decode instance takes now, or -1; late binding.
 
@@ -417,8 +417,8 @@ class RuntimePlan:
             The instance that asks.
         prefill_backlog_s : float
             Rest of the running prefill steps and begun prompts, summed over the prefill instances [s].
-        decode_down : bool
-            Whether another decode instance is down: harm to residents then counts `fault_harm` times.
+        decode_fault : bool
+            Whether another decode instance is down or slow: harm to residents then counts `fault_harm` times.
 
         Returns
         -------
@@ -427,7 +427,7 @@ class RuntimePlan:
             is slow, or a signal is stale or impossible.
         """
         try:
-            price = self._pull_harm * (self.fault_harm if decode_down else 1.0)
+            price = self._pull_harm * (self.fault_harm if decode_fault else 1.0)
             return self._pull(list(waiting), decode_state, prefill_backlog_s, price)
         except (TypeError, ValueError, IndexError, OverflowError, AttributeError, KeyError, ArithmeticError):
             return -1
@@ -698,9 +698,9 @@ class WatchedPlan:
         return self.plan.decide(prompt_tokens, cached_tokens, prefill_backlog_s, decode_states)
 
     def pull(
-        self, waiting: Iterable[Any], decode_state: Any, prefill_backlog_s: float = 0.0, decode_down: bool = False
+        self, waiting: Iterable[Any], decode_state: Any, prefill_backlog_s: float = 0.0, decode_fault: bool = False
     ) -> int:
         """Return `RuntimePlan.pull` of the current plan, after a look at the file when one is due."""
         if time.monotonic() - self._looked >= self._every_s:
             self.refresh()
-        return self.plan.pull(waiting, decode_state, prefill_backlog_s, decode_down)
+        return self.plan.pull(waiting, decode_state, prefill_backlog_s, decode_fault)

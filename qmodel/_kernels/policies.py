@@ -319,15 +319,24 @@ def kind_of(PK, j):
 
 
 @kernel
-def harm_price(down, PF):
-    """Return c_R, what a second of a resident's delay is worth, while `down` decode instances are down."""
-    return PF[P_HARM] * PF[P_FAULT_HARM] if down > 0 else PF[P_HARM]
-
-
-@kernel
 def too_slow(slowdown, PF):
     """Return whether an instance whose steps take `slowdown` times what its law says is to host nothing."""
     return 0.0 < PF[P_SLOW] < slowdown
+
+
+@kernel
+def any_fault(k, d, UF, UI, PF):
+    """Return whether a decode instance is down or slow now."""
+    found = False
+    for u in range(k, k + d):
+        found = found or UI[u, I_DOWN] > 0 or too_slow(UF[u, U_SLOWDOWN], PF)
+    return found
+
+
+@kernel
+def harm_price(faulty, PF):
+    """Return c_R, what a second of a resident's delay is worth, with or without a fault among decode instances."""
+    return PF[P_HARM] * PF[P_FAULT_HARM] if faulty else PF[P_HARM]
 
 
 @inlined
@@ -355,10 +364,10 @@ def decide_thresholds(r, k, d, R, seen, PK, PF, lengths, batches, contexts, curv
     """Return (unit, host time): deflect iff a_P(w, s) + x > a_D(v, h) + harm at the best decode instance."""
     i, f = bracket(lengths, R[r, R_NEED] - R[r, R_DONE])
     best, at_prefill = prefill_cost(i, f, k, seen, PF, curves, e)
-    host, at_decode, own, down = -1, np.inf, 0.0, 0
+    host, at_decode, own, faulty = -1, np.inf, 0.0, False
     for u in range(k, k + d):
-        down += 1 if seen[u, OB_HOSTING] == DOWN else 0
-    price = harm_price(down, PF)
+        faulty = faulty or seen[u, OB_HOSTING] == DOWN or too_slow(seen[u, OB_SLOW], PF)
+    price = harm_price(faulty, PF)
     for u in range(k, k + d):
         B, K, kind = seen[u, OB_BATCH], seen[u, OB_CONTEXT], kind_of(PK, u - k)
         grid = contexts[kind]

@@ -7,10 +7,10 @@ from qmodel._kernels import kernel
 
 from qmodel._kernels.heap import heap_pop, heap_push
 from qmodel._kernels.laws import work_time
-from qmodel._kernels.policies import DUE, FCFS, K_MAX_BATCH, K_ORDER, P_AGEING, P_PATIENCE, SPF, kind_of, too_slow
+from qmodel._kernels.policies import DUE, FCFS, K_MAX_BATCH, K_ORDER, P_AGEING, P_PATIENCE, SPF, any_fault, kind_of
 from qmodel._kernels.sim_state import (
-    F_ARRIVAL, I_BATCH, I_DOWN, L_COUNT, L_HEAD, L_TAIL, LOOP_DOWN, LOOP_OVERDUE, R_CLASS, R_DONE, R_NEED, R_NEXT,
-    R_PREV, U_CONTEXT, U_SLOWDOWN,
+    F_ARRIVAL, I_BATCH, I_DOWN, L_COUNT, L_HEAD, L_TAIL, LOOP_OVERDUE, R_CLASS, R_DONE, R_NEED, R_NEXT, R_PREV,
+    U_CONTEXT,
 )  # fmt: skip
 
 # Order DUE: the share of the TTFT SLO in which a prefill should end, so that transfer and first step fit in the rest.
@@ -93,10 +93,7 @@ def watch_overdue(now, k, d, R, F, UF, UI, lists, loop, PK, PF, contexts):
 
     They do from when a decode instance is down or slow and no other has room, until nobody waits for so long.
     """
-    faulty = loop[LOOP_DOWN] > 0
-    for u in range(k, k + d):
-        faulty = faulty or too_slow(UF[u, U_SLOWDOWN], PF)
-    if faulty and _no_room(k, d, UF, UI, PK, contexts):
+    if any_fault(k, d, UF, UI, PF) and _no_room(k, d, UF, UI, PK, contexts):
         loop[LOOP_OVERDUE] = 1
     elif loop[LOOP_OVERDUE] > 0:
         r = lists[0, L_HEAD]

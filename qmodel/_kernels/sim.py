@@ -14,8 +14,8 @@ from qmodel._kernels import inlined, kernel
 from qmodel._kernels.laws import work_time
 from qmodel._kernels.policies import (
     AT_ARRIVAL, COMPILED, DUE, EXTERNAL, FCFS, K_DECODE_EARLY, K_KIND, K_ORDER, K_ROOM, LATE, NONE, THRESHOLDS,
-    P_PATIENCE, available, decide_noisy, harm_price, kind_of, observe_decode, observe_hosting, observe_prefill,
-    observe_stops,
+    P_PATIENCE, any_fault, available, decide_noisy, harm_price, kind_of, observe_decode, observe_hosting,
+    observe_prefill, observe_stops,
 )  # fmt: skip
 from qmodel._kernels.policies_late import WAITING_FLOATS, late_pull, late_queue
 from qmodel._kernels.policies_order import queue_key, sort_due, watch_overdue
@@ -25,10 +25,9 @@ from qmodel._kernels.sim_offers import NOTED, decide_live, floors_of, has_room, 
 from qmodel._kernels.sim_prefill import end_prefill, land, start_prefill, wake
 from qmodel._kernels.sim_state import (
     CLOCK_INTERVAL, CLOCK_NOW, CLOCK_OBSERVE, F_ARRIVAL, F_HOST, F_KEY, F_LANDED, HOSTED, I_DIRTY, I_DOWN,
-    I_HOST_TOKENS, I_HOSTING, I_PART, I_REQUESTS, L_COUNT, L_HEAD, LOOP_ASKED, LOOP_DIRTY, LOOP_DOWN, LOOP_EVENTS,
-    LOOP_FAULT, LOOP_FINISHED, LOOP_NEXT, LOOP_OVERDUE, LOOP_PULL, R_DECODE, R_DEFLECTED, R_DONE, R_NEED, R_PREFILL,
-    R_STATE, U_END, U_HOST_WAIT, U_PART_WORK, U_TOKENS, U_WORK, WAITING, X_DECODE, X_PREFILL, Y_TICKS, mark, push,
-    push_sorted, remove,
+    I_HOST_TOKENS, I_HOSTING, I_PART, I_REQUESTS, L_COUNT, L_HEAD, LOOP_ASKED, LOOP_DIRTY, LOOP_EVENTS, LOOP_FAULT,
+    LOOP_FINISHED, LOOP_NEXT, LOOP_OVERDUE, LOOP_PULL, R_DECODE, R_DEFLECTED, R_DONE, R_NEED, R_PREFILL, R_STATE, U_END,
+    U_HOST_WAIT, U_PART_WORK, U_TOKENS, U_WORK, WAITING, X_DECODE, X_PREFILL, Y_TICKS, mark, push, push_sorted, remove,
 )  # fmt: skip
 from qmodel._kernels.user import decide_compiled
 
@@ -109,7 +108,8 @@ def _pull_all(
     contexts, curves, tables, floors, noted, bounds, lows, EC, EB, EW, XI, noise,
 ):  # fmt: skip
     """Let each decode instance pull waiting prompts until it has no room, in order of id; return whether any did."""
-    k, d, pulled, price = XI[X_PREFILL], XI[X_DECODE], False, harm_price(loop[LOOP_DOWN], PF)
+    k, d, pulled = XI[X_PREFILL], XI[X_DECODE], False
+    price = harm_price(any_fault(k, d, UF, UI, PF), PF)
     stale, rows = True, np.empty((0, WAITING_FLOATS))
     for j in range(d):
         u = k + j
@@ -253,7 +253,6 @@ def run(
             if stale:
                 observe_stops(k, d, UI, seen)
             loop[LOOP_FAULT] += 1
-            loop[LOOP_DOWN] = UI[k : k + d, I_DOWN].sum()
             noted[:] = np.nan
             loop[LOOP_PULL] = 1 if late else 0
         elif arrives:
@@ -284,7 +283,7 @@ def run(
             elif live:
                 u, host = decide_live(
                     t, r, R, UF, UI, classes, slo, seen, PK, PF, lengths, batches, contexts, curves, tables, floors,
-                    noted, bounds, lows, XI, loop[LOOP_DOWN], noise[r % len(noise), 0], noise[r % len(noise), 1],
+                    noted, bounds, lows, XI, noise[r % len(noise), 0], noise[r % len(noise), 1],
                 )  # fmt: skip
             else:
                 e, g = noise[r % len(noise), 0], noise[r % len(noise), 1]

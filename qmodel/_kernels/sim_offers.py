@@ -12,8 +12,8 @@ from qmodel._kernels import inlined, kernel
 
 from qmodel._kernels.policies import (
     K_MAX_BATCH, K_ROOM, LATE, OB_BATCH, OB_CONTEXT, OB_HOST, OB_SLOW, P_DEADLINE, P_HARM, P_PRICE_DECODE, P_RELIEF,
-    THRESHOLDS, bracket, collapse, decide_thresholds, full, harm_price, hosting_cost, kind_of, locate, observe_decode,
-    observe_hosting, prefill_cost, too_slow,
+    THRESHOLDS, any_fault, bracket, collapse, decide_thresholds, full, harm_price, hosting_cost, kind_of, locate,
+    observe_decode, observe_hosting, prefill_cost, too_slow,
 )  # fmt: skip
 from qmodel._kernels.policies_late import W_BIN, W_GAIN, W_NOISE, W_RELIEF, W_SHARE
 from qmodel._kernels.sim_state import (
@@ -148,11 +148,11 @@ def _bounds_of_costs(t, i, f, need, k, d, UF, UI, PK, PF, batches, contexts, flo
 @inlined
 def decide_live(
     t, r, R, UF, UI, classes, slo, seen, PK, PF, lengths, batches, contexts, curves, tables, floors, noted, bounds,
-    lows, XI, down, e, g,
+    lows, XI, e, g,
 ):  # fmt: skip
     """Return `decide_thresholds` of what is seen now, looking only at decode instances that may be the best.
 
-    `down` of them are down. The one with the least bound is judged first: after it few others are left.
+    The one with the least bound is judged first: after it few others are left.
     """
     k, d = XI[X_PREFILL], XI[X_DECODE]
     if d <= _FEW:
@@ -160,7 +160,7 @@ def decide_live(
         return decide_thresholds(r, k, d, R, seen, PK, PF, lengths, batches, contexts, curves, tables, e, g)
     i, f = bracket(lengths, R[r, R_NEED] - R[r, R_DONE])
     best, at_prefill = prefill_cost(i, f, k, seen, PF, curves, e)
-    host, least, own, need, price = -1, at_prefill, 0.0, R[r, R_NEED], harm_price(down, PF)
+    host, least, own, need, price = -1, at_prefill, 0.0, R[r, R_NEED], harm_price(any_fault(k, d, UF, UI, PF), PF)
     first = _bounds_of_costs(t, i, f, need, k, d, UF, UI, PK, PF, batches, contexts, floors, noted, bounds, lows, g)
     for at_ in range(-1, d):
         j = first if at_ < 0 else at_

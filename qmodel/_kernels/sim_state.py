@@ -59,8 +59,8 @@ Y_FIXED, Y_KV_BYTES, Y_BLOCK, Y_HIST_LOG0, Y_HIST_STEP, Y_TICKS = range(6)
 SETTING_FLOATS = 6
 
 # Loop variables kept between calls.
-LOOP_NEXT, LOOP_DIRTY, LOOP_PULL, LOOP_FINISHED, LOOP_EVENTS, LOOP_FAULT, LOOP_ASKED, LOOP_DOWN, LOOP_OVERDUE = range(9)
-LOOP_INTS = 9
+LOOP_NEXT, LOOP_DIRTY, LOOP_PULL, LOOP_FINISHED, LOOP_EVENTS, LOOP_FAULT, LOOP_ASKED, LOOP_OVERDUE = range(8)
+LOOP_INTS = 8
 
 # Times kept between calls: now, the next observation (inf: the router sees everything at once), its interval.
 CLOCK_NOW, CLOCK_OBSERVE, CLOCK_INTERVAL = range(3)

@@ -93,7 +93,7 @@ class ThresholdRule:
     max_batch : int
         A decode instance with this many residents or more hosts nothing new; 0 for no limit.
     fault_harm : float
-        Factor on `harm_weight` while a decode instance is down: the others have its residents to take.
+        Factor on `harm_weight` while a decode instance is down or slow: the others have less room for its residents.
     patience_s : float
         Late binding, order "due": how long a request waits until it goes first, from when a decode instance is down or
         slow and no other has room until nobody has waited for so long [s]; 0: never.

@@ -67,13 +67,12 @@ class Thresholds:
         at_prefill = w + s + gp * ((w + s) ** 2 - w**2) + x
         host, at_decode, own = -1, np.inf, 0.0
         down = state.deflected_work_s >= UNAVAILABLE
-        price = rule.harm_weight * (rule.fault_harm if np.any(down) else 1.0)
-        for j in np.flatnonzero(~down):
+        slow = (rule.slow_factor > 0) & (state.slowdown > rule.slow_factor)
+        price = rule.harm_weight * (rule.fault_harm if np.any(down | slow) else 1.0)
+        for j in np.flatnonzero(~down & ~slow):
             B, K, v = float(state.batch[j]), float(state.context_tokens[j]), float(state.deflected_work_s[j])
             of = rule.tables_of(int(j))
             if 0 < rule.max_batch <= B or K + request.prompt_tokens > of.contexts[-1]:
-                continue
-            if 0 < rule.slow_factor < state.slowdown[j]:
                 continue
             h = lookup_table(rule, of.contexts, of.host_s, n, B, K)
             if 0 < rule.deadline_s < v + h:
@@ -107,9 +106,9 @@ class LateThresholds:
     with expected wait = (rest of running steps and begun prompts + work ahead in the queue)/k. There is no decision
     at arrival, so the simulator's compiled rule is the only form.
 
-    A decode instance whose steps take `slow_factor` times what its law says pulls nothing. While one is down, harm
-    counts `fault_harm` times. In order "due" those who have waited for `patience_s` go first, in order of arrival, from
-    when an instance is down or slow and no other has room until nobody has waited for so long.
+    A decode instance whose steps take `slow_factor` times what its law says pulls nothing. While one is that slow, or
+    down, harm counts `fault_harm` times. In order "due" those who have waited for `patience_s` go first, in order of
+    arrival, from when an instance is down or slow and no other has room until nobody has waited for so long.
 
     Parameters
     ----------

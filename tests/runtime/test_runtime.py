@@ -145,14 +145,16 @@ def test_instances_that_are_slow_or_down_host_nothing(plan, loaded):
 
 def test_harm_counts_more_while_an_instance_is_down(plan, loaded):
     crowded, gone = DecodeState(150, 150_000), DecodeState(0, 0, slowdown=math.inf)
+    slow = crowded._replace(slowdown=2.0)
     theta = float(thresholds_s(plan.dispatch_rule, 4000, 0.0, 150, 150_000))
     assert loaded.decide(4000, 0, theta * 1.01, [crowded]).deflect
     assert not loaded.decide(4000, 0, theta * 1.01, [crowded, gone]).deflect
+    assert not loaded.decide(4000, 0, theta * 1.01, [slow, crowded]).deflect
     raised = replace(plan.dispatch_rule, harm_weight=plan.dispatch_rule.harm_weight * plan.dispatch_rule.fault_harm)
     theta = float(thresholds_s(raised, 4000, 0.0, 150, 150_000))
     assert loaded.decide(4000, 0, theta * 1.01, [crowded, gone]).deflect
     backlog = next(w for w in np.arange(0.0, 20.0, 0.01) if loaded.pull([Waiting(4000)], crowded, w) == 0)
-    assert loaded.pull([Waiting(4000)], crowded, backlog, decode_down=True) == -1
+    assert loaded.pull([Waiting(4000)], crowded, backlog, decode_fault=True) == -1
 
 
 def test_the_overdue_go_first_from_a_fault_until_none_is_left(plan, path):

@@ -358,7 +358,7 @@ class Reference:
         if tokens >= rule.max_waiting_tokens or d.down or self.slow(d):
             return False
         of = rule.tables_of(d.number)
-        price = rule.harm_weight * (rule.fault_harm if any(other.down for other in self.decode) else 1.0)
+        price = rule.harm_weight * (rule.fault_harm if any(d.down or self.slow(d) for d in self.decode) else 1.0)
         k = max(1, sum(not p.down for p in self.prefill))
         v, best, best_value = self.deflected_work(d), None, 0.0
         ahead = sum(self.begun_work(p) for p in self.prefill)

@@ -66,7 +66,7 @@ def test_the_bounded_decision_is_the_rule(rough, harm):
         kp.observe_prefill(now, k, a.UF, a.UI, a.seen)
         ours = ko.decide_live(
             now, r, a.R, a.UF, a.UI, a.classes, a.slo, a.seen, a.PK, a.PF, a.lengths, a.batches, a.contexts, a.curves,
-            a.tables, floors, noted, bounds, lows, a.XI, a.UI[k:, ks.I_DOWN].sum(), e, g,
+            a.tables, floors, noted, bounds, lows, a.XI, e, g,
         )  # fmt: skip
         kp.observe_decode(now, k, d, a.UF, a.UI, a.classes, a.slo, a.seen)
         assert ours == kp.decide_thresholds(
@@ -74,4 +74,4 @@ def test_the_bounded_decision_is_the_rule(rough, harm):
         ), r
         hosts.append(ours[0])
     assert len(set(hosts)) > 6
-    assert 0.02 < np.mean(np.array(hosts) >= k) < 0.98  # both pools are chosen
+    assert 0.02 < np.mean(np.array(hosts) >= k) < 0.99  # both pools are chosen
