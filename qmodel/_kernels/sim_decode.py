@@ -21,6 +21,8 @@ from qmodel._kernels.sim_state import (
 )  # fmt: skip
 
 _NEVER = 1 << 62
+# Slowdowns that differ by less are of the same speed, but for rounding.
+_SAME_SPEED = 1e-6
 
 
 @kernel
@@ -328,6 +330,8 @@ def start_decode(
         step = x
     if XI[X_MEASURED]:
         UF[u, U_EXPECTED] = law_time(EC, EB, u, B, K, n, q, reloaded)
+        if abs(step / UF[u, U_EXPECTED] - UF[u, U_SLOWDOWN]) > _SAME_SPEED:
+            UI[u, I_SPAN] = 1  # another speed is known after one step
     if PK[K_COMMIT]:
         _forget(u, j, run, R, UI, lists, slots)
     first = on_tick(t + step, XF[Y_TICKS])
