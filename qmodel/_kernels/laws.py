@@ -11,45 +11,11 @@ both branches grow linearly and sums over a span are closed.
 
 import math
 
-import numpy as np
-
 from qmodel._kernels import kernel
 
 # Columns of a row of coefficients.
 C_O0, C_OB, C_OK, C_ON, C_OQ, C_OR, C_KB, C_KK, C_KQ, C_KR, C_TABLE, C_SCALE = range(12)
 COEF_WIDTH = 12
-
-_PNORM, _LINEAR, _ROOFLINE = 0, 1, 2
-
-
-def canonical(params, size):
-    """Return (coefficients, base table of length `size`) of a law from its `kernel_params()`; plain numpy."""
-    coef = np.zeros(COEF_WIDTH)
-    coef[C_SCALE] = 1.0
-    m = np.arange(size, dtype=float)
-    kind = int(params[0])
-    if kind == _PNORM:
-        t0, w, a, c, p, ck, ca, cx, floor, floor_b, gain, share, jump, first, last = params[1:16]
-        coef[[C_O0, C_OB, C_KK, C_KQ, C_KR]] = floor, floor_b, gain * ck, gain * ca, gain * cx
-        memory, compute = w * m**a, c * m
-        if share > 0:
-            memory = memory * -np.expm1(m * np.log1p(-share))
-        high, low = np.maximum(memory, compute), np.minimum(memory, compute)
-        ratio = np.divide(low, high, out=np.zeros(size), where=high > 0)
-        total = t0 + high * (1.0 + ratio**p) ** (1.0 / p)
-        if jump > 0:
-            total = total + jump * np.clip((m - first) / (last - first), 0.0, 1.0)
-        return coef, gain * total
-    if kind == _LINEAR:
-        alpha, c0, c1, cpf, cattn = params[1:6]
-        coef[[C_KB, C_KK, C_KQ]] = c0 - cpf, c1, cattn
-        return coef, alpha + cpf * m
-    if kind == _ROOFLINE:
-        coef[: C_OR + 1] = params[1:7]
-        k0, kb, kk, kn, kq, kr = params[7:13]
-        coef[[C_KB, C_KK, C_KQ, C_KR]] = kb - kn, kk, kq, kr
-        return coef, k0 + kn * m
-    raise ValueError(f"unknown kind of law {kind}")
 
 
 @kernel

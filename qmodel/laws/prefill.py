@@ -7,13 +7,17 @@ import numpy.typing as npt
 
 from qmodel.laws.step import FloatLike, StepLaw
 
-__all__ = ["chunked_prefill_s", "lone_prefill_s", "prefill_work_s"]
+__all__ = ["chunked_prefill_s", "lone_prefill_s", "prefill_work_s", "work_constants"]
 
 Tokens = float | npt.ArrayLike
 
 
-def _shaped(value: npt.NDArray[np.float64], like: Tokens) -> FloatLike:
-    return float(value) if np.ndim(like) == 0 else value
+# Where step laws are probed for their slopes in q and r: far above every floor, in tokens and in either sum.
+_PROBE_TOKENS, _PROBE_QUADRATIC, _PROBE_RELOADED = 1e5, 1e9, 1e6
+
+
+def _plain(value: npt.NDArray[np.float64]) -> FloatLike:
+    return float(value) if value.ndim == 0 else value
 
 
 def lone_prefill_s(law: StepLaw, prompt_tokens: Tokens, cached_tokens: Tokens = 0.0) -> FloatLike:
@@ -31,12 +35,12 @@ def lone_prefill_s(law: StepLaw, prompt_tokens: Tokens, cached_tokens: Tokens = 
     Returns
     -------
     float or ndarray
-        S(L) [s] = base(L) + ca*L^2/2 when nothing is cached; shape of `prompt_tokens`.
+        S(L) [s] = base(L) + ca*L^2/2 when nothing is cached; shape of both arguments together.
     """
     done = np.asarray(cached_tokens, dtype=float)
     chi = np.asarray(prompt_tokens, dtype=float) - done
     time = law.step_time_s(0.0 * chi, 0.0 * chi, chi, chi * (done + chi / 2), done)
-    return _shaped(np.asarray(time), prompt_tokens)
+    return _plain(np.asarray(time))
 
 
 def chunked_prefill_s(law: StepLaw, prompt_tokens: Tokens, budget: int, cached_tokens: Tokens = 0.0) -> FloatLike:
@@ -56,11 +60,10 @@ def chunked_prefill_s(law: StepLaw, prompt_tokens: Tokens, budget: int, cached_t
     Returns
     -------
     float or ndarray
-        S_b(L) [s], equal to S(L) when the prompt fits one step; shape of `prompt_tokens`.
+        S_b(L) [s], equal to S(L) when the prompt fits one step; shape of both arguments together.
     """
-    done = np.atleast_1d(np.asarray(cached_tokens, dtype=float)).astype(float)
-    total = np.atleast_1d(np.asarray(prompt_tokens, dtype=float))
-    done, total = (x.copy() for x in np.broadcast_arrays(done, total))
+    both = np.broadcast_arrays(np.asarray(cached_tokens, dtype=float), np.asarray(prompt_tokens, dtype=float))
+    done, total = (x.flatten() for x in both)
     time = np.zeros_like(total)
     while True:
         open_ = np.flatnonzero(total > done)
@@ -70,8 +73,7 @@ def chunked_prefill_s(law: StepLaw, prompt_tokens: Tokens, budget: int, cached_t
         chi = np.minimum(budget, total[open_] - d)
         time[open_] += law.step_time_s(0.0 * chi, 0.0 * chi, chi, chi * (d + chi / 2), d)
         done[open_] += chi
-    shape = np.broadcast_shapes(np.shape(prompt_tokens), np.shape(cached_tokens))
-    return float(time[0]) if shape == () else time.reshape(shape)
+    return _plain(time.reshape(both[0].shape))
 
 
 def prefill_work_s(law: StepLaw, prompt_tokens: Tokens, budget: int, cached_tokens: Tokens = 0.0) -> FloatLike:
@@ -95,24 +97,36 @@ def prefill_work_s(law: StepLaw, prompt_tokens: Tokens, budget: int, cached_toke
     Returns
     -------
     float or ndarray
-        W(L) [s]; shape of `prompt_tokens`.
+        W(L) [s]; shape of both arguments together.
     """
     h = np.asarray(cached_tokens, dtype=float)
     n = np.asarray(prompt_tokens, dtype=float) - h
     b = float(budget)
-    full = float(np.asarray(law.step_time_s(0.0, 0.0, b, 0.0, 0.0)))
-    one, reload_ = _slopes(law)
+    token, ca, cx = work_constants(law, budget)
     m = np.ceil(n / b) - 1
     quadratic = n * (h + n / 2)
     reloaded = b * m * (m + 1) / 2 + h * (m + 1)
-    work = n * full / b + one * quadratic + reload_ * reloaded
-    return _shaped(np.asarray(work), np.broadcast_to(0.0, np.broadcast_shapes(n.shape, h.shape)))
+    return _plain(np.asarray(n * token + ca * quadratic + cx * reloaded))
 
 
-def _slopes(law: StepLaw) -> tuple[float, float]:
-    """Return the time per unit of quadratic attention work and per reloaded token [s], away from any floor."""
-    n, q, r = 1e5, 1e9, 1e6
-    base, more, again = (
-        float(np.asarray(law.step_time_s(0.0, 0.0, n, *extra))) for extra in ((0.0, 0.0), (q, 0.0), (0.0, r))
+def work_constants(law: StepLaw, budget: int) -> tuple[float, float, float]:
+    """Return the constants of W(L): per token of a full step, per unit of quadratic attention work, per reloaded token.
+
+    Parameters
+    ----------
+    law : StepLaw
+        Prefill law.
+    budget : int
+        Tokens a full step carries.
+
+    Returns
+    -------
+    tuple of float
+        step(b)/b [s], ca [s/token^2] and cx [s], the last two away from any floor.
+    """
+    n, q, r = _PROBE_TOKENS, _PROBE_QUADRATIC, _PROBE_RELOADED
+    full, base, more, again = (
+        float(np.asarray(law.step_time_s(0.0, 0.0, *sums)))
+        for sums in ((float(budget), 0.0, 0.0), (n, 0.0, 0.0), (n, q, 0.0), (n, 0.0, r))
     )
-    return (more - base) / q, (again - base) / r
+    return full / budget, (more - base) / q, (again - base) / r

@@ -122,14 +122,7 @@ def busiest(workload: Workload, most: int) -> Requests:
 
 
 def _stretch(requests: Requests, start: int, count: int) -> Requests:
-    part = slice(start, start + count)
-    return Requests.from_arrays(
-        requests.arrival_s[part] - requests.arrival_s[start],
-        requests.prompt_tokens[part],
-        requests.output_tokens[part],
-        requests.cached_tokens[part],
-        requests.slo_class[part],
-    )
+    return requests.take(slice(start, start + count), float(requests.arrival_s[start]))
 
 
 def outcome(scenario: Scenario, slo: SLO, policy: object) -> Outcome:

@@ -12,6 +12,7 @@ import numpy as np
 from qmodel.errors import InputError
 from qmodel.laws import Calibration, TransferLaw
 from qmodel.laws.step import FloatLike
+from qmodel.laws.tables import InstanceLaws, instance_laws
 from qmodel.units import GB
 
 __all__ = ["CLUSTER_OPTIONS", "Cluster", "InstanceGroup"]
@@ -202,6 +203,22 @@ class Cluster:
     def gpus(self) -> int:
         """GPUs of the whole cluster."""
         return sum(c.tp for c in self.prefill_calibrations + self.decode_calibrations)
+
+    @property
+    def packed_budget(self) -> int:
+        """Tokens of a full prefill step; 0 where steps hold one prompt each."""
+        return int(self.max_num_batched_tokens) if self.packing else 0
+
+    def instance_laws(self, size: int) -> InstanceLaws:
+        """Return the laws of all instances, prefill first, as kernels read them.
+
+        Parameters
+        ----------
+        size : int
+            One more than the most tokens of a step.
+        """
+        prefill, decode = self.prefill_calibrations, self.decode_calibrations
+        return instance_laws([c.prefill for c in prefill], [c.step for c in decode], self.packed_budget, size)
 
     def with_(self, **changes: Any) -> Cluster:
         """Return a copy with some fields changed."""

@@ -112,6 +112,29 @@ class Requests:
     def __len__(self) -> int:
         return len(self.arrival_s)
 
+    def take(self, index: slice | npt.NDArray[np.bool_] | IntArray, start_s: float = 0.0) -> Requests:
+        """Return some of the requests, with their times from `start_s` on.
+
+        Parameters
+        ----------
+        index : slice or ndarray
+            Positions in order, or a mask.
+        start_s : float
+            Time that becomes 0 [s].
+
+        Raises
+        ------
+        InputError
+            When there are none, or one arrived before `start_s`.
+        """
+        return Requests(
+            arrival_s=self.arrival_s[index] - start_s,
+            prompt_tokens=self.prompt_tokens[index],
+            output_tokens=self.output_tokens[index],
+            cached_tokens=self.cached_tokens[index],
+            slo_class=self.slo_class[index],
+        )
+
     @property
     def span_s(self) -> float:
         """Time from 0 to the last arrival [s]."""

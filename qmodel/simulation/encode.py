@@ -9,13 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from qmodel._kernels import laws as kl
 from qmodel._kernels import policies as kp
 from qmodel._kernels import sim_state as ks
 from qmodel._kernels import user as ku
-from qmodel._kernels.law_tables import canonical
 from qmodel.errors import InputError
 from qmodel.laws import Calibration
+from qmodel.laws.tables import InstanceLaws, instance_laws
 from qmodel.policies.arrays import policy_arrays
 from qmodel.policies.state import KernelSpec
 from qmodel.scenario import SLO, Cluster, Requests
@@ -25,7 +24,8 @@ __all__ = ["HISTOGRAM_BINS", "HISTOGRAM_LOG0", "HISTOGRAM_STEP", "Arrays", "Scen
 
 FloatArray = npt.NDArray[np.float64]
 
-HISTOGRAM_LOG0, HISTOGRAM_STEP, HISTOGRAM_BINS = float(np.log(1e-5)), 0.001, 18_500  # up to 1e3 s in steps of 0.1 %
+# Bins of the times between tokens: 0.1 % wide, from 10 us to 1,000 s.
+HISTOGRAM_LOG0, HISTOGRAM_STEP, HISTOGRAM_BINS = float(np.log(1e-5)), 0.001, 18_500
 
 # More prompts than a step can hold, more steps than a run can make.
 _NO_LIMIT = 1 << 62
@@ -96,30 +96,6 @@ class Arrays(NamedTuple):
     noise: Any
 
 
-def _laws(scene: Scene, size: int) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return coefficients and work constants per unit, and the distinct base tables."""
-    laws = [c.prefill for c in scene.prefill] + [c.step for c in scene.decode]
-    coef, work = np.zeros((len(laws), kl.COEF_WIDTH)), np.zeros((len(laws), kl.WORK_WIDTH))
-    tables: list[tuple[FloatArray, FloatArray]] = []
-    known: dict[bytes, int] = {}
-    budget = scene.cluster.max_num_batched_tokens if scene.cluster.packing else 0
-    for u, law in enumerate(laws):
-        params = np.asarray(law.kernel_params(), dtype=float)
-        index = known.setdefault(params.tobytes(), len(tables))
-        if index == len(tables):
-            tables.append(canonical(params, size))
-        coef[u] = tables[index][0]
-        coef[u, kl.C_TABLE] = index
-        if u < len(scene.prefill) and budget:
-            full = float(np.asarray(law.step_time_s(0.0, 0.0, float(budget), 0.0, 0.0)))
-            work[u, kl.W_TOKEN] = full / budget
-            work[u, kl.W_QUADRATIC] = float(np.asarray(law.step_time_s(0.0, 0.0, float(budget), 1.0, 0.0))) - full
-            work[u, kl.W_RELOAD] = float(np.asarray(law.step_time_s(0.0, 0.0, float(budget), 0.0, 1.0))) - full
-            work[u, kl.W_BUDGET] = budget
-    base = np.ascontiguousarray([table for _, table in tables])
-    return coef, base, work
-
-
 def arrays_of(
     scene: Scene,
     requests: Requests,
@@ -129,20 +105,49 @@ def arrays_of(
     signals: Signals | None = None,
     faults: Sequence[Fault] = (),
 ) -> Arrays:
-    """Return the kernel's arguments for requests that `checks.check` has accepted."""
+    """Return the kernel's arguments for requests that `check` has accepted."""
     cluster, n, k, d = scene.cluster, len(requests), len(scene.prefill), len(scene.decode)
-    units = k + d
-    largest = max(cluster.max_num_batched_tokens, spec.host_budget, *spec.chunks)
-    if not cluster.packing:
-        largest = max(largest, int(requests.prompt_tokens.max()))
-    coef, base, work = _laws(scene, largest + cluster.max_num_seqs + 2)
-    signals = signals or Signals()
-    guess, guess_base = coef.copy(), base
-    if signals.estimates is not None:
-        seen_as = scene_of(signals.estimates, spec)
-        if (len(seen_as.prefill), len(seen_as.decode)) != (k, d):
-            raise InputError("cluster to estimate with", signals.estimates.name, f"{cluster.name}, as simulated")
-        guess, guess_base, work = _laws(seen_as, largest + cluster.max_num_seqs + 2)
+    signals, seats = signals or Signals(), min(cluster.max_num_seqs, n)
+    longest = 0 if cluster.packing else int(requests.prompt_tokens.max())
+    largest = max(longest, cluster.max_num_batched_tokens, spec.host_budget, *spec.chunks)
+    laws, guess = _laws(scene, spec, signals, largest + cluster.max_num_seqs + 2)
+    R, F = _request_arrays(requests)
+    UF, UI = _unit_arrays(scene)
+    times, winners = _event_tree(k + 2 * d)
+    lists = np.zeros((2 * k + 4 * d + 1, 3), np.int64)
+    lists[:, :2] = -1
+    XI, XF = _settings(scene, warm_from, len(times))
+    XI[ks.X_MEASURED] = bool(faults) or signals.estimates is not None  # else steps take what the router expects
+    policy, interval = policy_arrays(spec), signals.observation_interval_s
+    return Arrays._make((
+        np.array([0.0, 0.0 if interval > 0 else np.inf, interval]), np.zeros(ks.LOOP_INTS, np.int64),
+        R, F, UF, UI, lists, times, winners,
+        np.zeros(k + d, np.int64), np.zeros((d, seats, 4), np.int64), np.zeros((d, seats)),
+        np.zeros((d, len(slos)), np.int64), np.zeros((d, len(slos)), np.int64), np.zeros(HISTOGRAM_BINS),
+        np.zeros((k + d, kp.OBSERVED)), np.zeros((2, max(ku.ASK_WIDTH, len(policy.lengths)))),
+        np.array([[s.ttft_s, s.tbt_s] for s in slos]), *policy, laws.coef, laws.base, guess.coef, guess.base,
+        guess.work, XI, XF,
+        # Instances are numbered alike with and without disaggregation.
+        fault_events(faults, cluster.prefill_count, cluster.decode_count), signals.noise(n),
+    ))  # fmt: skip
+
+
+def _laws(scene: Scene, spec: KernelSpec, signals: Signals, size: int) -> tuple[InstanceLaws, InstanceLaws]:
+    """Return the laws that steps follow, and those that the router estimates with; neither shares coefficients."""
+    k, d = len(scene.prefill), len(scene.decode)
+    believed = scene if signals.estimates is None else scene_of(signals.estimates, spec)
+    if (len(believed.prefill), len(believed.decode)) != (k, d):
+        limit = f"{scene.cluster.name}, as simulated"
+        raise InputError("cluster to estimate with", believed.cluster.name, limit)
+    laws, guess = (
+        instance_laws([c.prefill for c in s.prefill], [c.step for c in s.decode], s.cluster.packed_budget, size)
+        for s in (scene, believed)
+    )
+    return laws, guess
+
+
+def _request_arrays(requests: Requests) -> tuple[npt.NDArray[np.int32], FloatArray]:
+    n = len(requests)
     R, F = np.zeros((n, ks.REQUEST_INTS), np.int32), np.full((n, ks.REQUEST_FLOATS), np.nan)
     F[:, ks.F_ARRIVAL] = requests.arrival_s
     F[:, [ks.F_TBT_MAX, ks.F_HOST, ks.F_KEY]] = 0.0
@@ -153,48 +158,48 @@ def arrays_of(
     ):  # fmt: skip
         R[:, column] = values
     R[:, [ks.R_PREFILL, ks.R_DECODE, ks.R_NEXT, ks.R_PREV]] = -1
-    UF, UI = np.zeros((units, ks.UNIT_FLOATS)), np.zeros((units, ks.UNIT_INTS), np.int64)
-    UF[:, ks.U_END] = np.inf
-    UF[:, ks.U_SLOWDOWN] = 1.0
+    return R, F
+
+
+def _unit_arrays(scene: Scene) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+    units = scene.prefill + scene.decode
+    UF, UI = np.zeros((len(units), ks.UNIT_FLOATS)), np.zeros((len(units), ks.UNIT_INTS), np.int64)
+    UF[:, ks.U_END], UF[:, ks.U_SLOWDOWN] = np.inf, 1.0
     UI[:, ks.I_PART], UI[:, ks.I_NEXT_LEAVE] = -1, _NO_LIMIT
-    for u, cal in enumerate(scene.prefill + scene.decode):
-        UF[u, ks.U_CAPACITY] = cal.kv_capacity_tokens
-        UF[u, ks.U_LINK_RATE] = cluster.transfer_law(cal).bytes_per_s
-    size = 1 << int(np.ceil(np.log2(max(2, units + d))))
+    UF[:, ks.U_CAPACITY] = [calibration.kv_capacity_tokens for calibration in units]
+    UF[:, ks.U_LINK_RATE] = [scene.cluster.transfer_law(calibration).bytes_per_s for calibration in units]
+    return UF, UI
+
+
+def _event_tree(leaves: int) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+    """Return the times of events, none of which is due, and the winner tree above them; a power of two of leaves."""
+    size = 1 << int(np.ceil(np.log2(max(2, leaves))))
     winners = np.zeros(2 * size, np.int64)
     winners[size:] = np.arange(size)
     for node in range(size - 1, 0, -1):
         winners[node] = winners[2 * node]
-    lists = np.zeros((2 * k + 4 * d + 1, 3), np.int64)
-    lists[:, :2] = -1
+    return np.full(size, np.inf), winners
+
+
+def _settings(scene: Scene, warm_from: int, tree_size: int) -> tuple[npt.NDArray[np.int64], FloatArray]:
+    cluster = scene.cluster
     XI, XF = np.zeros(ks.SETTING_INTS, np.int64), np.zeros(ks.SETTING_FLOATS)
-    XI[[ks.X_PREFILL, ks.X_DECODE, ks.X_BUDGET, ks.X_MAX_SEQS]] = (
-        k, d, cluster.max_num_batched_tokens, cluster.max_num_seqs,
-    )  # fmt: skip
-    XI[[ks.X_PACKING, ks.X_FIRST_PREFILL, ks.X_WARM, ks.X_TREE]] = (
-        cluster.packing, cluster.first_token == "prefill", warm_from, size,
-    )  # fmt: skip
-    XI[ks.X_MEASURED] = bool(faults) or signals.estimates is not None  # else steps take what the router expects
-    XI[ks.X_SHARING] = _SHARING[cluster.link_sharing]
-    XI[ks.X_PREFILL_SEQS] = cluster.max_prefill_seqs or _NO_LIMIT
-    XI[ks.X_LAYERS] = cluster.calibration.layers if cluster.pipelined_transfer else 0
-    XF[[ks.Y_FIXED, ks.Y_KV_BYTES, ks.Y_BLOCK, ks.Y_HIST_LOG0, ks.Y_HIST_STEP, ks.Y_TICKS]] = (
-        cluster.transfer_fixed_s, cluster.calibration.kv_bytes_per_token, cluster.transfer_block_tokens, HISTOGRAM_LOG0,
-        HISTOGRAM_STEP, cluster.ticks_per_s,
-    )  # fmt: skip
-    seats = min(cluster.max_num_seqs, n)
-    slots = np.zeros((d, seats, 4), np.int64)
-    policy, interval = policy_arrays(spec), signals.observation_interval_s
-    return Arrays._make((
-        np.array([0.0, 0.0 if interval > 0 else np.inf, interval]), np.zeros(ks.LOOP_INTS, np.int64),
-        R, F, UF, UI, lists, np.full(size, np.inf), winners,
-        np.zeros(units, np.int64), slots, np.zeros((d, seats)),
-        np.zeros((d, len(slos)), np.int64), np.zeros((d, len(slos)), np.int64), np.zeros(HISTOGRAM_BINS),
-        np.zeros((units, kp.OBSERVED)), np.zeros((2, max(ku.ASK_WIDTH, len(policy[3])))),
-        np.array([[s.ttft_s, s.tbt_s] for s in slos]), *policy, coef, base, guess, guess_base, work, XI, XF,
-        # Instances are numbered alike with and without disaggregation.
-        fault_events(faults, cluster.prefill_count, cluster.decode_count), signals.noise(n),
-    ))  # fmt: skip
+    for column, value in (
+        (ks.X_PREFILL, len(scene.prefill)), (ks.X_DECODE, len(scene.decode)),
+        (ks.X_BUDGET, cluster.max_num_batched_tokens), (ks.X_MAX_SEQS, cluster.max_num_seqs),
+        (ks.X_PREFILL_SEQS, cluster.max_prefill_seqs or _NO_LIMIT), (ks.X_PACKING, cluster.packing),
+        (ks.X_FIRST_PREFILL, cluster.first_token == "prefill"), (ks.X_SHARING, _SHARING[cluster.link_sharing]),
+        (ks.X_LAYERS, cluster.calibration.layers if cluster.pipelined_transfer else 0),
+        (ks.X_WARM, warm_from), (ks.X_TREE, tree_size),
+    ):  # fmt: skip
+        XI[column] = value
+    for column, number in (
+        (ks.Y_FIXED, cluster.transfer_fixed_s), (ks.Y_KV_BYTES, cluster.calibration.kv_bytes_per_token),
+        (ks.Y_BLOCK, cluster.transfer_block_tokens), (ks.Y_TICKS, cluster.ticks_per_s),
+        (ks.Y_HIST_LOG0, HISTOGRAM_LOG0), (ks.Y_HIST_STEP, HISTOGRAM_STEP),
+    ):  # fmt: skip
+        XF[column] = number
+    return XI, XF
 
 
 def check(scene: Scene, requests: Requests, slos: Sequence[SLO]) -> None:

@@ -80,13 +80,7 @@ def simulate(
 def _first(requests: Requests, count: int) -> Requests:
     if not 1 <= count <= len(requests):
         raise InputError("requests", count, f"in 1..{len(requests)} for a fixed set of requests")
-    return Requests(
-        arrival_s=requests.arrival_s[:count],
-        prompt_tokens=requests.prompt_tokens[:count],
-        output_tokens=requests.output_tokens[:count],
-        cached_tokens=requests.cached_tokens[:count],
-        slo_class=requests.slo_class[:count],
-    )
+    return requests.take(slice(count))
 
 
 def simulate_requests(

@@ -261,14 +261,4 @@ def halves(requests: Requests) -> tuple[Requests, Requests]:
     """
     middle = 0.5 * requests.span_s
     early = requests.arrival_s < middle
-    return _cut(requests, early, 0.0), _cut(requests, ~early, middle)
-
-
-def _cut(requests: Requests, chosen: np.ndarray[tuple[int], np.dtype[np.bool_]], start_s: float) -> Requests:
-    return Requests.from_arrays(
-        requests.arrival_s[chosen] - start_s,
-        requests.prompt_tokens[chosen],
-        requests.output_tokens[chosen],
-        requests.cached_tokens[chosen],
-        requests.slo_class[chosen],
-    )
+    return requests.take(early), requests.take(~early, middle)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qmodel.scenario import SLO, Cluster, Requests, Workload
+from qmodel.scenario import SLO, Cluster, Workload
 from qmodel.scenario.ttft import PARTS
 from qmodel.simulation import simulate
 from qmodel.studies.evaluation_cases import CONDITIONS, Condition
@@ -124,7 +125,8 @@ def fault_table(
         laws = condition.prefill_laws, condition.decode_laws
         if laws not in made:
             made[laws] = fault_policies(condition.believed(cluster), workload, slo)
-        requests = _faster(workload.requests(count=count), condition.rate)
+        drawn = workload.requests(count=count)
+        requests = replace(drawn, arrival_s=drawn.arrival_s / condition.rate)
         for name, policy in made[laws].items():
             signals = None if name == "colocated" else condition.signals(cluster)
             faults = condition.faults(requests.span_s)
@@ -141,12 +143,6 @@ def fault_table(
                 }
             )
     return pd.DataFrame(rows)
-
-
-def _faster(requests: Requests, factor: float) -> Requests:
-    return Requests.from_arrays(
-        requests.arrival_s / factor, requests.prompt_tokens, requests.output_tokens, requests.cached_tokens
-    )
 
 
 def simulator_page(parts: DataFrame, swept: DataFrame, faults: DataFrame) -> str:

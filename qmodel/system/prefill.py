@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from qmodel.scenario import Cluster
-from qmodel.system.tables import unit_laws
 
 __all__ = ["PrefillPath", "prefill_path"]
 
@@ -66,10 +65,9 @@ def prefill_path(
     from qmodel._kernels import system as kernels
 
     k = cluster.prefill_count
-    longest = int(cluster.max_num_batched_tokens) if cluster.packing else int(np.max(prompt_tokens))
-    laws = unit_laws(cluster, max(longest, int(cluster.max_num_seqs)))
+    laws = cluster.instance_laws((cluster.packed_budget or int(np.max(prompt_tokens))) + 1)
     instance, start, finish, busy = kernels.packed_prefill(
-        arrival_s, prompt_tokens, cached_tokens, laws.coef, laws.base, laws.work, k, laws.budget
+        arrival_s, prompt_tokens, cached_tokens, laws.coef, laws.base, laws.work, k, cluster.packed_budget
     )
     moved = (prompt_tokens - cached_tokens).astype(float)
     law = cluster.transfer_law()

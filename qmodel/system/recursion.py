@@ -12,7 +12,6 @@ from qmodel.errors import InputError
 from qmodel.policies.arrays import policy_arrays
 from qmodel.policies.state import KernelSpec
 from qmodel.scenario import SLO, Cluster, Requests
-from qmodel.system.tables import unit_laws
 
 __all__ = ["Trajectory", "run_recursion"]
 
@@ -95,7 +94,7 @@ def run_recursion(cluster: Cluster, requests: Requests, slo: SLO, spec: KernelSp
     largest = max(cluster.max_num_batched_tokens, spec.host_budget, *spec.chunks)
     if not cluster.packing:
         largest = max(largest, int(requests.prompt_tokens.max()))
-    laws = unit_laws(cluster, largest + cluster.max_num_seqs + 2)
+    laws = cluster.instance_laws(largest + cluster.max_num_seqs + 3)
     calibrations = cluster.prefill_calibrations + cluster.decode_calibrations
     rates = np.array([cluster.transfer_law(c).bytes_per_s for c in calibrations])
     capacity = np.array([float(c.kv_capacity_tokens) for c in calibrations])
@@ -103,7 +102,7 @@ def run_recursion(cluster: Cluster, requests: Requests, slo: SLO, spec: KernelSp
     layers = cluster.calibration.layers if cluster.pipelined_transfer else 0
     sharing = _NO_CONTENTION if cluster.link_sharing == "none" else 0
     ends = cluster.first_token == "prefill"
-    settings = np.array([k, d, laws.budget, cluster.max_num_seqs, warm, layers, sharing, ends], np.int64)
+    settings = np.array([k, d, cluster.packed_budget, cluster.max_num_seqs, warm, layers, sharing, ends], np.int64)
     link = cluster.transfer_law()
     numbers = np.array(
         [link.fixed_s, link.kv_bytes_per_token, link.block_tokens, slo.ttft_s, slo.tbt_s, _LOG0, _STEP], dtype=float
