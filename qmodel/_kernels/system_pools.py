@@ -28,8 +28,8 @@ from qmodel._kernels.system_state import (
     ARRIVAL, D_CLOCK, D_CONTEXT, D_END, D_FROM, D_KV, D_LINK, D_PART, D_WAIT, D_WAKE, D_BUSY, DECODE_FLOATS,
     DECODE_INTS, E_BATCH, E_HOSTING, E_REQUESTS, E_TOKENS, END, FINISH, FIRST, G_BLOCK, G_FIXED, G_KV_BYTES, HOST,
     LANDED,
-    ADMITTED, NO_CONTENTION, REQUEST_COLUMNS, S_BUDGET, S_DECODE, S_ENDS, S_LAYERS, S_PREFILL, S_SEQS, S_SHARING,
-    START, enqueue_by_landing, least_requests, next_boundary,
+    ADMITTED, NO_CONTENTION, REQUEST_COLUMNS, S_BUDGET, S_DECODE, S_ENDS, S_LAYERS, S_PREFILL, S_ROUTED_BUDGET,
+    S_SEQS, S_SHARING, START, enqueue_by_landing, least_requests, next_boundary,
 )  # fmt: skip
 
 
@@ -316,7 +316,7 @@ def two_pools(
     seen, view, XI = np.zeros((k + d, OBSERVED)), np.zeros((1, REQUEST_INTS), np.int32), np.zeros(3, np.int64)
     UF = np.zeros((k + d, UNIT_FLOATS))
     UF[:, U_LINK_RATE] = rates
-    XI[X_PREFILL], XI[X_DECODE], XI[X_BUDGET] = k, d, S[S_BUDGET]
+    XI[X_PREFILL], XI[X_DECODE], XI[X_BUDGET] = k, d, S[S_ROUTED_BUDGET]
     _run(
         arrival, float(need.max()), deflected, start, finish, instance, target, behind, order_key, queue, kept,
         event_keys, event_ids, seen, view, UF, XI, capacity[:k], F, D, E, units, keys, ids, fresh, landing, hosted, nxt,

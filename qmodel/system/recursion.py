@@ -102,7 +102,11 @@ def run_recursion(cluster: Cluster, requests: Requests, slo: SLO, spec: KernelSp
     layers = cluster.calibration.layers if cluster.pipelined_transfer else 0
     sharing = _NO_CONTENTION if cluster.link_sharing == "none" else 0
     ends = cluster.first_token == "prefill"
-    settings = np.array([k, d, cluster.packed_budget, cluster.max_num_seqs, warm, layers, sharing, ends], np.int64)
+    # Without packing a step takes one prompt whole (budget 0); routers estimate with the token budget all the same.
+    budgets = cluster.packed_budget, cluster.max_num_batched_tokens
+    settings = np.array(
+        [k, d, budgets[0], cluster.max_num_seqs, warm, layers, sharing, ends, budgets[1]], dtype=np.int64
+    )
     link = cluster.transfer_law()
     numbers = np.array(
         [link.fixed_s, link.kv_bytes_per_token, link.block_tokens, slo.ttft_s, slo.tbt_s, _LOG0, _STEP], dtype=float

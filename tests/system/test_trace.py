@@ -46,6 +46,16 @@ def test_trace_predictions_match_the_simulator(calibration, drifting, policy, lo
         assert predicted.breakdown()[part] == pytest.approx(value, rel=0.1, abs=0.004)
 
 
+@pytest.mark.parametrize("policy", [Kairos(), EarliestCompletion()])
+def test_estimating_policies_are_predicted_without_packing_too(calibration, drifting, policy):
+    """An engine without packing has no step of a budget's size; routers count in such steps all the same."""
+    cluster = Cluster.parse("2P2D", calibration, packing=False)
+    workload = drifting.at_load(0.5, cluster)
+    predicted, simulated = predict(cluster, workload, SLOS, policy), simulate(cluster, workload, SLOS, policy, seed=0)
+    assert predicted.ttft_s(0.95) == pytest.approx(simulated.ttft_s(0.95), rel=0.03)
+    assert predicted.deflected_share == pytest.approx(simulated.deflected_share, abs=0.015)
+
+
 @pytest.mark.parametrize("load", [0.2, 0.4])
 def test_close_decisions_at_light_load_see_the_step_in_progress(calibration, drifting, load):
     """Both sides end a prompt at nearly the same time there: half a step in place of its rest decides them all alike."""
