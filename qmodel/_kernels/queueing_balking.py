@@ -42,20 +42,18 @@ def march_balking(rates: Array, services: Array, thetas: Array, step: float, f: 
                 continue
             # Integral of F(min(x, theta)) over (low, top).
             if top <= thetas[i]:
-                if n == 0 or top > low:
-                    # The cell itself: f[n] and the unknown f[n+1], by the trapezoid.
-                    part = (top - low) / step
-                    gain += rates[i] * (top - low) * f[n] * (1.0 - 0.5 * part)
-                    implicit += rates[i] * (top - low) * 0.5 * part
+                # The cell itself: f[n] and the unknown f[n+1], by the trapezoid.
+                part = (top - low) / step
+                gain += rates[i] * (top - low) * f[n] * (1.0 - 0.5 * part)
+                implicit += rates[i] * (top - low) * 0.5 * part
             else:
                 inside = thetas[i] - low
                 if inside > 0.0:
                     part = inside / step
                     gain += rates[i] * inside * f[n] * (1.0 - 0.5 * part)
                     implicit += rates[i] * inside * 0.5 * part
-                    ratio = part
-                    gain += rates[i] * (top - thetas[i]) * f[n] * (1.0 - ratio)
-                    implicit += rates[i] * (top - thetas[i]) * ratio
+                    gain += rates[i] * (top - thetas[i]) * f[n] * (1.0 - part)
+                    implicit += rates[i] * (top - thetas[i]) * part
                 else:
                     cell = min(int(thetas[i] / step), n)
                     at = f[cell]

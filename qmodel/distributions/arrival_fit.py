@@ -14,6 +14,7 @@ from qmodel.distributions.arrivals import (
     RenewalArrivals,
     checked_times,
 )
+from qmodel.distributions.checks import check_array, check_positive
 from qmodel.errors import InputError, OutOfRangeError
 
 __all__ = ["ArrivalFit", "fit_arrivals", "fit_mmpp", "measured_dispersion"]
@@ -110,11 +111,11 @@ def fit_mmpp(rate_per_s: float, scv: float, windows_s: npt.ArrayLike, idc: npt.A
     >>> bool(fit.worst < 0.01)
     True
     """
-    windows, wanted = np.atleast_1d(np.asarray(windows_s, float)), np.atleast_1d(np.asarray(idc, float))
+    windows, wanted = np.atleast_1d(check_array("windows", windows_s)), np.atleast_1d(check_array("indices", idc))
     if windows.ndim != 1 or windows.shape != wanted.shape or windows.size == 0:
         raise InputError("windows and indices", f"of shapes {windows.shape}, {wanted.shape}", "one index per window")
-    for name, value in (("arrival rate", rate_per_s), ("scv of gaps", scv), ("window", windows), ("idc", wanted)):
-        array = np.atleast_1d(value)
+    rate_per_s, scv = check_positive("arrival rate", rate_per_s), check_positive("scv of gaps", scv)
+    for name, array in (("window", windows), ("idc", wanted)):
         if not np.all(np.isfinite(array) & (array > 0)):
             raise InputError(name, float(array[~(np.isfinite(array) & (array > 0))][0]), "finite and > 0")
     if not (wanted.max() > 1 and scv > 1):
@@ -183,7 +184,7 @@ def measured_dispersion(
     times = checked_times(arrival_s)
     horizon, gaps = float(times[-1] - times[0]), np.diff(times)
     mean = horizon / gaps.size
-    windows = np.array(WINDOWS) * mean if windows_s is None else np.atleast_1d(np.asarray(windows_s, dtype=np.float64))
+    windows = np.array(WINDOWS) * mean if windows_s is None else np.atleast_1d(check_array("windows", windows_s))
     if not np.all(np.isfinite(windows) & (windows > 0)):
         raise InputError("window", "not finite or not > 0", "finite and > 0")
     if windows_s is None:

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from qmodel.distributions.checks import check_array, check_number, check_positive, shown
 from qmodel.distributions.phase_type import fit_phase_type
 from qmodel.distributions.service import ServiceTime
 from qmodel.errors import InputError, OutOfRangeError
@@ -41,16 +42,11 @@ class Arrivals(Protocol):
         """Return the first `count` arrival times [s], from 0 on."""
 
 
-def _positive(what: str, value: float) -> float:
-    if not (math.isfinite(value) and value > 0):
-        raise InputError(what, value, "finite and > 0")
-    return float(value)
-
-
 def _count(count: int) -> int:
-    if count != int(count) or count < 0:
-        raise InputError("number of arrivals", count, "a whole number >= 0")
-    return int(count)
+    number = check_number("number of arrivals", count)
+    if not (math.isfinite(number) and number == int(number) and number >= 0):
+        raise InputError("number of arrivals", number, "a whole number >= 0")
+    return int(number)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +62,7 @@ class PoissonArrivals:
     rate_per_s: float
 
     def __post_init__(self) -> None:
-        _positive("arrival rate", self.rate_per_s)
+        check_positive("arrival rate", self.rate_per_s)
 
     @property
     def scv(self) -> float:
@@ -75,7 +71,7 @@ class PoissonArrivals:
 
     def idc(self, window_s: float) -> float:
         """Return one, whatever the window [s]."""
-        _positive("window", window_s)
+        check_positive("window", window_s)
         return 1.0
 
     def sample(self, count: int, rng: np.random.Generator) -> FloatArray:
@@ -106,15 +102,20 @@ class RenewalArrivals:
 
     gap: ServiceTime
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.gap, ServiceTime):
+            raise InputError("law of the gaps", shown(self.gap), "a ServiceTime")
+
     @classmethod
     def gamma(cls, rate_per_s: float, scv: float) -> RenewalArrivals:
         """Return gamma gaps of a rate [1/s] and squared coefficient of variation."""
-        return cls(gap=ServiceTime.gamma(1 / _positive("arrival rate", rate_per_s), scv))
+        return cls(gap=ServiceTime.gamma(1 / check_positive("arrival rate", rate_per_s), scv))
 
     @classmethod
     def hyperexponential(cls, rate_per_s: float, scv: float) -> RenewalArrivals:
         """Return two-phase hyperexponential gaps with balanced means, of a rate [1/s] and `scv` >= 1."""
-        mean = 1 / _positive("arrival rate", rate_per_s)
+        mean = 1 / check_positive("arrival rate", rate_per_s)
+        scv = check_number("scv of hyperexponential gaps", scv)
         if not (math.isfinite(scv) and scv >= 1):
             raise OutOfRangeError("scv of hyperexponential gaps", scv, "at least 1", "use RenewalArrivals.gamma")
         share = (1 + math.sqrt((scv - 1) / (scv + 1))) / 2
@@ -137,7 +138,7 @@ class RenewalArrivals:
         Var N(t) = rate * integral_0^t (1 + 2 m(u)) du - (rate*t)^2, m the renewal function, solved on a grid; for long
         windows its linear limit (Cox, Renewal Theory, 1962, eq. 4.5.8). Relative error about 1e-3.
         """
-        t, mean = _positive("window", window_s), self.gap.mean_s
+        t, mean = check_positive("window", window_s), self.gap.mean_s
         if t > LONG_WINDOW * mean * max(1.0, self.scv):
             second, third = self.gap.moment(2), self.gap.moment(3)
             central = third - 3 * mean * second + 2 * mean**3
@@ -211,14 +212,15 @@ class MmppArrivals:
     switch_per_s: tuple[float, float]
 
     def __post_init__(self) -> None:
-        if len(self.rates_per_s) != 2 or len(self.switch_per_s) != 2:
-            raise InputError("phases of an MMPP", len(self.rates_per_s), "two rates and two switching rates")
+        for what, pair in (("rates", self.rates_per_s), ("switching rates", self.switch_per_s)):
+            if check_array(f"{what} of an MMPP", pair).shape != (2,):
+                raise InputError(f"{what} of an MMPP", shown(pair), "two numbers")
         for rate in self.rates_per_s:
             if not (math.isfinite(rate) and rate >= 0):
                 raise InputError("arrival rate of a phase", rate, "finite and >= 0")
-        _positive("larger arrival rate", max(self.rates_per_s))
+        check_positive("larger arrival rate", max(self.rates_per_s))
         for switch in self.switch_per_s:
-            _positive("switching rate", switch)
+            check_positive("switching rate", switch)
 
     @property
     def phase_law(self) -> tuple[float, float]:
@@ -242,7 +244,7 @@ class MmppArrivals:
 
     def idc(self, window_s: float) -> float:
         """Return 1 + A (1 - (1 - exp(-s t))/(s t)), A = 2 p1 p2 (r1 - r2)^2/(s rate), s the sum of switching rates."""
-        t, s = _positive("window", window_s), sum(self.switch_per_s)
+        t, s = check_positive("window", window_s), sum(self.switch_per_s)
         one, two = self.phase_law
         spread = (self.rates_per_s[0] - self.rates_per_s[1]) ** 2
         return 1 + 2 * one * two * spread / (s * self.rate_per_s) * _ramp(s * t)
@@ -291,6 +293,8 @@ class WindowedArrivals:
 
     def __post_init__(self) -> None:
         edges, rates = self.edges_s, self.rates_per_s
+        if not (isinstance(edges, np.ndarray) and isinstance(rates, np.ndarray)):
+            raise InputError("window edges and rates", shown((edges, rates)), "arrays")
         if edges.ndim != 1 or edges.shape != (rates.size + 1,) or not np.all(np.diff(edges) > 0):
             raise InputError("window edges", f"of shape {edges.shape}", "increasing, one more than the rates")
         if not (np.all(np.isfinite(edges)) and np.all(np.isfinite(rates) & (rates >= 0)) and rates.sum() > 0):
@@ -299,7 +303,7 @@ class WindowedArrivals:
     @classmethod
     def from_times(cls, arrival_s: npt.ArrayLike, width_s: float = 60.0) -> WindowedArrivals:
         """Return the rates of a trace's arrival times [s] in windows of a width [s]."""
-        times, width = checked_times(arrival_s), _positive("window", width_s)
+        times, width = checked_times(arrival_s), check_positive("window", width_s)
         windows = max(math.ceil((times[-1] - times[0]) / width), 1)
         edges = times[0] + np.arange(windows + 1) * width
         counts, _ = np.histogram(times, edges)
@@ -340,7 +344,7 @@ class WindowedArrivals:
 
     def idc(self, window_s: float) -> float:
         """Return variance over mean of the arrivals in a window [s] that starts at any moment alike."""
-        t, horizon = _positive("window", window_s), self.horizon_s
+        t, horizon = check_positive("window", window_s), self.horizon_s
         starts = self.edges_s - self.edges_s[0]
         expected = np.concatenate([[0.0], np.cumsum(self.rates_per_s * self._widths)])
 
@@ -370,7 +374,7 @@ class WindowedArrivals:
 
 def checked_times(arrival_s: npt.ArrayLike) -> FloatArray:
     """Return arrival times as an array when they are finite, sorted and at least two apart, else raise InputError."""
-    times = np.asarray(arrival_s, dtype=np.float64)
+    times = check_array("arrival times", arrival_s)
     if times.ndim != 1 or times.size < 2 or not np.all(np.isfinite(times)):
         raise InputError("arrival times", f"of shape {times.shape}", "one-dimensional, finite, two or more")
     if np.any(np.diff(times) < 0) or not times[-1] > times[0]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from qmodel.distributions.checks import check_array, check_number, check_positive, shown
 from qmodel.distributions.parts import Atoms, Gamma, LogNormal, Part, TwoPhase
 from qmodel.errors import InputError, OutOfRangeError
 
@@ -85,8 +86,8 @@ class ServiceTime:
         InputError
             When a value or weight is negative or not finite, or nothing remains.
         """
-        values = np.asarray(values_s, dtype=np.float64).ravel()
-        share = np.full(values.shape, 1.0) if weights is None else np.asarray(weights, dtype=np.float64).ravel()
+        values = check_array("service samples", values_s).ravel()
+        share = np.full(values.shape, 1.0) if weights is None else check_array("sample weights", weights).ravel()
         if values.size == 0 or share.shape != values.shape:
             raise InputError(
                 "service samples", f"{values.size} values, {share.size} weights", "as many as weights, > 0"
@@ -105,42 +106,46 @@ class ServiceTime:
     @classmethod
     def deterministic(cls, value_s: float) -> ServiceTime:
         """Return the law that is always `value_s` [s]."""
-        return cls.from_samples([_positive("service time", value_s)], name="deterministic")
+        return cls.from_samples([check_positive("service time", value_s)], name="deterministic")
 
     @classmethod
     def exponential(cls, mean_s: float) -> ServiceTime:
         """Return the exponential law of mean `mean_s` [s]."""
-        part = Gamma(shape=1.0, mean_s=_positive("mean service time", mean_s))
+        part = Gamma(shape=1.0, mean_s=check_positive("mean service time", mean_s))
         return cls(parts=(part,), weights=(1.0,), name="exponential")
 
     @classmethod
     def erlang(cls, k: int, mean_s: float) -> ServiceTime:
         """Return the sum of `k` equal exponential phases, of mean `mean_s` [s] in all."""
-        if not math.isfinite(k) or k != int(k) or k < 1:
-            raise InputError("number of Erlang phases", k, "a whole number >= 1")
-        part = Gamma(shape=float(k), mean_s=_positive("mean service time", mean_s))
-        return cls(parts=(part,), weights=(1.0,), name=f"Erlang-{int(k)}")
+        phases = check_number("number of Erlang phases", k)
+        if not math.isfinite(phases) or phases != int(phases) or phases < 1:
+            raise InputError("number of Erlang phases", phases, "a whole number >= 1")
+        part = Gamma(shape=phases, mean_s=check_positive("mean service time", mean_s))
+        return cls(parts=(part,), weights=(1.0,), name=f"Erlang-{int(phases)}")
 
     @classmethod
     def gamma(cls, mean_s: float, scv: float) -> ServiceTime:
         """Return the gamma law of mean `mean_s` [s] and squared coefficient of variation `scv`."""
-        shape = 1.0 / _positive("scv", scv)
+        shape = 1.0 / check_positive("scv", scv)
         return cls(
-            parts=(Gamma(shape=shape, mean_s=_positive("mean service time", mean_s)),), weights=(1.0,), name="gamma"
+            parts=(Gamma(shape=shape, mean_s=check_positive("mean service time", mean_s)),),
+            weights=(1.0,),
+            name="gamma",
         )
 
     @classmethod
     def hyperexponential(cls, probs: Sequence[float], means_s: Sequence[float]) -> ServiceTime:
         """Return a mixture of exponential laws: mean `means_s[i]` [s] with probability `probs[i]`."""
-        if len(probs) != len(means_s) or len(probs) == 0:
-            raise InputError("hyperexponential", f"{len(probs)} probabilities, {len(means_s)} means", "as many, >= 1")
-        parts = tuple(Gamma(shape=1.0, mean_s=_positive("phase mean", mean)) for mean in means_s)
-        return cls(parts=parts, weights=tuple(float(p) for p in probs), name=f"H{len(parts)}")
+        weights, means = (check_array("phases", a) for a in (probs, means_s))
+        if weights.ndim != 1 or weights.shape != means.shape or weights.size == 0:
+            raise InputError("hyperexponential", f"of shapes {weights.shape}, {means.shape}", "one mean a probability")
+        parts = tuple(Gamma(shape=1.0, mean_s=check_positive("phase mean", mean)) for mean in means.tolist())
+        return cls(parts=parts, weights=tuple(weights.tolist()), name=f"H{len(parts)}")
 
     @classmethod
     def hypoexponential(cls, mean1_s: float, mean2_s: float) -> ServiceTime:
         """Return the sum of two independent exponential times of means `mean1_s` and `mean2_s` [s]."""
-        first, second = _positive("phase mean", mean1_s), _positive("phase mean", mean2_s)
+        first, second = check_positive("phase mean", mean1_s), check_positive("phase mean", mean2_s)
         if abs(first - second) <= 1e-6 * (first + second):
             return cls.erlang(2, first + second)
         return cls(parts=(TwoPhase(mean1_s=first, mean2_s=second),), weights=(1.0,), name="hypoexponential")
@@ -151,25 +156,29 @@ class ServiceTime:
 
         `mean_s` and `scv` are those of the untruncated law. Without a finite `upper_s` it has no exponential moment.
         """
-        sigma2 = math.log1p(_positive("scv", scv))
-        mu = math.log(_positive("mean service time", mean_s)) - sigma2 / 2
+        sigma2 = math.log1p(check_positive("scv", scv))
+        mu = math.log(check_positive("mean service time", mean_s)) - sigma2 / 2
+        upper_s = check_number("largest service time", upper_s)
         if not upper_s > 0:
             raise InputError("largest service time", upper_s, "> 0")
-        part = LogNormal(mu=mu, sigma=math.sqrt(sigma2), upper=float(upper_s))
+        part = LogNormal(mu=mu, sigma=math.sqrt(sigma2), upper=upper_s)
         return cls(parts=(part,), weights=(1.0,), name="lognormal")
 
     @classmethod
     def mixture(cls, probs: Sequence[float], laws: Sequence[ServiceTime]) -> ServiceTime:
         """Return the law that is `laws[i]` with probability `probs[i]`."""
-        if len(probs) != len(laws) or len(laws) == 0:
-            raise InputError("mixture", f"{len(probs)} probabilities, {len(laws)} laws", "as many, >= 1")
+        if not isinstance(laws, Sequence) or not all(isinstance(law, ServiceTime) for law in laws):
+            raise InputError("laws of a mixture", shown(laws), "a list of ServiceTime")
+        shares = check_array("probabilities of a mixture", probs)
+        if shares.shape != (len(laws),) or len(laws) == 0:
+            raise InputError("mixture", f"{shares.size} probabilities, {len(laws)} laws", "as many, >= 1")
         parts = tuple(part for law in laws for part in law.parts)
-        weights = tuple(float(p) * w for p, law in zip(probs, laws, strict=True) for w in law.weights)
+        weights = tuple(p * w for p, law in zip(shares.tolist(), laws, strict=True) for w in law.weights)
         return cls(parts=parts, weights=weights, name="mixture")
 
     def scaled(self, factor: float) -> ServiceTime:
         """Return the law of `factor` times this service time."""
-        factor = _positive("scale factor", factor)
+        factor = check_positive("scale factor", factor)
         return ServiceTime(parts=tuple(p.scaled(factor) for p in self.parts), weights=self.weights, name=self.name)
 
     # -- what the law is ------------------------------------------------------------------------------------------
@@ -249,7 +258,7 @@ class ServiceTime:
         OutOfRangeError
             When it is infinite: theta is at or above `mgf_limit_per_s`.
         """
-        if math.isnan(theta_per_s):
+        if math.isnan(check_number("exponent of the moment generating function", theta_per_s)):
             raise InputError("exponent of the moment generating function", theta_per_s, "a number")
         if theta_per_s > 0 and theta_per_s >= self.mgf_limit_per_s:
             raise OutOfRangeError(
@@ -271,9 +280,3 @@ class ServiceTime:
             mine = which == i
             drawn[mine] = part.sample(int(mine.sum()), rng)
         return drawn
-
-
-def _positive(what: str, value: float) -> float:
-    if not (math.isfinite(value) and value > 0):
-        raise InputError(what, value, "finite and > 0")
-    return float(value)

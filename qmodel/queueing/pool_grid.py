@@ -35,8 +35,8 @@ SCOUT_CELLS, DOUBLINGS = 20, 12
 GROWN_ARRIVALS = 60.0
 #: Mass in the last eighth of an axis with which its reach counts as enough.
 BORDER_MASS = 1e-4
-#: Mass beyond the reach of the finest lattice, as far as the scout sees it, and cells kept at least.
-TRIMMED_MASS, LEAST_CELLS = 2e-6, 8
+#: Mass beyond the reach of the finest lattice, as far as the scout sees it; cells of an axis at least, and at most.
+TRIMMED_MASS, LEAST_CELLS, MOST_CELLS = 2e-6, 8, 1024
 #: States of the finest lattice unless the user says otherwise: as many as keep to one arrival a step between these
 #: two; and the most there may be.
 LEAST_STATES, ENOUGH_STATES, MOST_STATES = 5_000, 9_000, 250_000
@@ -97,8 +97,8 @@ def checked_inputs(
     host = _times("host time", host, rates.size)
     if not (rates * work).sum() > 0:
         raise InputError("prefill work", "zero for every class", "> 0 for some class that arrives")
-    if cells is not None and not check_whole("cells", cells, 2 * LEAST_CELLS) <= 1024:
-        raise InputError("cells", cells, f"a whole number from {2 * LEAST_CELLS} to 1024")
+    if cells is not None and not check_whole("cells", cells, 2 * LEAST_CELLS) <= MOST_CELLS:
+        raise InputError("cells", cells, f"a whole number from {2 * LEAST_CELLS} to {MOST_CELLS}")
     if reach_s is not None:
         reach = check_array("reach_s", reach_s)
         if reach.shape != (2,) or not np.all(np.isfinite(reach) & (reach > 0)):
