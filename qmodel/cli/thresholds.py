@@ -76,7 +76,7 @@ def thresholds(
     binding: Annotated[Binding, typer.Option(help="Decide at dispatch or late.")] = Binding.auto,
     order: Annotated[Order, typer.Option(help="Order of the prefill queue.")] = Order.auto,
     effort: Annotated[Effort, typer.Option(help="How many rules to judge with the numerical model.")] = Effort.normal,
-    robust: Annotated[bool, typer.Option(help="Judge by the worst of rate +-30 % and laws +-20 %.")] = False,
+    robust: Annotated[bool, typer.Option(help="Judge by the worst of rate ±30 % and laws ±20 %.")] = False,
     chunk_cap: Annotated[int | None, typer.Option(help="Largest chunk hosted in a decode step [tokens].")] = None,
     frontier: Annotated[
         Path | None, typer.Option(help="Draw P95 TTFT against attainment and P99 (.png, .pdf, .svg).")

@@ -47,10 +47,10 @@ class Settings:
         """Return the notes and the loss in words."""
         lines = list(self.notes)
         if self.loss:
-            ratio, lost = self.loss["p95_ttft_ratio"], self.loss["slo_attainment_lost"]
+            ratio, lost = self.loss["p95_ttft_ratio"], 100 * self.loss["slo_attainment_lost"]
             lines.append(
-                f"Predicted loss against the full plan: P95 TTFT {ratio:.2f} times the plan's, "
-                f"SLO attainment {100 * lost:+.1f} points lower (simulated on the plan's workload)."
+                f"Predicted loss against the full plan: P95 TTFT {ratio:.2f} times the plan's, SLO attainment "
+                f"{abs(lost):.1f} points {'lower' if lost >= 0 else 'higher'} (simulated on the plan's workload)."
             )
         return lines
 

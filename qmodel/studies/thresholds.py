@@ -207,7 +207,7 @@ def _lost_to(comparison: Comparison) -> list[str]:
         except InputError:  # pragma: no cover - a P95 TTFT of 0 needs empty laws
             continue
         if ratio + half >= 1:
-            lines.append(f"P95 TTFT is {ratio:.2f} +- {half:.2f} times that of {rival}: no gain is shown")
+            lines.append(f"P95 TTFT is {ratio:.2f} ±{half:.2f} times that of {rival}: no gain is shown")
         for name, text in (("slo_attainment", "SLO attainment"), ("tbt_attainment", "TBT attainment")):
             lost = comparison.mean(rival, name) - comparison.mean(PLAN, name)
             if lost > ATTAINMENT_TOLERANCE:
