@@ -2,6 +2,7 @@
 
 from qmodel.optimization.plan import derive_plan
 from qmodel.optimization.split import StaticSplit, static_split
-from qmodel.optimization.thresholds import host_tables, threshold_rule, thresholds_s
+from qmodel.optimization.tables import host_tables
+from qmodel.optimization.thresholds import threshold_rule, thresholds_s
 
 __all__ = ["StaticSplit", "derive_plan", "host_tables", "static_split", "threshold_rule", "thresholds_s"]

@@ -13,6 +13,7 @@ __all__ = ["BacklogChain", "BestPolicy", "best_policy", "cost_of", "threshold_ch
 
 FloatArray = npt.NDArray[np.float64]
 BoolArray = npt.NDArray[np.bool_]
+# Most slots of value iteration, and the relative span of a slot's cost at which it ends.
 _SWEEPS = 200_000
 _TOLERANCE = 1e-4
 

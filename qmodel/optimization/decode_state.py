@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from qmodel.laws import Calibration
+from qmodel.scenario import Cluster
 
-__all__ = ["DecodeState", "decode_state"]
+__all__ = ["DecodeState", "decode_kinds", "decode_state"]
 
 FloatArray = npt.NDArray[np.float64]
 # Waiting room of the truncated product form, in multiples of the batch limit: an overloaded pool stays finite.
@@ -82,3 +83,19 @@ def decode_state(
     batch = float(np.sum(pi * np.concatenate([[0.0], served])) / pi.sum())
     bare = float(calibration.decode_step_s(max(batch, 1.0), max(batch, 1.0) * context))
     return DecodeState(batch=batch, context_tokens=batch * context, step_s=bare, batch_limit=limit)
+
+
+def decode_kinds(cluster: Cluster) -> dict[str, Calibration]:
+    """Return the kinds of decode instances, by fingerprint, in the order in which they come.
+
+    Parameters
+    ----------
+    cluster : Cluster
+        Its decode pool.
+
+    Returns
+    -------
+    dict of str to Calibration
+        One entry per kind.
+    """
+    return {c.fingerprint: c for c in cluster.decode_calibrations}

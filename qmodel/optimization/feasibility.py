@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from qmodel.errors import InfeasibleError
 from qmodel.optimization.bins import PromptBins, WorkloadLike, weighted_quantile
-from qmodel.optimization.decode_state import DecodeState, decode_state
+from qmodel.optimization.decode_state import DecodeState, decode_kinds, decode_state
 from qmodel.optimization.problem import NO_TARGET_S, ROW_NAMES, split_problem
 from qmodel.optimization.program import solve_elastic
 from qmodel.scenario import SLO, Cluster
 
-__all__ = ["LONGEST_TBT_S", "Scaled", "check_slo", "least", "median_prompt", "no_capacity", "round_up_ms"]
+__all__ = ["Scaled", "check_slo", "median_prompt", "nearest", "no_capacity", "round_up_ms", "slowest_state"]
+
+# A load that is not carried at this TBT SLO is carried at none: steps are shorter than that.
+LONGEST_TBT_S = 10.0
 
 
 def median_prompt(workload: WorkloadLike) -> tuple[float, float]:
@@ -49,7 +53,7 @@ def check_slo(cluster: Cluster, workload: WorkloadLike, slo: SLO, mixed: Workloa
     """
     tokens, cached = median_prompt(workload)
     least_ttft = float(cluster.zero_load_ttft_s(tokens, cached))
-    state = _slowest_state(cluster, mixed or workload)
+    state = slowest_state(cluster, mixed or workload)
     short = slo.ttft_s < least_ttft, slo.tbt_s < state.step_s
     if not any(short):
         return
@@ -70,11 +74,24 @@ def check_slo(cluster: Cluster, workload: WorkloadLike, slo: SLO, mixed: Workloa
     raise InfeasibleError(what, f"{value * 1e3:.6g}ms", limit, f"nearest feasible: {' and '.join(near)}")
 
 
-def _slowest_state(cluster: Cluster, workload: WorkloadLike) -> DecodeState:
-    """Return the mean state of the decode instance whose step is longest; routing keeps their batches alike."""
+def slowest_state(cluster: Cluster, workload: WorkloadLike) -> DecodeState:
+    """Return the mean state of the decode instance whose step is longest; routing keeps their batches alike.
+
+    Parameters
+    ----------
+    cluster : Cluster
+        Its decode pool.
+    workload : WorkloadLike
+        Rate and lengths.
+
+    Returns
+    -------
+    DecodeState
+        Beside no hosted chunk.
+    """
     from qmodel.optimization.pools import decode_rates
 
-    kinds = {c.fingerprint: c for c in cluster.decode_calibrations}
+    kinds = decode_kinds(cluster)
     if len(kinds) == 1:
         rates = [workload.rate_per_s / cluster.decode_count]
     else:
@@ -133,22 +150,43 @@ def no_capacity(
         eased = Scaled(workload, scale)
         return split_problem(cluster, slower, eased, replace(slo, tbt_s=tbt_s), chunks).feasible()
 
-    limit = "carried by the two pools together"
-    if carries(LONGEST_TBT_S):
-        tbt = least(lambda t: carries(t), slo.tbt_s, LONGEST_TBT_S)
-        near = round_up_ms(tbt)
-        while not carries(float(near[:-2]) * 1e-3):
-            near = round_up_ms(float(near[:-2]) * 1e-3 * 1.002)
-        remedy = f"{excess}; nearest feasible: tbt_slo >= {near}"
-    else:
-        share = 1.0 / least(lambda f: carries(slo.tbt_s, 1.0 / f), 1.0, 1e4)
-        remedy = (
-            f"{excess}; no SLO helps: lower the rate to {workload.rate_per_s * share * 0.999:.4g}/s or add instances"
-        )
-    return InfeasibleError("load", float(law.rate_per_s @ law.work_s / cluster.prefill_count), limit, remedy)
+    remedy = f"{excess}; {nearest(carries, slo.tbt_s, workload.rate_per_s)}"
+    load = float(law.rate_per_s @ law.work_s / cluster.prefill_count)
+    return InfeasibleError("load", load, "carried by the two pools together", remedy)
 
 
-LONGEST_TBT_S = 10.0
+class Carries(Protocol):
+    """Whether some split carries the load."""
+
+    def __call__(self, tbt_s: float, scale: float = 1.0) -> bool:
+        """Return whether one does at a TBT SLO [s] and a factor on the rate."""
+        ...
+
+
+def nearest(carries: Carries, tbt_s: float, rate_per_s: float) -> str:
+    """Return the nearest TBT SLO at which the load is carried, in words; the highest rate where no SLO helps.
+
+    Parameters
+    ----------
+    carries : callable
+        Whether some split carries the load.
+    tbt_s : float
+        TBT SLO at which none does [s].
+    rate_per_s : float
+        Rate that none carries then [1/s].
+
+    Returns
+    -------
+    str
+        What to give instead: feasible when it is given.
+    """
+    if not carries(LONGEST_TBT_S):
+        share = 1.0 / least(lambda factor: carries(tbt_s, 1.0 / factor), 1.0, 1e4)
+        return f"no SLO helps: lower the rate to {rate_per_s * share * 0.999:.4g}/s or add instances"
+    near = round_up_ms(least(carries, tbt_s, LONGEST_TBT_S))
+    while not carries(float(near[:-2]) * 1e-3):
+        near = round_up_ms(float(near[:-2]) * 1e-3 * 1.002)
+    return f"nearest feasible: tbt_slo >= {near}"
 
 
 @dataclass(frozen=True, slots=True)

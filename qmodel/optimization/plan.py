@@ -27,19 +27,13 @@ from qmodel.optimization.choice import (
     price_rules,
 )
 from qmodel.optimization.chunks import capped, safe_chunks
+from qmodel.optimization.decode_state import decode_kinds
 from qmodel.optimization.horizon import horizon_prices
 from qmodel.optimization.robust import robust_prices, scenario_set
 from qmodel.optimization.shadow import shadow_prices
 from qmodel.optimization.split import StaticSplit, static_split
-from qmodel.optimization.thresholds import (
-    DEADLINE_SHARE,
-    decode_kinds,
-    harm_weight,
-    of_kind,
-    threshold_rule,
-    thresholds_s,
-    with_chunks,
-)
+from qmodel.optimization.tables import of_kind, with_chunks
+from qmodel.optimization.thresholds import DEADLINE_SHARE, harm_weight, threshold_rule, thresholds_s
 from qmodel.policies.rule import Binding, Order, ThresholdRule
 from qmodel.scenario import SLO, Cluster, Requests, Workload
 from qmodel.scenario.plan import Plan

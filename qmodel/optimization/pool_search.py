@@ -10,14 +10,14 @@ import numpy.typing as npt
 
 from qmodel.errors import SolverError
 from qmodel.optimization.pools import PoolProblem
-from qmodel.optimization.problem import NO_TARGET_S
+from qmodel.optimization.problem import FLIP_ROUNDS, NO_TARGET_S, flipped
+from qmodel.optimization.program import NO_SOLUTION, SOLVED
 
 __all__ = ["PoolSolution", "relaxed", "solve_at", "solve_pools"]
 
 FloatArray = npt.NDArray[np.float64]
+# Rounds of the search over target waits; a round without gain halves the steps' logarithm.
 _ROUNDS = 8
-_FLIPS = 60
-_SOLVED, _NO_SOLUTION = 0, 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -80,9 +80,9 @@ def solve_at(problem: PoolProblem, waits_s: FloatArray) -> tuple[float, FloatArr
         cost / size, A_ub=rows / scale[:, None], b_ub=limits / scale, A_eq=whole, b_eq=np.ones(len(whole)), bounds=box,
         method="highs",
     )  # fmt: skip
-    if answer.status == _NO_SOLUTION:
+    if answer.status == NO_SOLUTION:
         return None
-    if answer.status != _SOLVED:
+    if answer.status != SOLVED:
         raise SolverError("linear program over pools", answer.message, "optimal or infeasible", "rescale the inputs")
     duals = np.maximum(-np.asarray(answer.ineqlin.marginals), 0.0) * size / scale
     shares = np.clip(np.asarray(answer.x), 0.0, 1.0).reshape(len(problem.pools), -1)
@@ -99,30 +99,18 @@ def _start(problem: PoolProblem) -> FloatArray:
     hosted = [np.where(pool.usable, pool.service_s, np.inf) for pool in problem.pools if pool.decode]
     ratio = np.min(hosted, axis=0)[free] / np.mean(served, axis=0)[free]
     by_length = free[np.argsort(problem.tokens[free], kind="stable")]
+
+    def cost(shares: FloatArray) -> FloatArray:
+        return problem.cost(problem.spread(shares))
+
     found = []
     for order in (free[np.argsort(ratio, kind="stable")], by_length, by_length[::-1]):
         family = np.ones((len(free) + 1, len(kept)))
         for m, b in enumerate(order):
             family[m + 1 :, b] = 0.0
-        costs = problem.cost(problem.spread(family))
-        found.append(_flipped(problem, family[int(np.argmin(costs))], free))
-    return min(found, key=lambda z: float(problem.cost(problem.spread(z))))
-
-
-def _flipped(problem: PoolProblem, kept: FloatArray, free: npt.NDArray[np.intp]) -> FloatArray:
-    """Improve whole shares by flipping one bin, or two at once, while that lowers the cost."""
-    one = np.eye(len(kept))[free]
-    left, right = np.triu_indices(len(free), 1)
-    flips = np.concatenate([one, one[left] + one[right]]) > 0
-    best = float(problem.cost(problem.spread(kept)))
-    for _ in range(_FLIPS):
-        tried = np.where(flips, 1 - kept, kept)
-        costs = problem.cost(problem.spread(tried))
-        at = int(np.argmin(costs))
-        if not costs[at] < best * (1 - 1e-9):
-            break
-        kept, best = tried[at], float(costs[at])
-    return kept
+        costs = cost(family)
+        found.append(flipped(cost, family[int(np.argmin(costs))], free))
+    return min(found, key=lambda z: float(cost(z)))
 
 
 def _reassigned(problem: PoolProblem, shares: FloatArray) -> FloatArray:
@@ -137,7 +125,7 @@ def _reassigned(problem: PoolProblem, shares: FloatArray) -> FloatArray:
     picked = np.array(moves)
     tried, row = np.empty((len(moves), n), dtype=np.intp), np.arange(len(moves))
     best = float(problem.cost(_whole(place[None, :], pools))[0])
-    for _ in range(_FLIPS):
+    for _ in range(FLIP_ROUNDS):
         tried[:] = place
         tried[row, picked[:, 0, 0]], tried[row, picked[:, 1, 0]] = picked[:, 0, 1], picked[:, 1, 1]
         costs = problem.cost(_whole(tried, pools))
@@ -240,7 +228,7 @@ def relaxed(problem: PoolProblem) -> tuple[str, float]:
         np.concatenate([np.zeros(n), np.ones(m)]), A_ub=np.hstack([rows / scale[:, None], -np.eye(m)]),
         b_ub=limits / scale, A_eq=whole, b_eq=np.ones(len(whole)), bounds=box, method="highs",
     )  # fmt: skip
-    if answer.status != _SOLVED:
+    if answer.status != SOLVED:
         raise SolverError("elastic program over pools", answer.message, "optimal", "report this input")
     excess = np.asarray(answer.x[n:])
     worst = int(np.argmax(excess))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,18 +11,16 @@ import numpy.typing as npt
 
 from qmodel.errors import InfeasibleError, InputError
 from qmodel.optimization.bins import PromptBins, WorkloadLike
-from qmodel.optimization.feasibility import LONGEST_TBT_S, Scaled, check_slo, least, round_up_ms
+from qmodel.optimization.feasibility import Scaled, check_slo, nearest
 from qmodel.optimization.pool_search import PoolSolution, relaxed, solve_at, solve_pools
 from qmodel.optimization.pools import ClassLoad, PoolProblem, pool_problem
-from qmodel.optimization.problem import NO_TARGET_S, SplitProblem
+from qmodel.optimization.problem import NO_TARGET_S, STATE_ROUNDS, STATE_TOLERANCE, SplitProblem
 from qmodel.scenario import SLO, Cluster
 from qmodel.scenario.plan import ShadowPrice
 
 __all__ = ["PooledSplit", "class_loads", "is_plain", "pooled_split"]
 
 FloatArray = npt.NDArray[np.float64]
-_STATE_ROUNDS = 3
-_STATE_TOLERANCE = 0.02
 _STEP = 0.02  # relative step in instances of the shadow prices
 
 
@@ -168,7 +166,7 @@ def pooled_split(
     if solution is None:
         raise _no_capacity(cluster, classes, mixed, problem, chunks, bins)
     slowdowns: Mapping[str, float] = {}
-    for _ in range(_STATE_ROUNDS):
+    for _ in range(STATE_ROUNDS):
         wanted = problem.slowdowns(solution.shares)
         loaded = data(slowdowns=wanted)
         next_ = solve_pools(loaded)
@@ -186,7 +184,7 @@ def _alike(one: PoolProblem, other: PoolProblem) -> bool:
     batches = [
         (a.state.batch, b.state.batch) for a, b in zip(one.pools, other.pools, strict=True) if a.state and b.state
     ]
-    return all(abs(b - a) < _STATE_TOLERANCE * max(a, 1.0) for a, b in batches)
+    return all(abs(b - a) < STATE_TOLERANCE * max(a, 1.0) for a, b in batches)
 
 
 def _aggregate(problem: PoolProblem, slowdowns: Mapping[str, float]) -> SplitProblem:
@@ -248,18 +246,10 @@ def _prices(
         seconds = saved(classes, {pool.name: more}) / (_STEP * float(pool.count))
         kind, _, gpu = pool.name.partition(" ")
         what = f"{gpu} {kind} instance"
-        found.append(_price(what, "instance", f"One more {what}", seconds))
+        found.append(ShadowPrice.of(what, "instance", seconds, f"One more {what}"))
     looser = [replace(one, slo=replace(one.slo, tbt_s=one.slo.tbt_s + 0.010)) for one in classes]
-    found.append(_price("TBT SLO", "10 ms", "A TBT SLO 10 ms longer", max(saved(looser, None), 0.0)))
+    found.append(ShadowPrice.of("TBT SLO", "10 ms", max(saved(looser, None), 0.0), "A TBT SLO 10 ms longer"))
     return tuple(found)
-
-
-def _price(resource: str, unit: str, subject: str, seconds: float) -> ShadowPrice:
-    verb = "save" if seconds >= 0 else "cost"
-    text = f"{subject} would {verb} about {abs(seconds) * 1e3:.3g} ms of mean TTFT per request, at the margin."
-    if abs(seconds) < 1e-6:
-        text = f"{subject} would not change the mean TTFT at this load."
-    return ShadowPrice(resource=resource, unit=unit, mean_ttft_s=seconds, sentence=text)
 
 
 def _no_capacity(
@@ -285,18 +275,6 @@ def _no_capacity(
     works = [pool.service_s @ problem.rate_per_s for pool in problem.pools if not pool.decode]
     load = float(np.mean(works)) / cluster.prefill_count
     strictest = min(one.slo.tbt_s for one in classes)
-    if carries(LONGEST_TBT_S):
-        near = _feasible_ms(carries, least(carries, strictest, LONGEST_TBT_S))
-        remedy = f"{said}; nearest feasible: tbt_slo >= {near}"
-    else:
-        share = 1.0 / least(lambda f: carries(strictest, 1.0 / f), 1.0, 1e4)
-        rate = sum(one.workload.rate_per_s for one in classes) * share * 0.999
-        remedy = f"{said}; no SLO helps: lower the rate to {rate:.4g}/s or add instances"
+    rate = sum(one.workload.rate_per_s for one in classes)
+    remedy = f"{said}; {nearest(carries, strictest, rate)}"
     return InfeasibleError("load", load, "carried by the pools together", remedy)
-
-
-def _feasible_ms(carries: Callable[[float], bool], seconds: float) -> str:
-    near = round_up_ms(seconds)
-    while not carries(float(near[:-2]) * 1e-3):
-        near = round_up_ms(float(near[:-2]) * 1e-3 * 1.002)
-    return near

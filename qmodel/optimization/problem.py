@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,18 @@ from qmodel.optimization.decode_state import DecodeState, decode_state
 from qmodel.optimization.program import DIRECT, BoxProgram, Status, solve_box_lp
 from qmodel.scenario import SLO, Cluster
 
-__all__ = ["MAX_LOAD", "MOST_HOSTED", "NO_TARGET_S", "ROW_NAMES", "SplitProblem", "split_problem"]
+__all__ = [
+    "FLIP_ROUNDS",
+    "MAX_LOAD",
+    "MOST_HOSTED",
+    "NO_TARGET_S",
+    "ROW_NAMES",
+    "STATE_ROUNDS",
+    "STATE_TOLERANCE",
+    "SplitProblem",
+    "flipped",
+    "split_problem",
+]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -28,11 +40,16 @@ ROW_NAMES = (
     "decode_kv",
     "prefill_kv",
 )
+# Target wait that binds nothing [s]: longer than any trace.
 NO_TARGET_S = 1e4
 # Tail row: largest coefficient over its limit, so that solvers still see the limit; such bins keep a share <= 1e-4.
 _LARGEST_TAIL, _LARGEST_EXPONENT = 1e4, 60.0
 # Share of decode time that hosted chunks may add before the fixed point of the decode state stops following them.
 MOST_HOSTED = 0.8
+# The fixed point ends after so many rounds, or when the mean batch moves by less than this share.
+STATE_ROUNDS, STATE_TOLERANCE = 3, 0.02
+# Most rounds of flips from one start: a round moves one or two bins, of some twenty.
+FLIP_ROUNDS = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -162,6 +179,37 @@ class SplitProblem:
 def _deflected(row: FloatArray, limit: float) -> tuple[FloatArray, float]:
     """Return a constraint on y = 1 - z as one on z."""
     return -row, limit - float(np.sum(row))
+
+
+def flipped(cost: Callable[[FloatArray], FloatArray], z: FloatArray, free: npt.NDArray[np.intp]) -> FloatArray:
+    """Return whole shares improved by flipping one bin, or two at once, while that lowers the cost.
+
+    Parameters
+    ----------
+    cost : callable
+        Cost of kept shares of shape (..., n_bins).
+    z : ndarray, shape (n_bins,)
+        Whole shares to start from.
+    free : ndarray of int
+        Bins that may be flipped.
+
+    Returns
+    -------
+    ndarray
+        Whole shares that no flip improves.
+    """
+    one = np.eye(len(z))[free]
+    left, right = np.triu_indices(len(free), 1)
+    flips = np.concatenate([one, one[left] + one[right]]) > 0
+    best = float(cost(z))
+    for _ in range(FLIP_ROUNDS):
+        tried = np.where(flips, 1 - z, z)
+        costs = cost(tried)
+        at = int(np.argmin(costs))
+        if not costs[at] < best * (1 - 1e-9):
+            break
+        z, best = tried[at], float(costs[at])
+    return z
 
 
 def split_problem(

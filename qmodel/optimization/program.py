@@ -17,14 +17,14 @@ import numpy.typing as npt
 
 from qmodel.errors import SolverError
 
-__all__ = ["DIRECT", "BoxProgram", "LinearSolution", "Status", "solve_box_lp", "solve_elastic"]
+__all__ = ["DIRECT", "NO_SOLUTION", "SOLVED", "BoxProgram", "LinearSolution", "Status", "solve_box_lp", "solve_elastic"]
 
 FloatArray = npt.NDArray[np.float64]
 #: HiGHS without cvxpy, the solver of the search; the others are cvxpy's names, tried in turn where it fails.
 DIRECT = "DIRECT"
 SOLVERS = ("CLARABEL", "HIGHS", "SCIPY")
 # What scipy's linprog says: 0 solved, 2 infeasible.
-_SOLVED, _NO_SOLUTION = 0, 2
+SOLVED, NO_SOLUTION = 0, 2
 
 
 class Status(Enum):
@@ -180,9 +180,9 @@ def _solve_directly(program: BoxProgram, scale: FloatArray, size: float) -> Line
     answer = linprog(
         program.cost / size, A_ub=program.rows / scale[:, None], b_ub=program.limits / scale, bounds=box, method="highs"
     )
-    if answer.status == _NO_SOLUTION:
+    if answer.status == NO_SOLUTION:
         return _infeasible(program)
-    if answer.status != _SOLVED:
+    if answer.status != SOLVED:
         return None
     z = np.clip(np.asarray(answer.x, dtype=float), program.lower, 1.0)
     duals = np.maximum(-np.asarray(answer.ineqlin.marginals, dtype=float), 0.0) * size / scale

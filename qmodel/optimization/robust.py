@@ -18,7 +18,7 @@ from qmodel.optimization.split import StaticSplit
 from qmodel.policies.rule import ThresholdRule
 from qmodel.scenario import SLO, Cluster, Requests, Workload
 
-__all__ = ["SCENARIOS", "RobustSplit", "robust_prices", "robust_split", "scenario_set"]
+__all__ = ["SCENARIOS", "RobustSplit", "robust_prices", "robust_split", "scenario_set", "with_laws"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -32,6 +32,7 @@ SCENARIOS = (
     ("prefill law +20 %, decode law -20 %", 1.0, 1.2, 0.8),
     ("prefill law -20 %, decode law +20 %", 1.0, 0.8, 1.2),
 )
+# Most programs of the tightening; it ends before when the worst cost no longer falls.
 _ROUNDS = 30
 
 
@@ -69,7 +70,7 @@ def scenario_set(cluster: Cluster, workload: Workload, most: int, others: Sequen
     """
     requests = busiest(workload, most)
     found = [
-        Scenario(name, _with_laws(cluster, prefill, decode), _faster(requests, rate))
+        Scenario(name, with_laws(cluster, prefill, decode), _faster(requests, rate))
         for name, rate, prefill, decode in SCENARIOS
     ]
     load = workload.load(cluster)
@@ -80,8 +81,21 @@ def _faster(requests: Requests, factor: float) -> Requests:
     return replace(requests, arrival_s=requests.arrival_s / factor)
 
 
-def _with_laws(cluster: Cluster, prefill: float, decode: float) -> Cluster:
-    """Return the cluster with step times multiplied; laws that are not p-norm stay as they are."""
+def with_laws(cluster: Cluster, prefill: float, decode: float) -> Cluster:
+    """Return the cluster with step times multiplied; laws that are not p-norm stay as they are.
+
+    Parameters
+    ----------
+    cluster : Cluster
+        Pools.
+    prefill, decode : float
+        Factors on the step times of either pool.
+
+    Returns
+    -------
+    Cluster
+        The same one where both factors are 1.
+    """
     if prefill == decode == 1.0:
         return cluster
     changes: dict[str, Any] = {"calibration": _scaled(cluster.calibration, prefill, decode)}
@@ -121,7 +135,7 @@ def robust_prices(
     """
     problems = []
     for _, rate, prefill, decode in SCENARIOS:
-        other, traffic = _with_laws(cluster, prefill, decode), workload.at_rate(workload.rate_per_s * rate)
+        other, traffic = with_laws(cluster, prefill, decode), workload.at_rate(workload.rate_per_s * rate)
         law = prompt_bins(other, traffic, split.problem.bins.wanted)
         if len(law) == len(split.kept):
             problems.append(split_problem(other, law, traffic, slo, rule.chunks, split.problem.slowdown))

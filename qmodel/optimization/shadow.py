@@ -17,7 +17,6 @@ __all__ = ["shadow_prices"]
 
 # Relative step of the one-sided derivatives; the data are smooth in instances and bandwidth.
 _STEP = 1e-3
-_NOTHING_S = 1e-6
 
 
 def shadow_prices(
@@ -61,17 +60,16 @@ def shadow_prices(
     bandwidth, d = cluster.bandwidth_gb_s, base.decode
     faster = problem(cluster.with_(bandwidth_gb_s=bandwidth * (1 + _STEP)))
     wider = problem(cluster, decode=d * (1 + _STEP))
+    looser = replace(slo, tbt_s=slo.tbt_s + 0.010)
     more = replace(now, prefill=base.prefill * (1 + _STEP))
     worth = {
-        ("prefill instance", "instance"): _saved(split, now, more) / (_STEP * base.prefill),
-        ("decode instance", "instance"): _saved(split, now, wider) / (_STEP * d),
-        ("bandwidth", "GB/s"): _saved(split, now, faster) / (_STEP * bandwidth),
-        ("TBT SLO", "10 ms"): _looser(split, problem(cluster, replace(slo, tbt_s=slo.tbt_s + 0.010))),
+        ("prefill instance", "instance", "One more prefill instance"): _saved(split, now, more)
+        / (_STEP * base.prefill),
+        ("decode instance", "instance", "One more decode instance"): _saved(split, now, wider) / (_STEP * d),
+        ("bandwidth", "GB/s", "One more GB/s of bandwidth per GPU"): _saved(split, now, faster) / (_STEP * bandwidth),
+        ("TBT SLO", "10 ms", "A TBT SLO 10 ms longer"): _looser(split, problem(cluster, looser)),
     }
-    return tuple(
-        ShadowPrice(resource=name, unit=unit, mean_ttft_s=value / count, sentence=_sentence(name, value / count))
-        for (name, unit), value in worth.items()
-    )
+    return tuple(ShadowPrice.of(name, unit, value / count, said) for (name, unit, said), value in worth.items())
 
 
 def _saved(split: StaticSplit, now: SplitProblem, changed: SplitProblem) -> float:
@@ -86,12 +84,3 @@ def _looser(split: StaticSplit, changed: SplitProblem) -> float:
     (wP, wD), solution, _ = outer_search(changed, DIRECT, split.kept)
     program, constant = changed.program(wP, wD)
     return max(split.cost - constant - float(program.cost @ solution.z), 0.0)
-
-
-def _sentence(name: str, seconds: float) -> str:
-    what = {"bandwidth": "One more GB/s of bandwidth per GPU", "TBT SLO": "A TBT SLO 10 ms longer"}
-    subject = what.get(name, f"One more {name}")
-    if abs(seconds) < _NOTHING_S:
-        return f"{subject} would not change the mean TTFT at this load."
-    verb = "save" if seconds > 0 else "cost"
-    return f"{subject} would {verb} about {abs(seconds) * 1e3:.3g} ms of mean TTFT per request, at the margin."

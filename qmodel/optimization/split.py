@@ -14,7 +14,14 @@ from qmodel.optimization.bins import WorkloadLike, prompt_bins
 from qmodel.optimization.chunks import CHUNKS
 from qmodel.optimization.feasibility import check_slo, no_capacity
 from qmodel.optimization.pooled import PooledSplit, class_loads, is_plain, pooled_split
-from qmodel.optimization.problem import NO_TARGET_S, SplitProblem, split_problem
+from qmodel.optimization.problem import (
+    NO_TARGET_S,
+    STATE_ROUNDS,
+    STATE_TOLERANCE,
+    SplitProblem,
+    flipped,
+    split_problem,
+)
 from qmodel.optimization.program import DIRECT, LinearSolution, Status, solve_box_lp
 from qmodel.scenario import SLO, Cluster
 from qmodel.scenario.slo import slo_classes
@@ -23,10 +30,8 @@ __all__ = ["StaticSplit", "outer_search", "static_split"]
 
 FloatArray = npt.NDArray[np.float64]
 
-_STATE_ROUNDS = 3
-_STATE_TOLERANCE = 0.02
+# Rounds of the compass search over target waits; a round without gain halves the steps' logarithm.
 _DESCENT_ROUNDS = 6
-_FLIP_ROUNDS = 60
 SMALLEST_LATE_SHARE = 1e-3  # the tail row leaves up to 1e-4 of the longest prompts at prefill
 
 
@@ -158,10 +163,10 @@ def static_split(
     if not problem.feasible(solver):
         raise _too_few_late(problem, late_share or 1.0, slo.ttft_s, solver)
     waits, solution, solves = outer_search(problem, solver, None)
-    for _ in range(_STATE_ROUNDS):
+    for _ in range(STATE_ROUNDS):
         slowdown = problem.slowdown_at(solution.z)
         loaded = replace(split_problem(cluster, law, workload, slo, chunks, slowdown), tail_rate_per_s=tail)
-        close = abs(loaded.state.batch - problem.state.batch) < _STATE_TOLERANCE * max(problem.state.batch, 1.0)
+        close = abs(loaded.state.batch - problem.state.batch) < STATE_TOLERANCE * max(problem.state.batch, 1.0)
         if close or not loaded.feasible(solver):
             break
         problem = loaded
@@ -224,23 +229,6 @@ def _as_pooled(
     )
 
 
-def _local_search(problem: SplitProblem, z: FloatArray) -> FloatArray:
-    """Improve whole shares by flipping one bin, or two at once, while that lowers the cost."""
-    free = np.flatnonzero(problem.safe)
-    one = np.eye(len(problem.bins))[free]
-    left, right = np.triu_indices(len(free), 1)
-    flips = np.concatenate([one, one[left] + one[right]]) > 0
-    best = float(problem.cost(z))
-    for _ in range(_FLIP_ROUNDS):
-        tried = np.where(flips, 1 - z, z)
-        costs = problem.cost(tried)
-        at = int(np.argmin(costs))
-        if not costs[at] < best * (1 - 1e-9):
-            break
-        z, best = tried[at], float(costs[at])
-    return z
-
-
 def _start(problem: SplitProblem) -> FloatArray:
     """Return a good split in whole bins: nested families in order of s_b/h_b and of length, then local search."""
     free = np.flatnonzero(problem.safe)
@@ -255,7 +243,7 @@ def _start(problem: SplitProblem) -> FloatArray:
         family = (rank[None, :] >= np.arange(len(free) + 1)[:, None]).astype(float)
         costs = problem.cost(family)
         if np.isfinite(costs).any():
-            found.append(_local_search(problem, family[int(np.argmin(costs))]))
+            found.append(flipped(problem.cost, family[int(np.argmin(costs))], free))
     if not found:
         return np.ones(len(problem.bins))
     return min(found, key=lambda z: float(problem.cost(z)))

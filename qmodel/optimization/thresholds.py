@@ -3,39 +3,22 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from qmodel.laws import Calibration
 from qmodel.optimization.bins import WorkloadLike, transfer_part_s
-from qmodel.optimization.chunks import CHUNKS, NO_SCHEDULE_S, SMALLEST_PLANNED_CHUNK, chunk_schedule
-from qmodel.optimization.decode_state import decode_state
+from qmodel.optimization.chunks import CHUNKS, NO_SCHEDULE_S
+from qmodel.optimization.feasibility import Scaled, slowest_state
 from qmodel.optimization.split import StaticSplit
-from qmodel.policies.rule import Binding, DecodeTables, Order, ThresholdRule
+from qmodel.optimization.tables import rule_tables, table_lengths, table_states
+from qmodel.policies.rule import Binding, Order, ThresholdRule
 from qmodel.scenario import SLO, Cluster
 
-__all__ = [
-    "backlog_price_per_s",
-    "decode_kinds",
-    "harm_weight",
-    "host_tables",
-    "of_kind",
-    "table_lengths",
-    "threshold_rule",
-    "threshold_s",
-    "thresholds_s",
-    "with_chunks",
-]
+__all__ = ["backlog_price_per_s", "harm_weight", "threshold_rule", "threshold_s", "thresholds_s"]
 
 FloatArray = npt.NDArray[np.float64]
 
-# Grid of the tables: about a third of an octave in length, and 12 decode batches and contexts.
-_LENGTHS = 40
-_BATCHES = (0, 1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
-_CONTEXTS = 12
 # Late binding: most deflected prompt tokens that wait at a decode instance, and the weight of the relief of those
 # behind in whether to pull; both from the panels (docs/decisions/0051).
 MAX_WAITING_TOKENS = 2000
@@ -45,6 +28,7 @@ MAX_BATCH_SHARE = 0.95
 # Dispatch: from this offered load on, decode backlog is held below this share of the TTFT SLO (docs/decisions/0051).
 VALUED_LOAD = 0.85
 DEADLINE_SHARE = 0.7
+# Order "aged" when it is asked for; no objective chooses it (0051, 0052).
 AGEING_PER_S = 0.1
 # What a second of delay of one resident is worth in seconds of TTFT (docs/decisions/0056), and how much more where
 # decode could not lose an instance: without it a step beside no chunk already takes this share of the TBT SLO (0071).
@@ -123,143 +107,6 @@ def threshold_s(
     return np.asarray((decode - s - x - g_P * s**2) / (1 + 2 * g_P * s))
 
 
-def table_lengths(longest_tokens: float, budget: int) -> FloatArray:
-    """Return the prompt lengths of the tables [tokens]: geometric from 16, with the budget among them.
-
-    Parameters
-    ----------
-    longest_tokens : float
-        Longest prompt to cover [tokens].
-    budget : int
-        Token budget of a prefill step, where the laws have a kink.
-
-    Returns
-    -------
-    ndarray
-        Increasing whole numbers.
-    """
-    top = max(float(longest_tokens), 4.0 * budget)
-    grid = np.geomspace(16.0, top, _LENGTHS)
-    return np.unique(np.concatenate([[1.0], np.round(grid), [float(budget)]]))
-
-
-def table_states(calibration: Calibration, max_num_seqs: int) -> tuple[FloatArray, FloatArray]:
-    """Return the decode batches and contexts [tokens] of the tables.
-
-    Parameters
-    ----------
-    calibration : Calibration
-        Gives the KV capacity.
-    max_num_seqs : int
-        Largest batch.
-
-    Returns
-    -------
-    tuple of ndarray
-        Batches and contexts, both from 0.
-    """
-    batches = np.unique([b for b in _BATCHES if b < max_num_seqs] + [max_num_seqs]).astype(float)
-    capacity = float(calibration.kv_capacity_tokens)
-    contexts = np.concatenate([[0.0], np.round(np.geomspace(min(4000.0, capacity / 4), capacity, _CONTEXTS - 1))])
-    return batches, contexts
-
-
-def host_tables(
-    calibration: Calibration,
-    lengths: FloatArray,
-    batches: FloatArray,
-    contexts: FloatArray,
-    slo: SLO,
-    chunks: tuple[int, ...] = CHUNKS,
-) -> tuple[FloatArray, FloatArray]:
-    """Return host time and harm of every prompt length at every decode state; *exact* at the grid points.
-
-    Parameters
-    ----------
-    calibration : Calibration
-        Laws of the decode instance.
-    lengths : ndarray, shape (n_L,)
-        Prompt lengths [tokens].
-    batches, contexts : ndarray, shape (n_B,) and (n_K,)
-        Decode batches and contexts [tokens].
-    slo : SLO
-        `tbt_s` bounds each step.
-    chunks : tuple of int
-        Candidate chunks [tokens], largest first.
-
-    Returns
-    -------
-    tuple of ndarray
-        host_s and harm_s, shape (n_L, n_B, n_K).
-    """
-    B, K = (grid.ravel() for grid in np.meshgrid(batches, contexts, indexing="ij"))
-    planned = tuple(c for c in chunks if c >= SMALLEST_PLANNED_CHUNK) or chunks
-    schedule = chunk_schedule(calibration, lengths, B, K, slo.tbt_s, planned)
-    shape = (len(lengths), len(batches), len(contexts))
-    return schedule.host_s.reshape(shape), schedule.harm_s.reshape(shape)
-
-
-def decode_kinds(cluster: Cluster) -> dict[str, Calibration]:
-    """Return the kinds of decode instances, by fingerprint, in the order in which they come.
-
-    Parameters
-    ----------
-    cluster : Cluster
-        Its decode pool.
-
-    Returns
-    -------
-    dict of str to Calibration
-        One entry per kind.
-    """
-    return {c.fingerprint: c for c in cluster.decode_calibrations}
-
-
-def _tables(
-    cluster: Cluster, lengths: FloatArray, batches: FloatArray, contexts: FloatArray, slo: SLO, chunks: tuple[int, ...]
-) -> dict[str, Any]:
-    """Return the fields of a rule that say what hosting costs; those of a mean instance where there are kinds.
-
-    The mean instance has no schedule where any kind has none. Each kind also has tables up to its own capacity.
-    """
-    kinds = decode_kinds(cluster)
-    tables = {key: host_tables(c, lengths, batches, contexts, slo, chunks) for key, c in kinds.items()}
-    weights = [sum(c.fingerprint == key for c in cluster.decode_calibrations) for key in kinds]
-    each = [tables[c.fingerprint] for c in cluster.decode_calibrations]
-    host, harm = each[0] if len(kinds) == 1 else tuple(np.mean([pair[i] for pair in each], axis=0) for i in range(2))
-    step = np.average([_bare_steps(c, batches, contexts) for c in kinds.values()], axis=0, weights=weights)
-    if len(kinds) == 1:
-        return {"host_s": host, "harm_s": harm, "step_s": step}
-    unsafe = np.any([pair[0] >= NO_SCHEDULE_S for pair in each], axis=0)
-    keys = list(kinds)
-    return {
-        "host_s": np.where(unsafe, NO_SCHEDULE_S, host),
-        "harm_s": np.where(unsafe, 0.0, harm),
-        "step_s": step,
-        "kinds": tuple(_kind_tables(c, lengths, batches, slo, chunks, cluster.max_num_seqs) for c in kinds.values()),
-        "kind_of": tuple(keys.index(c.fingerprint) for c in cluster.decode_calibrations),
-    }
-
-
-def _kind_tables(
-    calibration: Calibration,
-    lengths: FloatArray,
-    batches: FloatArray,
-    slo: SLO,
-    chunks: tuple[int, ...],
-    max_num_seqs: int,
-) -> DecodeTables:
-    _, contexts = table_states(calibration, max_num_seqs)
-    host, harm = host_tables(calibration, lengths, batches, contexts, slo, chunks)
-    return DecodeTables(contexts=contexts, host_s=host, harm_s=harm, step_s=_bare_steps(calibration, batches, contexts))
-
-
-def _bare_steps(calibration: Calibration, batches: FloatArray, contexts: FloatArray) -> FloatArray:
-    """Return decode steps without a hosted chunk, of at least one resident [s]; shape (n_B, n_K)."""
-    B, K = np.meshgrid(np.maximum(batches, 1.0), contexts, indexing="ij")
-    return np.asarray(calibration.decode_step_s(B, K), dtype=float)
-
-
 def harm_weight(binding: Binding, cluster: Cluster, workload: WorkloadLike, slo: SLO) -> float:
     """Return c_R, what a second of delay of one resident is worth in seconds of TTFT; *empirical*.
 
@@ -285,10 +132,8 @@ def harm_weight(binding: Binding, cluster: Cluster, workload: WorkloadLike, slo:
     weight, left = HARM_WEIGHT[binding], cluster.decode_count - 1
     if left == 0:  # nobody is left to protect
         return weight
-    rate = workload.rate_per_s / left
-    states = (decode_state(c, rate, workload.lengths(), cluster.max_num_seqs) for c in decode_kinds(cluster).values())
-    tight = max(state.step_s for state in states) >= TIGHT_SHARE * slo.tbt_s
-    return weight * TIGHT_HARM if tight else weight
+    state = slowest_state(cluster, Scaled(workload, cluster.decode_count / left))
+    return weight * TIGHT_HARM if state.step_s >= TIGHT_SHARE * slo.tbt_s else weight
 
 
 def threshold_rule(
@@ -357,50 +202,8 @@ def threshold_rule(
         work_s=np.asarray(cluster.work_s(lengths)),
         execution_s=np.asarray(cluster.execution_s(lengths)),
         transfer_s=transfer_part_s(cluster, lengths),
-        **_tables(cluster, lengths, batches, contexts, slo, chunks),
+        **rule_tables(cluster, lengths, batches, contexts, slo, chunks),
     )
-
-
-def with_chunks(rule: ThresholdRule, cluster: Cluster, slo: SLO, chunks: tuple[int, ...]) -> ThresholdRule:
-    """Return the rule with other candidate chunks, its tables of host time and harm made anew.
-
-    Parameters
-    ----------
-    rule : ThresholdRule
-        Prices and grids.
-    cluster : Cluster
-        Decode instances.
-    slo : SLO
-        `tbt_s` bounds each hosted step.
-    chunks : tuple of int
-        Candidate chunks [tokens], largest first.
-
-    Returns
-    -------
-    ThresholdRule
-        The same prices.
-    """
-    tables = _tables(cluster, rule.lengths, rule.batches, rule.contexts, slo, chunks)
-    return replace(rule, chunks=chunks, **tables)
-
-
-def of_kind(rule: ThresholdRule, tables: DecodeTables) -> ThresholdRule:
-    """Return the rule as it holds for one kind of decode instance.
-
-    Parameters
-    ----------
-    rule : ThresholdRule
-        Prices and tables of several kinds.
-    tables : DecodeTables
-        One of `rule.kinds`.
-
-    Returns
-    -------
-    ThresholdRule
-        The same prices, with that kind's tables alone.
-    """
-    own = {name: getattr(tables, name) for name in ("contexts", "host_s", "harm_s", "step_s")}
-    return replace(rule, **own, kinds=(), kind_of=())
 
 
 def thresholds_s(

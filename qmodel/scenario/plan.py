@@ -24,6 +24,8 @@ RULE_TABLES = (
     "chunks", "tbt_limit_s", "lengths", "batches", "contexts", "work_s", "execution_s", "transfer_s", "host_s",
     "harm_s", "step_s",
 )  # fmt: skip
+# A shadow price this small is said to be none [s].
+_NOTHING_S = 1e-6
 KIND_TABLES = ("contexts", "host_s", "harm_s", "step_s")
 
 
@@ -47,6 +49,17 @@ class ShadowPrice:
     unit: str
     mean_ttft_s: float
     sentence: str
+
+    @classmethod
+    def of(cls, resource: str, unit: str, mean_ttft_s: float, subject: str) -> ShadowPrice:
+        """Return a price with its sentence about `subject`, e.g. ``One more prefill instance``."""
+        verb = "save" if mean_ttft_s >= 0 else "cost"
+        sentence = (
+            f"{subject} would {verb} about {abs(mean_ttft_s) * 1e3:.3g} ms of mean TTFT per request, at the margin."
+        )
+        if abs(mean_ttft_s) < _NOTHING_S:
+            sentence = f"{subject} would not change the mean TTFT at this load."
+        return cls(resource=resource, unit=unit, mean_ttft_s=mean_ttft_s, sentence=sentence)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

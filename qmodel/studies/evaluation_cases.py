@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 
 from qmodel.errors import InputError
-from qmodel.laws import Calibration, PNormLaw
 from qmodel.scenario import SLO, Cluster, Requests, Workload
 from qmodel.simulation import Fault, Signals
 from qmodel.studies.panels import CELLS, SWEEP, Cell, halves, multipliers, superpose, trace_requests
@@ -87,9 +86,9 @@ class Condition:
 
     def believed(self, cluster: Cluster) -> Cluster:
         """Return the cluster that planner and router believe in."""
-        if self.prefill_laws == 1.0 and self.decode_laws == 1.0:
-            return cluster
-        return cluster.with_(calibration=_scaled(cluster.calibration, self.prefill_laws, self.decode_laws))
+        from qmodel.optimization.robust import with_laws
+
+        return with_laws(cluster, self.prefill_laws, self.decode_laws)
 
     def real(self, cluster: Cluster) -> Cluster:
         """Return the cluster that requests meet."""
@@ -98,16 +97,6 @@ class Condition:
     def signals(self, cluster: Cluster) -> Signals:
         """Return what the router sees, with its estimates from the believed laws."""
         return Signals(observation_interval_s=self.age_s, estimates=self.believed(cluster))
-
-
-def _scaled(calibration: Calibration, prefill: float, decode: float) -> Calibration:
-    laws = []
-    for law, factor in ((calibration.prefill, prefill), (calibration.step, decode)):
-        if not isinstance(law, PNormLaw):
-            raise InputError("law to make wrong", type(law).__name__, "a p-norm law", "use a shipped calibration")
-        floor_s, per_request_s = law.floor_s * factor, law.floor_per_request_s * factor
-        laws.append(replace(law, gain=law.gain * factor, floor_s=floor_s, floor_per_request_s=per_request_s))
-    return replace(calibration, prefill=laws[0], step=laws[1])
 
 
 CONDITIONS = (
