@@ -6,8 +6,9 @@ import numpy as np
 from qmodel._kernels import inlined, kernel
 
 from qmodel._kernels.policies import (
-    FCFS, K_ORDER, OB_BATCH, OB_CONTEXT, OB_HOST, P_DEADLINE, P_RELIEF, at, bracket, full, locate, within,
+    FCFS, K_ORDER, OB_BATCH, OB_CONTEXT, OB_HOST, P_DEADLINE, P_RELIEF, full,
 )  # fmt: skip
+from qmodel._kernels.policies_tables import at, bracket, locate, within
 from qmodel._kernels.sim_state import (
     I_DOWN, L_COUNT, L_HEAD, R_DONE, R_NEED, R_NEXT, U_END, U_PART_WORK,
 )  # fmt: skip

@@ -12,9 +12,10 @@ from qmodel._kernels import inlined, kernel
 
 from qmodel._kernels.policies import (
     K_MAX_BATCH, K_ROOM, LATE, OB_BATCH, OB_CONTEXT, OB_HOST, OB_SLOW, P_DEADLINE, P_HARM, P_PRICE_DECODE, P_RELIEF,
-    THRESHOLDS, any_fault, bracket, collapse, decide_thresholds, full, harm_price, hosting_cost, kind_of, locate,
-    observe_decode, observe_hosting, prefill_cost, too_slow,
+    THRESHOLDS, any_fault, decide_thresholds, full, harm_price, hosting_cost, kind_of, observe_decode, observe_hosting,
+    prefill_cost, too_slow,
 )  # fmt: skip
+from qmodel._kernels.policies_tables import bracket, collapse, locate
 from qmodel._kernels.policies_late import W_BIN, W_GAIN, W_NOISE, W_RELIEF, W_SHARE
 from qmodel._kernels.sim_state import (
     I_BATCH, I_DOWN, I_HOST_TOKENS, I_HOSTING, I_SPAN, R_DONE, R_NEED, U_CONTEXT, U_END, U_HOST_PART, U_HOST_WAIT,

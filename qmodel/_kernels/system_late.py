@@ -7,14 +7,14 @@ from qmodel._kernels import kernel
 
 from qmodel._kernels.laws import law_time, work_time
 from qmodel._kernels.policies import (
-    DUE, FCFS, K_MAX_BATCH, K_ORDER, K_ROOM, OB_BATCH, OB_CONTEXT, OB_HOST, OBSERVED, P_HARM, P_RELIEF, SPF, at,
-    bracket, interpolate3, kind_of, locate,
+    DUE, FCFS, K_MAX_BATCH, K_ORDER, K_ROOM, OB_BATCH, OB_CONTEXT, OB_HOST, OBSERVED, P_HARM, P_RELIEF, SPF, kind_of,
 )  # fmt: skip
+from qmodel._kernels.policies_tables import at, bracket, interpolate3, locate
 from qmodel._kernels.policies_late import WAITING_FLOATS, fill_rows, late_pull, work_begun
 from qmodel._kernels.policies_order import queue_key
 from qmodel._kernels.sim_state import (
-    F_KEY, L_COUNT, L_HEAD, R_CACHED, R_DONE, R_NEED, R_NEXT, R_PREV, R_PROMPT, REQUEST_FLOATS, REQUEST_INTS,
-    U_END, U_PART_WORK, UNIT_FLOATS, UNIT_INTS, push, push_sorted, remove,
+    F_KEY, L_COUNT, L_HEAD, R_CACHED, R_DONE, R_NEED, R_NEXT, R_PREV, R_PROMPT, REQUEST_FLOATS, REQUEST_INTS, U_END,
+    U_PART_WORK, UNIT_FLOATS, UNIT_INTS, push, push_sorted, remove,
 )  # fmt: skip
 from qmodel._kernels.system import BUSY, FREE, HEAD, HELD, PREFILL_COLUMNS, enqueue
 from qmodel._kernels.system_batch import advance

@@ -40,11 +40,16 @@ SCREENED_CANDIDATES = 6
 # attainment this little below Kairos' counts as kept. Both are what the numerical model can tell apart (0061).
 TIED_P95 = 1.10
 TIED_ATTAINMENT = 0.002
+# A P99 TTFT this many times Kairos' starves the longest prompts: first half of HH 1.1, where shortest first has 1.34
+# times Kairos' P99 and due times .65 (0053).
 STARVED_P99 = 1.10
 # Bounds of hosting are judged where prompts that outlast the TTFT SLO there have this share of the work (0070).
 LONG_WORK = 0.1
 HOST_SHARES = (1.0, 2.0)
+# Orders judged by default, in the order in which they win ties: what holds in bursts comes first (0053).
 ORDERS: tuple[Order, ...] = ("due", "spf", "fcfs")
+# Factors of a thorough search on both prices and on the weight of harm.
+PRICE_FACTORS, HARM_FACTORS = (0.3, 1.0, 3.0), (1.0, 5.0)
 
 
 class Outcome(NamedTuple):
@@ -170,7 +175,7 @@ def late_rules(
         return found
     changes: dict[str, dict[str, float]] = {
         "": {},
-        ", harm x 5": {"harm_weight": 5 * rule.harm_weight},
+        f", harm x {HARM_FACTORS[-1]:g}": {"harm_weight": HARM_FACTORS[-1] * rule.harm_weight},
         ", no harm": {"harm_weight": 0.0},
         ", half the room": {"max_waiting_tokens": rule.max_waiting_tokens // 2},
         ", twice the room": {"max_waiting_tokens": 2 * rule.max_waiting_tokens},
@@ -247,9 +252,9 @@ def price_rules(rule: ThresholdRule, deadline_s: float) -> dict[str, ThresholdRu
         Longest v + h [s].
     """
     found: dict[str, ThresholdRule] = {}
-    for prefill in (0.3, 1.0, 3.0):
-        for decode in (0.3, 1.0, 3.0):
-            for harm in (1.0, 5.0):
+    for prefill in PRICE_FACTORS:
+        for decode in PRICE_FACTORS:
+            for harm in HARM_FACTORS:
                 scaled = replace(
                     rule,
                     price_prefill_per_s=prefill * rule.price_prefill_per_s,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from qmodel.errors import InputError
 from qmodel.studies.evaluation import TBT_SLOS_S, evaluate
 from qmodel.studies.evaluation_cases import CONDITIONS, MODELS, PANELS
-from qmodel.studies.evaluation_report import CELL, NEVER, PLAN, geometric_means, headline, losses, robustness
+from qmodel.studies.evaluation_report import CELL, NEVER, PLAN, finished, geometric_means, headline, losses, robustness
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -99,7 +99,7 @@ def evaluation_summary(table: DataFrame) -> dict[str, Any]:
         "robustness": robustness(table),
     }
     rows = {name: part.to_dict("records") for name, part in parts.items()}
-    return {**rows, "runs": len(table), "failed": int((table["error"].fillna("") != "").sum())}
+    return {**rows, "runs": len(table), "failed": len(table) - len(finished(table))}
 
 
 def evaluation_page(table: DataFrame) -> str:
@@ -128,7 +128,7 @@ _WHERE = ["model", "cell", "TTFT SLO", "TBT SLO"]
 
 def _head(table: DataFrame) -> list[str]:
     seeds, runs = table["seed"].nunique(), len(table)
-    failed = int((table["error"].fillna("") != "").sum())
+    failed = len(table) - len(finished(table))
     lines = [
         "# Evaluation",
         "",
@@ -276,7 +276,8 @@ def _robust(table: DataFrame) -> list[str]:
 
 
 def _cells(table: DataFrame) -> list[str]:
-    kept = table[(table["condition"] == CONDITIONS[0].name) & (table["error"].fillna("") == "")]
+    kept = finished(table)
+    kept = kept[kept["condition"] == CONDITIONS[0].name]
     lines = ["## Every cell", "", "P95 TTFT [s] / SLO attainment, means over the runs.", ""]
     names = list(dict.fromkeys(kept["policy"]))
     for (model, ttft, tbt), part in kept.groupby(["model", "ttft_slo", "tbt_slo_s"], sort=False):

@@ -18,6 +18,7 @@ __all__ = [
     "PLAN",
     "SETTING",
     "congested",
+    "finished",
     "geometric_means",
     "headline",
     "losses",
@@ -36,9 +37,24 @@ POINTS = 0.2
 CONGESTION = 2.0
 # The best scheduler that never deflects counts as saturated where it meets the SLOs of fewer requests than this.
 SATURATED_ATTAINMENT = 0.9
+# Under faults and old signals a plan's P95 TTFT may be this much above never deflecting's (the protocol's 5 %).
+WORSE = 0.05
+# Losses are sorted by the higher ratio; so many points of attainment lost weigh as much as a ratio higher by 1.
+POINTS_A_RATIO = 10.0
 # Share of requests that the simulator's metrics count.
 COUNTED = 0.9
 _AS_PLANNED = CONDITIONS[0].name
+
+
+def finished(table: DataFrame) -> DataFrame:
+    """Return the runs that have a result.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From `evaluation.evaluate`.
+    """
+    return table[table["error"].fillna("") == ""]
 
 
 def pairs(table: DataFrame, policy: str, rival: str) -> DataFrame:
@@ -78,7 +94,8 @@ _PAIRED = (
 
 
 def _runs(table: DataFrame, policy: str) -> DataFrame:
-    kept = table[(table["policy"] == policy) & (table["error"].fillna("") == "")]
+    kept = finished(table)
+    kept = kept[kept["policy"] == policy]
     return kept.set_index([*SETTING, "seed"])[_METRICS]
 
 
@@ -201,7 +218,7 @@ def losses(table: DataFrame, policy: str = PLAN, rival: str = KAIROS) -> DataFra
     }
     found["lost"] = [", ".join(name for name in marks if marks[name].iloc[i]) for i in range(len(found))]
     found = found[found["lost"] != ""]
-    worst = found[["p95", "p99"]].max(axis=1) - found["slo_points"].clip(upper=0) / 10
+    worst = found[["p95", "p99"]].max(axis=1) - found["slo_points"].clip(upper=0) / POINTS_A_RATIO
     return found.assign(worst=worst).sort_values("worst", ascending=False, ignore_index=True).drop(columns="worst")
 
 
@@ -223,7 +240,8 @@ def headline(table: DataFrame, rivals: Sequence[str] = NEVER) -> DataFrame:
     DataFrame
         `CELL`, p95_change and attainment_change (relative, e.g. -0.81 and +0.79), the values themselves, saturated.
     """
-    kept = table[(table["condition"] == _AS_PLANNED) & (table["error"].fillna("") == "")]
+    kept = finished(table)
+    kept = kept[kept["condition"] == _AS_PLANNED]
     mean = kept.groupby([*CELL, "policy"], sort=False)[["p95_ttft_s", "slo_attainment"]].mean().unstack("policy")
     names = [name for name in rivals if name in mean["p95_ttft_s"]]
     best_p95, best_slo = mean["p95_ttft_s"][names].min(axis=1), mean["slo_attainment"][names].max(axis=1)
@@ -264,7 +282,7 @@ def robustness(table: DataFrame, policy: str = PLAN) -> DataFrame:
             "condition": condition.name, "family": condition.family, "cells": len(mine),
             "kairos_p95": _geometric(mine["p95"]), "kairos_misses": _geometric(mine["misses"]),
             "never_p95": _geometric(rest["p95"]), "worst_never_p95": float(worst["p95"]),
-            "worst_cell": f"{worst['panel']} {worst['sweep']:g}", "cells_worse": int((rest["p95"] > 1.05).sum()),
+            "worst_cell": f"{worst['panel']} {worst['sweep']:g}", "cells_worse": int((rest["p95"] > 1.0 + WORSE).sum()),
             "worst_slo_points": float(mine["slo_points"].min()),
         })  # fmt: skip
     return pd.DataFrame(rows)

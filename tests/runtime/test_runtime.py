@@ -54,8 +54,7 @@ def test_imports_the_standard_library_only():
 
 
 def test_deflects_exactly_above_the_threshold(plan, loaded):
-    rng = np.random.default_rng(3)
-    seen = set()
+    rng, tried = np.random.default_rng(3), 0
     for _ in range(300):
         tokens = int(rng.integers(20, 12_000))
         batch, context, v = rng.uniform(0, 250), rng.uniform(0, 400_000), rng.uniform(0, 1)
@@ -63,11 +62,10 @@ def test_deflects_exactly_above_the_threshold(plan, loaded):
         if not 1e-6 < theta < 1e5:
             continue
         state = [DecodeState(batch, context, v)]
-        seen.add(loaded.decide(tokens, 0, theta * 0.999, state).deflect)
+        tried += 1
         assert not loaded.decide(tokens, 0, theta * 0.999, state).deflect
         assert loaded.decide(tokens, 0, theta * 1.001, state).deflect
-        seen.add(True)
-    assert seen == {True, False}
+    assert tried > 50
 
 
 @pytest.fixture(scope="module")
@@ -117,13 +115,6 @@ def test_equals_the_policy(plan, path, two_kinds, two_kinds_path, kinds):
         if decision.deflect:
             assert decision.instance == route.instance
             assert decision.host_s == pytest.approx(route.host_s)
-
-
-def test_a_plan_with_kinds_is_read_as_it_was_written(two_kinds, two_kinds_path, tmp_path):
-    again = tmp_path / "again.json"
-    save_plan(read_plan(two_kinds_path), again)
-    assert again.read_text() == two_kinds_path.read_text()
-    assert read_plan(two_kinds_path).rule.kind_of == two_kinds.rule.kind_of
 
 
 def test_an_unknown_kind_is_a_bad_signal(two_kinds_path):
