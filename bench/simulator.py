@@ -123,25 +123,9 @@ def decision_us(policy, repeats=200_000):
             kp.observe_prefill(t, 2, UF, UI, seen)
             kp.observe_decode(t, 2, 2, UF, UI, classes, slo, seen)
             u, host = kp.decide(
-                t,
-                i % 1024,
-                R,
-                UF,
-                seen,
-                slo,
-                PK,
-                PF,
-                chunks,
-                lengths,
-                batches,
-                contexts,
-                curves,
-                tables,
-                EC,
-                EB,
-                XI,
+                t, i % 1024, R, UF, seen, slo, PK, PF, chunks, lengths, batches, contexts, curves, tables, EC, EB, XI,
                 XF,
-            )
+            )  # fmt: skip
             total += u + host
         return total
 

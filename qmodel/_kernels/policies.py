@@ -18,7 +18,7 @@ FCFS, SPF, AGED, DUE = range(4)
 
 # Integer parameters of a policy; behind them the kind of each decode instance, where there are several.
 (
-    K_KIND, K_ORDER, K_HOST_BUDGET, K_ROUTE_REQUESTS, K_DECODE_EARLY, K_WAIT, K_ROOM, K_STATIC, K_COMMIT, K_SCATTER,
+    K_KIND, K_ORDER, K_HOST_BUDGET, K_ROUTE_REQUESTS, K_DECODE_EARLY, K_WAIT, K_ROOM, K_INCLUSIVE, K_COMMIT, K_SCATTER,
     K_HOST_PACKING, K_MAX_BATCH,
 ) = range(12)  # fmt: skip
 POLICY_INTS = 12
@@ -321,17 +321,13 @@ def decide_thresholds(r, k, d, R, seen, PK, PF, lengths, batches, contexts, curv
     return best, 0.0
 
 
-# Bits of K_STATIC.
-STATIC_INCLUSIVE, STATIC_BUSY = 1, 2
-
-
 @kernel
 def decide_static(r, k, d, R, seen, PK, PF, chunks, slo, EC, EB, budget):
     """Return (unit, host time) of a static length rule; see `qmodel.policies.StaticLength` for the vendors'."""
     need, done, c = R[r, R_NEED], R[r, R_DONE], R[r, R_CLASS]
     n = need - done
     best = fewest(seen, 0, k, OB_REQUESTS if PK[K_ROUTE_REQUESTS] else OB_WORK, r, PK)
-    short = n <= PF[P_TOKENS] if PK[K_STATIC] & STATIC_INCLUSIVE else n < PF[P_TOKENS]
+    short = n <= PF[P_TOKENS] if PK[K_INCLUSIVE] else n < PF[P_TOKENS]
     local = short and n < PF[P_RATIO] * need if PF[P_RATIO] < np.inf else short
     local = local or R[r, R_PROMPT] < PF[P_PROMPT_TOKENS]
     local = local or seen[best, OB_TOKENS] > PF[P_PREFILL_BUSY] * budget

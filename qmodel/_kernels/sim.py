@@ -196,6 +196,17 @@ def _start_all(
 
 
 @kernel
+def _next_arrival(again, R, lists, loop):
+    """Return the request that arrives: one that a fault sent back, or the next of all."""
+    r = lists[again, L_HEAD]
+    if r >= 0:
+        remove(lists, R, again, r)
+        return r
+    loop[LOOP_NEXT] += 1
+    return loop[LOOP_NEXT] - 1
+
+
+@kernel
 def run(
     clock, loop, R, F, UF, UI, lists, times, winners, dirty, slots, longest, classes, violations, hist, seen,
     scratch, slo, PK, PF, chunks, lengths, batches, contexts, curves, tables, LC, LB, EC, EB, EW, XI, XF, faults, noise,
@@ -248,7 +259,7 @@ def run(
         if fails:
             apply_fault(
                 t, faults[loop[LOOP_FAULT]], late, R, F, UF, UI, lists, times, winners, loop, dirty, slots, longest,
-                classes, violations, PK, LC, XI, XF,
+                classes, violations, PK, LC, XI,
             )  # fmt: skip
             if stale:
                 observe_stops(k, d, UI, seen)
@@ -256,12 +267,7 @@ def run(
             noted[:] = np.nan
             loop[LOOP_PULL] = 1 if late else 0
         elif arrives:
-            r = lists[again, L_HEAD]
-            if r >= 0:
-                remove(lists, R, again, r)
-            else:
-                r = loop[LOOP_NEXT]
-                loop[LOOP_NEXT] += 1
+            r = _next_arrival(again, R, lists, loop)
             if PK[K_ORDER] != FCFS:
                 F[r, F_KEY] = queue_key(F[r, F_ARRIVAL], r, R, PK, PF, EW, EC, EB)
             if late:
@@ -275,6 +281,8 @@ def run(
             if PK[K_KIND] == EXTERNAL:
                 clock[CLOCK_NOW], loop[LOOP_ASKED] = now, r
                 return ASK
+            # In place: decided in a function of its own, a request takes a tenth longer.
+            e, g = noise[r % len(noise), 0], noise[r % len(noise), 1]
             if PK[K_KIND] == COMPILED:
                 u, host = decide_compiled(t, r, R, F, seen, slo, EC, EB, UF, XI, XF, scratch)
                 if u < 0:
@@ -283,10 +291,9 @@ def run(
             elif live:
                 u, host = decide_live(
                     t, r, R, UF, UI, classes, slo, seen, PK, PF, lengths, batches, contexts, curves, tables, floors,
-                    noted, bounds, lows, XI, noise[r % len(noise), 0], noise[r % len(noise), 1],
+                    noted, bounds, lows, XI, e, g,
                 )  # fmt: skip
             else:
-                e, g = noise[r % len(noise), 0], noise[r % len(noise), 1]
                 u, host = decide_noisy(
                     t, r, R, UF, seen, slo, PK, PF, chunks, lengths, batches, contexts, curves, tables, EC, EB, XI, XF,
                     e, g,

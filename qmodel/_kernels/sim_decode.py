@@ -12,7 +12,7 @@ from qmodel._kernels.policies import K_COMMIT, K_HOST_BUDGET, K_HOST_PACKING, ch
 from qmodel._kernels.sim_state import (
     DECODING, FINISHED, F_ADMITTED, F_FINISH, F_FIRST, F_HOST, F_LANDED, F_LAST, F_PREFILLED, F_START, F_TBT_MAX,
     HOSTED, I_BATCH, I_COUNTED, I_DOWN, I_FORGOTTEN, I_HOSTING, I_HOST_TOKENS, I_JOINERS, I_NEXT_LEAVE, I_PART,
-    I_PART_CHUNK, I_PREEMPTIONS, I_REQUESTS, I_SPAN, I_STAMP, I_STEP, I_STEPS, I_STEP_TOKENS, LOOP_FINISHED, L_HEAD,
+    I_PREEMPTIONS, I_REQUESTS, I_SPAN, I_STAMP, I_STEP, I_STEPS, I_STEP_TOKENS, LOOP_FINISHED, L_HEAD,
     R_CACHED, R_CLASS, R_DONE, R_LEFT, R_NEED, R_NEXT, R_OUTPUT, R_PREEMPTED, R_STATE, R_VIOLATIONS, S_BASE, S_ID,
     S_LEAVE, S_STAMP, U_BATCH_TIME, U_BUSY, U_CAPACITY, U_CONTEXT, U_END, U_EXPECTED, U_HOST_KV, U_HOST_PART,
     U_HOST_TIME, U_HOST_WAIT, U_S, U_SINCE, U_SLOWDOWN, U_X, U_Y, U_Z, X_DECODE, X_FIRST_PREFILL, X_MAX_SEQS,
@@ -179,7 +179,6 @@ def _add_chunk(u, run, r, chunk, R, F, UF, UI, lists):
         push(lists, R, run, r)
         return
     UI[u, I_PART] = r
-    UI[u, I_PART_CHUNK] = chunk
     start = R[r, R_CACHED] if R[r, R_PREEMPTED] == 0 else 0
     UF[u, U_HOST_PART] = F[r, F_HOST] * (left - chunk) / (R[r, R_NEED] - start)
 
@@ -287,6 +286,24 @@ def _forget(u, j, run, R, UI, lists, slots):
     UI[u, I_REQUESTS] -= gone
 
 
+@kernel
+def _begin_joiners(first, step, j, begin, end, R, F, slots, longest, hist, slo, XI, XF):
+    """Note when the residents of slots `begin` to `end` - 1 end their first step, `step` [s] long."""
+    for b in range(begin, end):
+        r = slots[j, b, S_ID]
+        c = R[r, R_CLASS]
+        F[r, F_FIRST] = first
+        if step > slo[c, 1]:
+            slots[j, b, S_BASE] += 1  # its first step ends the TTFT and is no TBT
+        if XI[X_FIRST_PREFILL]:
+            gap = first - F[r, F_PREFILLED]
+            longest[j, b] = gap
+            if gap > slo[c, 1]:
+                R[r, R_VIOLATIONS] += 1
+            if r >= XI[X_WARM]:
+                _count_tbt(hist, XF, gap, 1.0)
+
+
 @inlined
 def start_decode(
     t, u, R, F, UF, UI, lists, times, winners, slots, longest, classes, violations, hist, slo,
@@ -334,20 +351,7 @@ def start_decode(
             UI[u, I_SPAN] = 1  # another speed is known after one step
     if PK[K_COMMIT]:
         _forget(u, j, run, R, UI, lists, slots)
-    first = on_tick(t + step, XF[Y_TICKS])
-    for b in range(B - joiners, B):
-        r = slots[j, b, S_ID]
-        c = R[r, R_CLASS]
-        F[r, F_FIRST] = first
-        if step > slo[c, 1]:
-            slots[j, b, S_BASE] += 1  # its first step ends the TTFT and is no TBT
-        if XI[X_FIRST_PREFILL]:
-            gap = first - F[r, F_PREFILLED]
-            longest[j, b] = gap
-            if gap > slo[c, 1]:
-                R[r, R_VIOLATIONS] += 1
-            if r >= XI[X_WARM]:
-                _count_tbt(hist, XF, gap, 1.0)
+    _begin_joiners(on_tick(t + step, XF[Y_TICKS]), step, j, B - joiners, B, R, F, slots, longest, hist, slo, XI, XF)
     span = span_time(UF[u, U_X], UF[u, U_S], UF[u, U_Y], UF[u, U_Z], UI[u, I_SPAN])
     UF[u, U_END] = on_tick(t + span, XF[Y_TICKS])
     schedule(times, winners, XI[X_TREE], d + u, UF[u, U_END])

@@ -126,8 +126,7 @@ def _stop_decode(u, R, F, UF, UI, lists, slots, longest, classes, violations, ti
 
 @kernel
 def apply_fault(
-    t, event, late, R, F, UF, UI, lists, times, winners, loop, dirty, slots, longest, classes, violations, PK, LC, XI,
-    XF,
+    t, event, late, R, F, UF, UI, lists, times, winners, loop, dirty, slots, longest, classes, violations, PK, LC, XI
 ):  # fmt: skip
     """Apply one fault event at time t."""
     k, d, u, action = XI[X_PREFILL], XI[X_DECODE], int(event[E_UNIT]), int(event[E_ACTION])

@@ -11,7 +11,7 @@ from qmodel._kernels.policies import (
 )  # fmt: skip
 from qmodel._kernels.sim_links import bytes_sent, send
 from qmodel._kernels.sim_state import (
-    F_FINISH, F_LANDED, F_PREFILLED, F_START, FINISHED, I_BATCH, I_DOWN, I_HOSTING, I_PART, I_PART_CHUNK,
+    F_FINISH, F_LANDED, F_PREFILLED, F_START, FINISHED, I_BATCH, I_DOWN, I_HOSTING, I_PART,
     I_REQUESTS, I_SPAN, I_STEP_TOKENS, I_STEPS, L_COUNT, L_HEAD, LANDED, LOOP_FINISHED, MOVING, PREFILLING,
     R_CACHED, R_DECODE, R_DONE, R_NEED, R_OUTPUT, R_PREFILL, R_PROMPT, R_STATE, U_BUSY, U_CAPACITY, U_END, U_KV,
     U_LINK_RATE, U_PART_WORK, U_S, U_SINCE, U_TOKENS, U_WORK, U_X, U_Y, U_Z, X_BUDGET, X_DECODE, X_FIRST_PREFILL,
@@ -59,7 +59,6 @@ def start_prefill(t, i, late, R, F, UF, UI, lists, times, winners, PK, LC, LB, E
             push(lists, R, k + i, r)
         else:
             UI[i, I_PART] = r
-            UI[i, I_PART_CHUNK] = chunk
             UF[i, U_PART_WORK] = work_time(EW, EC, EB, i, R[r, R_NEED], R[r, R_DONE])
         r = -1
     if n == 0:

@@ -34,16 +34,24 @@ NOT_ARRIVED, WAITING, PREFILLING, MOVING, HANDING_OVER, LANDED, DECODING, HOSTED
 ) = range(22)  # fmt: skip
 UNIT_FLOATS = 22
 
-# Integer columns of a unit.
+# Integer columns of a unit. PART: the prompt begun and not yet done (-1: none); COUNTED: residents past the warm-up;
+# FORGOTTEN: residents and prompts in their last step that no longer count as load.
 (
-    I_DIRTY, I_PART, I_PART_CHUNK, I_STEP_TOKENS, I_REQUESTS, I_BATCH, I_JOINERS, I_COUNTED, I_STEP, I_NEXT_LEAVE,
+    I_DIRTY, I_PART, I_STEP_TOKENS, I_REQUESTS, I_BATCH, I_JOINERS, I_COUNTED, I_STEP, I_NEXT_LEAVE,
     I_SPAN, I_HOST_TOKENS, I_HOSTING, I_STAMP, I_PREEMPTIONS, I_STEPS, I_FORGOTTEN, I_DOWN,
-) = range(18)  # fmt: skip
-UNIT_INTS = 18
+) = range(17)  # fmt: skip
+UNIT_INTS = 17
 
-# Columns of a resident's slot.
+# Columns of a resident's slot: request, step at whose end it leaves, slow steps of its class when it joined, order.
 S_ID, S_LEAVE, S_BASE, S_STAMP = range(4)
 
+# Rows of the lists, k prefill and d decode instances:
+#   i, k + i              the queue of prefill instance i (0 is shared by all when binding is late), and the prompts
+#                         that end with its step in progress
+#   2k + j, 2k + d + j    prompts that wait to be hosted at decode instance j, and those that end with its step
+#   2k + 2d + j           requests whose cache has landed there and that wait for admission
+#   2k + 3d + j           requests whose cache is on its way there, by the time of their next event
+#   2k + 4d               requests that a fault lets arrive again
 # Columns of a list: first, last, how many.
 L_HEAD, L_TAIL, L_COUNT = range(3)
 

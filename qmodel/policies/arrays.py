@@ -63,7 +63,7 @@ def policy_arrays(spec: KernelSpec) -> PolicyArrays:
         "arrival_landed": kp.AT_ARRIVAL_COUNT_LANDED,
     }[spec.decode_choice]
     PK[kp.K_COMMIT] = spec.count_until == "last_step_starts"
-    PK[kp.K_STATIC] = kp.STATIC_INCLUSIVE if spec.static_inclusive else 0
+    PK[kp.K_INCLUSIVE] = spec.static_inclusive
     PF[[kp.P_LIMIT, kp.P_ALPHA, kp.P_BETA, kp.P_AGEING]] = spec.limit_s, spec.alpha, spec.beta, spec.ageing_per_s
     PF[[kp.P_TOKENS, kp.P_RATIO, kp.P_PROMPT_TOKENS]] = (
         spec.static_tokens,

@@ -9,12 +9,12 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from qmodel._kernels import sim_faults as kf
 from qmodel.errors import InputError
 from qmodel.scenario import Cluster
 
 __all__ = ["Fault", "Signals"]
 
-_STOP, _START, _SPEED, _LINK = range(4)
 # Each observation is an event: shorter intervals would be all that is simulated.
 _LEAST_INTERVAL_S = 1e-6
 
@@ -131,9 +131,9 @@ def fault_events(faults: Sequence[Fault], prefill: int, decode: int) -> npt.NDAr
             if fault.from_s < down.get(unit, 0.0):
                 raise InputError("faults", f"that stop {fault.pool} {fault.instance} twice at a time", "apart")
             down[unit] = fault.until_s
-            rows += [(fault.from_s, unit, _STOP, 0.0), (fault.until_s, unit, _START, 0.0)]
+            rows += [(fault.from_s, unit, kf.STOP, 0.0), (fault.until_s, unit, kf.START, 0.0)]
         else:
-            action = _SPEED if fault.kind == "slow" else _LINK
+            action = kf.SPEED if fault.kind == "slow" else kf.LINK
             value = fault.factor if fault.kind == "slow" else 1 / fault.factor
             rows += [(fault.from_s, unit, action, value), (fault.until_s, unit, action, 1 / value)]
     rows.sort(key=lambda row: row[0])

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from qmodel._kernels import policies as kp
 from qmodel._kernels import sim
@@ -230,6 +231,29 @@ def _state(scene: Scene, arrays: Arrays, request: RequestView) -> ClusterState:
 def _result(
     name: str, scene: Scene, arrays: Arrays, requests: Requests, slos: Sequence[SLO], warm_from: int
 ) -> SimulationResult:
+    k, classes = len(scene.prefill), requests.slo_class
+    columns = _request_columns(scene, arrays, requests)
+    makespan = float(columns["finish_s"].max())
+    units = _unit_columns(scene, arrays, makespan)
+    busy = units["utilisation"]
+    return SimulationResult(
+        policy=name,
+        columns=columns,
+        warm_from=warm_from,
+        tbt_edges_s=np.exp(encode.HISTOGRAM_LOG0 + encode.HISTOGRAM_STEP * np.arange(encode.HISTOGRAM_BINS + 1)),
+        tbt_tokens=arrays.hist,
+        ttft_slo_s=np.array([s.ttft_s for s in slos])[classes],
+        tbt_slo_s=np.array([s.tbt_s for s in slos])[classes],
+        tbt_quantile=np.array([s.tbt_quantile for s in slos])[classes],
+        units=units,
+        utilisation={"prefill": float(busy[:k].mean()) if k else 0.0, "decode": float(busy[k:].mean())},
+        makespan_s=makespan,
+        events=int(arrays.loop[ks.LOOP_EVENTS]),
+    )
+
+
+def _request_columns(scene: Scene, arrays: Arrays, requests: Requests) -> dict[str, npt.NDArray[Any]]:
+    """Return the columns of `SimulationResult.requests`."""
     F, R, k = arrays.F, arrays.R, len(scene.prefill)
     deflected = R[:, ks.R_DEFLECTED] > 0
     arrival, start, prefilled = F[:, ks.F_ARRIVAL], F[:, ks.F_START], F[:, ks.F_PREFILLED]
@@ -242,7 +266,7 @@ def _result(
     with np.errstate(invalid="ignore", divide="ignore"):
         mean_gap = np.where(gaps > 0, (finish - ended) / gaps, np.nan)
     none = np.zeros(len(requests))
-    columns = {
+    return {
         "arrival_s": arrival,
         "prompt_tokens": requests.prompt_tokens,
         "output_tokens": requests.output_tokens,
@@ -266,32 +290,19 @@ def _result(
         "preemptions": R[:, ks.R_PREEMPTED],
         "restarts": R[:, ks.R_RESTARTS],
     }
-    makespan = float(finish.max())
-    busy = arrays.UF[:, ks.U_BUSY] / makespan if makespan > 0 else arrays.UF[:, ks.U_BUSY]
+
+
+def _unit_columns(scene: Scene, arrays: Arrays, makespan_s: float) -> dict[str, npt.NDArray[Any]]:
+    """Return the columns of `SimulationResult.instances`."""
+    k, d, UF, UI = len(scene.prefill), len(scene.decode), arrays.UF, arrays.UI
     with np.errstate(invalid="ignore", divide="ignore"):
-        batch = np.nan_to_num(arrays.UF[k:, ks.U_BATCH_TIME] / arrays.UF[k:, ks.U_BUSY])
-    units = {
-        "pool": np.array(["prefill"] * k + ["decode"] * len(scene.decode)),
-        "instance": np.r_[np.arange(k), np.arange(len(scene.decode))],
-        "utilisation": busy,
-        "steps": arrays.UI[:, ks.I_STEPS],
+        batch = np.nan_to_num(UF[k:, ks.U_BATCH_TIME] / UF[k:, ks.U_BUSY])
+    return {
+        "pool": np.array(["prefill"] * k + ["decode"] * d),
+        "instance": np.r_[np.arange(k), np.arange(d)],
+        "utilisation": UF[:, ks.U_BUSY] / makespan_s if makespan_s > 0 else UF[:, ks.U_BUSY],
+        "steps": UI[:, ks.I_STEPS],
         "mean_batch": np.r_[np.zeros(k), batch],
-        "hosting_s": arrays.UF[:, ks.U_HOST_TIME],
-        "preemptions": arrays.UI[:, ks.I_PREEMPTIONS],
+        "hosting_s": UF[:, ks.U_HOST_TIME],
+        "preemptions": UI[:, ks.I_PREEMPTIONS],
     }
-    classes = requests.slo_class
-    edges = np.exp(encode.HISTOGRAM_LOG0 + encode.HISTOGRAM_STEP * np.arange(encode.HISTOGRAM_BINS + 1))
-    return SimulationResult(
-        policy=name,
-        columns=columns,
-        warm_from=warm_from,
-        tbt_edges_s=edges,
-        tbt_tokens=arrays.hist,
-        ttft_slo_s=np.array([s.ttft_s for s in slos])[classes],
-        tbt_slo_s=np.array([s.tbt_s for s in slos])[classes],
-        tbt_quantile=np.array([s.tbt_quantile for s in slos])[classes],
-        units=units,
-        utilisation={"prefill": float(busy[:k].mean()) if k else 0.0, "decode": float(busy[k:].mean())},
-        makespan_s=makespan,
-        events=int(arrays.loop[ks.LOOP_EVENTS]),
-    )

@@ -39,7 +39,7 @@ class SimulationResult:
     units : Mapping
         One array per column of `instances`.
     utilisation : Mapping
-        Busy share of the prefill and decode pool until the last arrival-driven event ends.
+        Busy share of the prefill and of the decode pool until the last request finishes.
     makespan_s : float
         When the last request finished [s].
     events : int

@@ -1,4 +1,4 @@
-"""Intervals for simulation output: replications, paired differences, batch means and quantiles."""
+"""Intervals for simulation output: over replications, and over batches of one run for means and quantiles."""
 
 from __future__ import annotations
 
