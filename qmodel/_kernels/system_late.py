@@ -158,6 +158,37 @@ def _next_event(t, k, d, UF, stall, D, E, hosted):
 
 
 @kernel
+def _hand_over(i, t, running, ended, F, D, E, units, kept, behind, landing, nxt, need, cached, left, rates, S, G):
+    """Send the prompts that end with the step of prefill instance i at t to decode instances."""
+    for b in range(ended[i]):
+        r = running[i, b]
+        F[r, FINISH] = t
+        if ends_at_prefill(r, t, left, F, S):
+            units[i, HELD] -= need[r]
+            continue
+        j = least_requests(E, S[S_DECODE])
+        E[j, E_REQUESTS] += 1
+        transfer(r, i, j, t, F, D, units[i], landing, nxt, need, cached, rates, S, G)
+        enqueue(kept[i], behind, r)
+
+
+@kernel
+def _arrive(r, t, lists, R, K, F, shelves, floats, ints, ends, need, cached, PK, PF, LC, LB, EW):
+    """Put request r, which arrives at t, into the shared queue."""
+    F[r, ARRIVAL] = t
+    if PK[K_ORDER] == FCFS:
+        push(lists, R, 0, r)
+    elif PK[K_ORDER] == DUE:
+        join_due(r, work_time(EW, LC, LB, 0, need[r], cached[r]), lists, R, K, shelves, floats, ints, ends)
+    else:
+        K[r, F_KEY] = queue_key(t, r, R, PK, PF, EW, LC, LB)
+        if PK[K_ORDER] == SPF:
+            put(r, lists, R, K, shelves)
+        else:
+            push_sorted(lists, R, K, 0, r)
+
+
+@kernel
 def _run(
     arrival, deflected, R, K, lists, shelves, floats, ints, ends, UF, UI, stall, exact, units, part, kept, behind, room,
     running, ended, F, D, E, keys, ids, fresh, landing, hosted, nxt, need, cached, done, left, again, hist, seen,
@@ -185,32 +216,12 @@ def _run(
                 continue
             pull = True
             UF[i, U_END] = np.inf
-            for b in range(ended[i]):
-                r = running[i, b]
-                F[r, FINISH] = t
-                if ends_at_prefill(r, t, left, F, S):
-                    units[i, HELD] -= need[r]
-                    continue
-                j = least_requests(E, d)
-                E[j, E_REQUESTS] += 1
-                transfer(r, i, j, t, F, D, units[i], landing, nxt, need, cached, rates, S, G)
-                enqueue(kept[i], behind, r)
+            _hand_over(
+                i, t, running, ended, F, D, E, units, kept, behind, landing, nxt, need, cached, left, rates, S, G
+            )
         while coming < n and arrival[coming] <= t:
-            r = coming
-            coming += 1
-            pull = True
-            F[r, ARRIVAL] = t
-            if order == FCFS:
-                push(lists, R, 0, r)
-            elif order == DUE:
-                work = work_time(EW, LC, LB, 0, need[r], cached[r])
-                join_due(r, work, lists, R, K, shelves, floats, ints, ends)
-            else:
-                K[r, F_KEY] = queue_key(t, r, R, PK, PF, EW, LC, LB)
-                if order == SPF:
-                    put(r, lists, R, K, shelves)
-                else:
-                    push_sorted(lists, R, K, 0, r)
+            _arrive(coming, t, lists, R, K, F, shelves, floats, ints, ends, need, cached, PK, PF, LC, LB, EW)
+            coming, pull = coming + 1, True
         ahead, _ = work_begun(t, k, UF, UI)
         looked = order != DUE or lists[0, L_COUNT] < 2
         for i in range(k):
@@ -236,19 +247,9 @@ def _run(
                 observe_decode(t, j, D, E, LC, LB, capacity, seen, S)
                 begun, _ = work_begun(t, k, UF, UI)
                 if lists[0, L_COUNT] > _BLOCK and _none_gains(
-                    k + j,
-                    kind_of(PK, j),
-                    lists[0, L_COUNT],
-                    begun,
-                    k,
-                    most,
-                    seen,
-                    PF,
-                    lengths,
-                    batches,
-                    contexts,
+                    k + j, kind_of(PK, j), lists[0, L_COUNT], begun, k, most, seen, PF, lengths, batches, contexts,
                     tables,
-                ):
+                ):  # fmt: skip
                     break
                 if not looked:
                     order_due(t, k, ahead, G[G_TTFT], lists, R, K, F, shelves, floats, ints, ends)

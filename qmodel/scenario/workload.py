@@ -154,10 +154,7 @@ class Workload:
         >>> w.rate_per_s, w.lengths()[0].tolist()
         (5.0, [500, 4000])
         """
-        prompt, output = (
-            LengthLaw.of(prompt_tokens, "prompt_tokens"),
-            LengthLaw.of(output_tokens, "output_tokens"),
-        )
+        prompt, output = LengthLaw.of(prompt_tokens, "prompt_tokens"), LengthLaw.of(output_tokens, "output_tokens")
         return cls(name="poisson", source=PoissonSource(rate_per_s=rate_per_s, prompt=prompt, output=output))
 
     @classmethod
@@ -198,12 +195,8 @@ class Workload:
             When an entry is missing or out of range.
         """
         try:
-            source = source_from_model(model)
-            return cls(
-                name=str(model.get("name", source.kind)),
-                source=source,
-                time_scale=float(model.get("time_scale", 1.0)),
-            )
+            source, time_scale = source_from_model(model), float(model.get("time_scale", 1.0))
+            return cls(name=str(model.get("name", source.kind)), source=source, time_scale=time_scale)
         except InputError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError) as error:
@@ -247,8 +240,7 @@ class Workload:
         InputError
             When the rate is not finite and > 0.
         """
-        if not (isinstance(per_s, (int, float, np.number)) and np.isfinite(per_s) and per_s > 0):
-            raise InputError("rate", per_s, "finite and > 0 [1/s]", "give e.g. 30/s")
+        _check_positive("rate", per_s, "finite and > 0 [1/s]", "give e.g. 30/s")
         return replace(self, time_scale=float(self.source.rate_per_s / per_s))
 
     def at_load(self, rho: float, cluster: Cluster) -> Workload:
@@ -271,8 +263,7 @@ class Workload:
         InputError
             When rho is not finite and > 0.
         """
-        if not (isinstance(rho, (int, float, np.number)) and np.isfinite(rho) and rho > 0):
-            raise InputError("load", rho, "finite and > 0", "give e.g. 0.9")
+        _check_positive("load", rho, "finite and > 0", "give e.g. 0.9")
         return self.at_rate(float(rho) * cluster.prefill_count / self.mean_work_s(cluster))
 
     def mean_work_s(self, cluster: Cluster) -> float:
@@ -399,12 +390,13 @@ class Workload:
         dict
             `from_model` turns it back into a workload; models make the round trip unchanged.
         """
-        return {
-            "version": MODEL_VERSION,
-            "name": self.name,
-            "time_scale": float(self.time_scale),
-            **self.source.model(),
-        }
+        own = {"version": MODEL_VERSION, "name": self.name, "time_scale": float(self.time_scale)}
+        return own | self.source.model()
+
+
+def _check_positive(name: str, value: Any, limit: str, remedy: str) -> None:
+    if not (isinstance(value, (int, float, np.number)) and np.isfinite(value) and value > 0):
+        raise InputError(name, value, limit, remedy)
 
 
 def _checked_count(count: int) -> int:

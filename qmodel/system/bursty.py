@@ -24,9 +24,9 @@ from qmodel.system.streams import lengths_of, path_of
 __all__ = ["modulation", "predict_bursty"]
 
 FloatArray = npt.NDArray[np.float64]
-_WINDOW_S = 10.0
+_WINDOW_S = 10.0  # as for the windows method
 _NEGLIGIBLE = 0.05  # covariances below this share of the first are taken as noise
-_FASTEST = 1e-3
+_FASTEST = 1e-3  # of its state a chain keeps at least this from one window to the next
 
 
 def modulation(rates_per_s: npt.ArrayLike, width_s: float) -> tuple[FloatArray, FloatArray]:

@@ -17,11 +17,12 @@ __all__ = ["DecodePool", "Joins", "decode_pool", "light_joins"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-_TAIL = 1e-9
-_NEGLIGIBLE = 1e-7
-_GRID = 200
+_TAIL = 1e-9  # probability of longer queues that is left out
+_MAX_WAITING = 20_000  # longest queue for a slot that is kept, however close the load is to 1
+_NEGLIGIBLE = 1e-7  # batches that make a smaller share of tokens are left out of laws of step times
+_GRID = 200  # points of that law, interpolated between
+_SPREAD = 4.0  # standard deviations around the outermost batches that its grid covers
 _SHORTEST = 0.5  # no first step is shorter than this share of a lone request's
-_MAX_WAITING = 20_000
 _PROBE = 1_000.0  # tokens of context over which the time per token is read off
 
 
@@ -135,7 +136,7 @@ class DecodePool:
         """Return times that cover the law of step times [s]."""
         met = np.flatnonzero(self.token_weight > _NEGLIGIBLE)
         low, high = met[0], met[-1]
-        spread = 4.0 * self.step_sd_s
+        spread = _SPREAD * self.step_sd_s
         return np.linspace(self.step_s[low] - spread[low] - 1e-6, self.step_s[high] + spread[high] + 1e-6, _GRID)
 
     def violation_probability(self, steps: FloatArray, limit_s: float, arrival_rate_per_s: float) -> FloatArray:
@@ -232,6 +233,33 @@ def decode_pool(cluster: Cluster, arrival_rate_per_s: float, residence: Residenc
         raise UnstableError(
             "decode load", asked / limit, "below 1 for a steady state", "add decode instances or lower the rate"
         )
+    pi, tokens, most = _product_form(asked, rate, d)
+    weight, own = tokens / tokens.sum(), np.sqrt(max(square - context**2, 0.0))
+    room = (capacity - batch * (context + 1.0)) / np.maximum(np.sqrt(batch) * own, 1e-9)
+    return DecodePool(
+        instances=d,
+        residents_cdf=np.cumsum(pi),
+        cap=cap,
+        batch=batch,
+        step_s=step,
+        step_sd_s=per_context * np.sqrt(batch) * own,
+        token_weight=weight,
+        context_per_request=context,
+        context_s=per_context,
+        completions_per_s=most,
+        mean_steps=E,
+        load=asked / limit,
+        busy_share=float(pi[1:] @ np.minimum(np.arange(1, len(pi)), d)) / d,
+        overfull=float(weight @ ndtr(-room)),
+    )
+
+
+def _product_form(asked: float, rate: FloatArray, d: int) -> tuple[FloatArray, FloatArray, float]:
+    """Return P(residents and waiting), tokens made by batch and steps per second with all slots taken.
+
+    `asked` steps per second are needed of d instances that make rate[b - 1] steps per second with b residents.
+    """
+    cap = len(rate)
     n = np.arange(1, d * cap + 1)
     low, more = n // d, n % d
     padded = np.concatenate([[0.0], rate, [0.0]])
@@ -247,25 +275,7 @@ def decode_pool(cluster: Cluster, arrival_rate_per_s: float, residence: Residenc
     served[-1] += pi[len(n) + 1 :].sum()
     np.add.at(made, low + 1, served * more * padded[low + 1])
     np.add.at(made, low, served * (d - more) * padded[low])
-    tokens = made[1 : cap + 1]
-    weight, own = tokens / tokens.sum(), np.sqrt(max(square - context**2, 0.0))
-    room = (capacity - batch * (context + 1.0)) / np.maximum(np.sqrt(batch) * own, 1e-9)
-    return DecodePool(
-        instances=d,
-        residents_cdf=np.cumsum(pi),
-        cap=cap,
-        batch=batch,
-        step_s=step,
-        step_sd_s=per_context * np.sqrt(batch) * own,
-        token_weight=weight,
-        context_per_request=context,
-        context_s=per_context,
-        completions_per_s=float(pool_rate[-1]),
-        mean_steps=E,
-        load=asked / limit,
-        busy_share=float(pi[1:] @ np.minimum(np.arange(1, len(pi)), d)) / d,
-        overfull=float(weight @ ndtr(-room)),
-    )
+    return pi, made[1 : cap + 1], float(pool_rate[-1])
 
 
 def _mean_step(cluster: Cluster, cap: int, context: float) -> tuple[FloatArray, float]:

@@ -18,10 +18,10 @@ from qmodel.system.recursion import Trajectory, run_recursion
 __all__ = ["from_trajectories", "predict_trace", "predict_windows"]
 
 FloatArray = npt.NDArray[np.float64]
-_WINDOW_S = 10.0
+_WINDOW_S = 10.0  # narrower windows would be the requests themselves, wider ones lose bursts (decision 0065)
 _REDRAWS = {"fast": 1, "balanced": 2, "exact": 8}
-_TILT_STEPS = 60
-_TILT_BINS = 256
+_TILT_STEPS = 60  # of bisection: past the last digit
+_TILT_BINS = 256  # of lengths, equally likely
 _SPLITS = 4  # halvings of a window: cells of 0.6 s
 _MOST_UNEVEN = 0.24  # variance of a half's share; 0.25 is all or nothing
 _SEED = 20260703

@@ -12,7 +12,7 @@ from qmodel.simulation import simulate
 from qmodel.system import predict
 from qmodel.system.decode import decode_pool
 from qmodel.system.prefill import prefill_path
-from qmodel.system.stationary import saturated_work_s
+from qmodel.system.stationary import saturated_work_s, service_of
 from qmodel.system.streams import Residence
 
 QUANTILES = [0.5, 0.95, 0.99]
@@ -56,6 +56,14 @@ def test_saturated_work_is_the_mean_over_all_offsets_in_a_stream_of_full_steps(c
             room = budget
     expected = length * law.base_s(2048.0) / budget + law.attention_s * length**2 / 2 + total / budget
     assert saturated_work_s(cluster, [length], [0])[0] == pytest.approx(expected, rel=1e-3)
+
+
+def test_merged_work_keeps_the_moments_that_waits_depend_on():
+    work = np.sort(np.random.default_rng(1).lognormal(-2.0, 1.2, 5_000))
+    merged = service_of(work, np.full(5_000, 1 / 5_000))
+    assert len(merged.values) <= 1024
+    assert merged.mean_s == pytest.approx(work.mean())
+    assert merged.scv == pytest.approx(work.var() / work.mean() ** 2, rel=1e-4)
 
 
 def test_decode_pool_of_one_instance_is_the_product_form_of_the_queueing_library(calibration):
