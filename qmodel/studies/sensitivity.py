@@ -323,6 +323,7 @@ def _with_spread(cluster: Cluster, workload: Workload, slo: SLO, factor: float) 
 
 
 def _spread(source: Any, factor: float) -> Any:
+    """Return a source whose prompts lie sqrt(factor) times as far from their mean; None for unknown kinds."""
 
     def wider(tokens: Any, mean: float) -> Any:
         moved = np.maximum(mean + (np.asarray(tokens, dtype=float) - mean) * np.sqrt(factor), 1.0)

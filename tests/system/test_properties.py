@@ -77,6 +77,15 @@ def test_scaling_all_times_scales_the_prediction(calibration, chat_lengths):
     assert slow.slo_attainment == pytest.approx(fast.slo_attainment, abs=1e-3)
 
 
+def _uneven(seed: int, log_prompt: float, spread: float) -> Workload:
+    """A short trace of lognormal prompts whose gaps vary more than those of a Poisson stream."""
+    rng = np.random.default_rng(seed)
+    n = 1_200
+    prompt = np.minimum(rng.lognormal(log_prompt, spread, n).astype(int) + 1, 30_000)
+    arrival = np.cumsum(rng.exponential(1.0, n) * rng.choice([0.2, 1.0, 3.0], n))
+    return Workload.from_requests(Requests.from_arrays(arrival, prompt, 1 + rng.geometric(1 / 80, n)))
+
+
 @settings(max_examples=12, deadline=None)
 @given(
     seed=st.integers(0, 10_000), k=st.integers(1, 4), d=st.integers(1, 4), load=st.floats(0.3, 1.1),
@@ -85,13 +94,8 @@ def test_scaling_all_times_scales_the_prediction(calibration, chat_lengths):
 def test_p95_of_a_trace_rises_with_load_and_falls_with_instances_and_bandwidth(
     calibration, seed, k, d, load, spread, wider
 ):
-    rng = np.random.default_rng(seed)
-    n = 1_200
-    prompt = np.minimum(rng.lognormal(6.8, spread, n).astype(int) + 1, 30_000)
-    arrival = np.cumsum(rng.exponential(1.0, n) * rng.choice([0.2, 1.0, 3.0], n))
-    trace = Requests.from_arrays(arrival, prompt, 1 + rng.geometric(1 / 80, n))
     cluster = Cluster(prefill=k, decode=d, calibration=calibration)
-    workload = Workload.from_requests(trace).at_load(load, cluster)
+    workload = _uneven(seed, 6.8, spread).at_load(load, cluster)
     p95 = predict(cluster, workload, SLO()).ttft_s(0.95)
     slack = 1 + TRACE_NOISE
     assert predict(cluster, workload.at_rate(workload.rate_per_s * 1.05), SLO()).ttft_s(0.95) * slack >= p95
@@ -111,13 +115,8 @@ def test_p95_of_a_trace_rises_with_load_and_falls_with_instances_and_bandwidth(
 def test_p95_under_a_policy_rises_with_load_and_falls_with_instances_and_bandwidth(
     calibration, seed, k, d, load, spread, policy
 ):
-    rng = np.random.default_rng(seed)
-    n = 1_200
-    prompt = np.minimum(rng.lognormal(6.5, spread, n).astype(int) + 1, 30_000)
-    arrival = np.cumsum(rng.exponential(1.0, n) * rng.choice([0.2, 1.0, 3.0], n))
-    trace = Requests.from_arrays(arrival, prompt, 1 + rng.geometric(1 / 80, n))
     cluster = Cluster(prefill=k, decode=d, calibration=calibration)
-    workload = Workload.from_requests(trace).at_load(load, cluster)
+    workload = _uneven(seed, 6.5, spread).at_load(load, cluster)
 
     def p95(changed: Cluster, traffic: Workload) -> float:
         return predict(changed, traffic, SLO(), policy).ttft_s(0.95)
