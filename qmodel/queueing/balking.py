@@ -154,7 +154,7 @@ def mgk_balking(
 
     One server: F' = sum_i lam_i [F(min(x, theta_i)) - F(x - s_i)]^+, F the law of the virtual wait V including its mass
     at 0. More servers: waits counted along a path of the queue, always the same one, until their standard errors are
-    small (docs/decisions/0023). ``fluid`` is smooth in its arguments, and rougher: classes are grouped into two
+    small (docs/decisions/0024). ``fluid`` is smooth in its arguments, and rougher: classes are grouped into two
     exponential types with the mean and second moment of the services, and V with the types in the other servers is a
     modulated fluid, solved by its Riccati equation, then corrected for the true services (docs/decisions/0021).
 

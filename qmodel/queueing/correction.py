@@ -34,7 +34,7 @@ FAR = 0.5
 #: Relative error of the probability of waiting at which a percentile may still turn out to be 0.
 NEAR_NOBODY = 0.05
 #: Relative error of the probability of waiting, and the least log(P(W > 0)/(1 - q)) it is divided by.
-PROBABILITY_ERROR, NEAREST = 0.008, 0.02
+PROBABILITY_ERROR, NEAREST = 0.003, 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -119,9 +119,9 @@ def output(network: Mapping[str, FloatArray], inputs: FloatArray) -> FloatArray:
 
 
 def log_corrections(traits: Traits) -> dict[str, float]:
-    """Return logarithms of factors for the ``mean`` and for each percentile that is clear of P(W = 0)."""
+    """Return logarithms of factors for the ``mean``, P(W > 0) and each percentile that is clear of P(W = 0)."""
     networks, inputs = _learnt()["networks"], traits.inputs
-    found = {"mean": float(output(networks["mean"], inputs))}
+    found = {name: float(output(networks[name], inputs)) for name in ("mean", "delayed")}
     for name, beyond in LEVELS.items():
         spare = math.log(max(traits.wait_probability, 1e-300) / beyond)
         if spare >= LEAST_SPARE:

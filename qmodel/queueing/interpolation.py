@@ -2,7 +2,8 @@
 
 Two moments do not determine M/G/k. What else matters is, to good accuracy, one number: the Laplace transform of the
 service time at a frequency that grows with the spare capacity. Laws of two phases with the same three numbers are
-solved exactly; where there is none, exact solutions are interpolated. See docs/decisions/0020.
+solved exactly; where there is none, exact solutions are interpolated (docs/decisions/0020). What that misses is learnt
+from simulated queues (`correction`).
 """
 
 from __future__ import annotations
@@ -83,8 +84,9 @@ class Base:
 def solve_mgk(arrival_rate_per_s: float, servers: int, service: ServiceTime) -> QueueMetrics:
     """Approximation: M/G/k from exact solutions for laws with the same mean, SCV and transform value.
 
-    Mean within 1 % and P95, P99 within 2 % of simulation for smooth laws of SCV 0 to 5, k <= 16 and loads .5 to .95;
-    laws of a few far-apart atoms miss by several times that, and the error estimate says so.
+    Over random bounded laws of SCV 0 to 5, k <= 16 and loads .5 to .95 the mean is within 1 % of simulation in 99 %,
+    P95 and P99 within 2 % in 95 %; percentiles on far-apart atoms miss by several times that, and the error estimate
+    says so.
 
     Parameters
     ----------
@@ -118,7 +120,7 @@ def solve_mgk(arrival_rate_per_s: float, servers: int, service: ServiceTime) -> 
         servers=servers,
         mean_service_s=mean,
         mean_wait_s=wait * mean,
-        wait_probability=max(base.wait_probability, 0.0),
+        wait_probability=math.exp(table.log_tail[0]) if base.wait_probability > 0 else 0.0,
         wait_law=TabulatedTail(grid=table.grid * mean, log_tail=table.log_tail, decay=table.decay / mean),
         method=f"from exact {base.names}, same mean, SCV and transform",
         exact=False,
@@ -148,12 +150,23 @@ def plain_answer(rate: float, servers: int, law: LawFacts) -> tuple[Base, Tabula
 
 
 def _stretched(table: TabulatedTail, corrections: dict[str, float]) -> TabulatedTail:
-    """Return a tail with times times corrections, interpolated in its logarithm from the mean's, where it begins."""
-    beyond = {"mean": math.exp(table.log_tail[0]), **LEVELS}
-    levels = [-math.log(beyond[name]) for name in corrections]
-    factors = np.exp(np.interp(-table.log_tail, levels, list(corrections.values())))
-    grid = np.maximum.accumulate(table.grid * factors)
-    return TabulatedTail(grid=grid, log_tail=table.log_tail, decay=table.decay / float(factors[-1]))
+    """Return a corrected tail: times times the percentiles' factors, its height times that of P(W > 0).
+
+    Factors are interpolated in the logarithm of the tail; that of the mean stands where it begins. What P(W > 0) is
+    corrected by dies out towards the first percentile that has a factor of its own.
+    """
+    head = float(table.log_tail[0])
+    factors = {math.log(LEVELS[name]): corrections[name] for name in LEVELS if name in corrections}
+    levels, stretch = [-head, *(-level for level in factors)], [corrections["mean"], *factors.values()]
+    times = np.exp(np.interp(-table.log_tail, levels, stretch))
+    first = max(factors, default=-math.inf)
+    share = np.clip((table.log_tail - first) / (head - first), 0.0, 1.0) if factors else np.ones(len(times))
+    log_tail = np.minimum(table.log_tail + corrections["delayed"] * share, 0.0)
+    return TabulatedTail(
+        grid=np.maximum.accumulate(table.grid * times),
+        log_tail=np.minimum.accumulate(log_tail),
+        decay=table.decay / float(times[-1]),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,8 +46,8 @@ def mgk(arrival_rate_per_s: float, servers: int, service: ServiceTime, method: M
         Law of a service time.
     method : {"auto", "analytic", "phase-type", "deterministic", "interpolation", "path", "single"}
         ``auto`` picks the most exact: the exact solutions for one server, two-phase and deterministic services, else
-        ``interpolation`` between them (a millisecond), and where the law is too unlike those for 1 % of the mean and
-        2 % of P95 and P99, also sample paths (``path``, 5 to 45 ms). ``analytic`` is the same without them: its error
+        ``interpolation`` between them (.2 to .7 ms), and where the law is too unlike those for 1 % of the mean and
+        2 % of P95 and P99, also sample paths (``path``, 5 to 50 ms). ``analytic`` is the same without them: its error
         estimate says where they were due. ``phase-type`` solves the two-phase law with the same (up to three) moments.
 
     Returns

@@ -36,6 +36,7 @@ def test_corrections_bring_the_interpolation_nearer_the_truth(law, servers, load
     found = mgk(rate, servers, law, "analytic")
     assert "path" not in found.method
     noise = truth.error_estimate["mean"]
+    assert abs(found.wait_probability / truth.wait_probability - 1) < 0.006 + noise
     assert abs(found.mean_wait_s / truth.mean_wait_s - 1) < 0.01 + noise
     for q in (0.95, 0.99):
         want = truth.wait_quantile_s(q)
@@ -55,9 +56,9 @@ def test_solved_laws_are_hardly_corrected():
 
 
 def test_percentiles_at_which_few_wait_are_left_alone():
-    assert set(log_corrections(traits(wait_probability=0.3))) == {"mean", *LEVELS}
-    assert set(log_corrections(traits(wait_probability=0.05))) == {"mean", "p99"}
-    assert set(log_corrections(traits(wait_probability=1e-5))) == {"mean"}
+    assert set(log_corrections(traits(wait_probability=0.3))) == {"mean", "delayed", *LEVELS}
+    assert set(log_corrections(traits(wait_probability=0.05))) == {"mean", "delayed", "p99"}
+    assert set(log_corrections(traits(wait_probability=1e-5))) == {"mean", "delayed"}
     assert error_estimates(traits(wait_probability=0.02))["p95"] == 0.0
 
 
