@@ -13,7 +13,7 @@ from qmodel.optimization.pools import PoolProblem
 from qmodel.optimization.problem import FLIP_ROUNDS, NO_TARGET_S, flipped
 from qmodel.optimization.program import NO_SOLUTION, SOLVED
 
-__all__ = ["PoolSolution", "relaxed", "solve_at", "solve_pools"]
+__all__ = ["PoolSolution", "bound_at", "relaxed", "solve_at", "solve_pools"]
 
 FloatArray = npt.NDArray[np.float64]
 # Rounds of the search over target waits; a round without gain halves the steps' logarithm.
@@ -89,6 +89,30 @@ def solve_at(problem: PoolProblem, waits_s: FloatArray) -> tuple[float, FloatArr
     return float(answer.fun) * size, shares, duals
 
 
+def bound_at(problem: PoolProblem, waits_s: FloatArray, duals: FloatArray) -> float:
+    """Return the best lower *bound* of the program's value at target waits that some duals prove: weak duality.
+
+    Parameters
+    ----------
+    problem : PoolProblem
+        Data.
+    waits_s : ndarray
+        Target mean wait of each pool [s].
+    duals : ndarray, shape (p, n_rows)
+        Any prices >= 0 of the rows, such as those at other waits.
+
+    Returns
+    -------
+    float
+        Least Lagrangian over shares that add up to 1 in each bin; -inf without prices.
+    """
+    rows, limits = problem.rows(waits_s)
+    usable = np.array([pool.usable for pool in problem.pools])
+    reduced = (problem.cost_of(waits_s) + duals @ rows).reshape(-1, *usable.shape)
+    least = np.where(usable, reduced, np.inf).min(axis=1).sum(axis=1)
+    return float(np.max(least - duals @ limits, initial=-np.inf))
+
+
 def _start(problem: PoolProblem) -> FloatArray:
     """Return kept shares in whole bins: nested families by length and cost of hosting, then flips of one or two."""
     free = problem.free
@@ -157,17 +181,20 @@ def solve_pools(problem: PoolProblem) -> PoolSolution | None:
     PoolSolution or None
         At the best waits found.
     """
-    solves = 0
+    solves, prices = 0, np.empty((0, len(problem.row_names)))
     best: tuple[float, FloatArray, FloatArray, FloatArray] | None = None
 
     def attempt(waits: FloatArray) -> bool:
-        nonlocal best, solves
+        nonlocal best, solves, prices
         improved = False
         while True:
+            if best is not None and bound_at(problem, waits, prices) >= best[0] * (1 - 1e-6):
+                return improved  # the duals at other waits prove that these are no better
             found = solve_at(problem, waits)
             solves += 1
             if found is None or (best is not None and found[0] >= best[0] * (1 - 1e-6)):
                 return improved
+            prices = np.vstack([prices, found[2]])
             gained = best is None or found[0] < best[0] * (1 - 1e-4)
             best, improved = (found[0], waits, found[1], found[2]), True
             tight = problem.waits_s(found[1])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from qmodel.errors import InfeasibleError, InputError
 from qmodel.optimization import derive_plan, static_split
 from qmodel.optimization.chunks import CHUNKS
-from qmodel.optimization.pool_search import solve_at, solve_pools
+from qmodel.optimization.pool_search import bound_at, solve_at, solve_pools
 from qmodel.optimization.pools import ClassLoad, decode_rates, pool_problem
 from qmodel.policies import Disaggregated, Kairos, Thresholds
 from qmodel.scenario import SLO, Cluster, Requests, Workload
@@ -71,8 +71,20 @@ def test_the_program_is_held_to_cvxpy(problem, solution):
     reference.solve(solver="CLARABEL")
     assert solution.cost == pytest.approx(reference.value, rel=1e-5)
     # Duals are not unique, but each optimal set gives the value as a bound from below.
-    reduced = np.where(usable > 0, (cost + solution.duals @ rows).reshape(pools, n), np.inf)
-    assert reduced.min(axis=0).sum() - solution.duals @ limits == pytest.approx(solution.cost, rel=1e-6)
+    assert bound_at(problem, solution.waits_s, solution.duals[None]) == pytest.approx(solution.cost, rel=1e-6)
+
+
+def test_duals_bound_the_programs_at_other_waits(problem, solution):
+    rng, tight = np.random.default_rng(4), []
+    for _ in range(40):
+        waits = solution.waits_s * np.exp(rng.normal(0, 0.7, len(solution.waits_s)))
+        found = solve_at(problem, waits)
+        bound = bound_at(problem, waits, np.stack([0 * solution.duals, solution.duals]))
+        if found is not None:
+            assert bound <= found[0] * (1 + 1e-9)
+            tight.append(bound > 0.9 * found[0])
+    assert sum(tight) > 10
+    assert bound_at(problem, solution.waits_s, np.empty((0, len(solution.duals)))) == -np.inf
 
 
 def test_search_is_optimal_on_a_grid_of_waits(problem, solution):
