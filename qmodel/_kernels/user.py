@@ -28,7 +28,7 @@ from qmodel._kernels.sim_state import (
 
 # What the loop says of the request, and the answer.
 A_NOW, A_ARRIVAL, A_PROMPT, A_CACHED, A_TTFT, A_TBT = range(6)
-ASK_WIDTH = 8
+ASK_WIDTH = 6
 
 
 class CompiledState(NamedTuple):
