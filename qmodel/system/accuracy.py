@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from qmodel.policies.state import KernelSpec
 from qmodel.system.prediction import Prediction
+from qmodel.system.recursion import WARMUP
 
 __all__ = [
     "TABLE",
@@ -52,7 +53,7 @@ _LEVELS = {"p50_ttft_s": 0.5, "p95_ttft_s": 0.95, "p99_ttft_s": 0.99}
 _SHARES = ("ttft_attainment", "slo_attainment")
 _TBT_LEVEL = 0.99
 _NORMAL_90 = 1.645
-_COUNTED_SHARE = 0.9
+_COUNTED_SHARE = 1.0 - WARMUP
 # Student's quantile of 95 % by number of runs, 1 to 6 and more; it is not asked for one.
 _STUDENT_90 = (np.inf, 6.314, 2.920, 2.353, 2.132, 2.015)
 # Ranks move by this share of the standard error of as many free draws, on random traffic of decision 0068.
@@ -167,7 +168,8 @@ def with_drift(prediction: Prediction, requests: int, span_s: float, scv: float)
     """Return a prediction of lasting overload whose half-widths also cover how much work a run brings; *approximation*.
 
     Paths are spread evenly over their laws, a run of n free draws brings sqrt((1 + scv)/n) more or less work, which
-    nothing evens out: by then it has delayed a share q of the span by as much. Half-widths of 90 % add in squares.
+    nothing evens out: by then it has delayed a share q of the span by as much, or all that there is. Half-widths of
+    90 % add in squares.
 
     Parameters
     ----------
@@ -182,7 +184,7 @@ def with_drift(prediction: Prediction, requests: int, span_s: float, scv: float)
     """
     errors, late = dict(prediction.error_estimate), _NORMAL_90 * span_s * np.sqrt((1.0 + scv) / requests)
     for name, q in _LEVELS.items():
-        errors[name] = float(np.hypot(errors[name], q * late / prediction.ttft_s(q)))
+        errors[name] = float(np.hypot(errors[name], min(q * late / prediction.ttft_s(q), 1.0)))
     return replace(prediction, error_estimate=errors)
 
 

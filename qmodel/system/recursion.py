@@ -13,11 +13,11 @@ from qmodel.policies.arrays import policy_arrays
 from qmodel.policies.state import KernelSpec
 from qmodel.scenario import SLO, Cluster, Requests
 
-__all__ = ["Trajectory", "run_recursion"]
+__all__ = ["WARMUP", "Trajectory", "run_recursion"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
-WARMUP = 0.1
+WARMUP = 0.1  # share of a path that does not count, as in the simulator
 _LOG0, _STEP, _BINS = float(np.log(1e-4)), 0.002, 7_000  # steps of 0.2 % from 0.1 ms to 120 s
 _NO_CONTENTION = 2  # links: 0 books transfers one after the other, also in place of fair shares
 _STEPS = [0, 1, 3, 4]  # parts of TTFT that are made of step times

@@ -25,7 +25,7 @@ from qmodel.system.accuracy import kind_of, method_errors, path_noise, with_drif
 from qmodel.system.decode import DecodePool, decode_pool, light_joins
 from qmodel.system.prediction import Prediction
 from qmodel.system.prefill import PrefillPath, prefill_path
-from qmodel.system.recursion import Trajectory, run_recursion
+from qmodel.system.recursion import WARMUP, Trajectory, run_recursion
 from qmodel.system.streams import StreamPath, lengths_of, path_of, stream
 from qmodel.system.trace import from_trajectories
 
@@ -40,7 +40,6 @@ __all__ = [
 ]
 
 FloatArray = npt.NDArray[np.float64]
-_WARMUP = 0.1  # share of a path that does not count, as in the simulator
 _RANKS = (np.arange(2048) + 0.5) / 2048  # of the exact wait; P99 has twenty of them above it
 _ATOMS = 1024  # values of the law of work: merging to so many moves percentiles by a hundred-thousandth
 _OVERFULL = 0.01  # beyond this share of tokens preemption costs more than the product form knows
@@ -50,7 +49,6 @@ _LIGHT_BATCH = 8.0  # below it the atoms of single batches show in percentiles
 COUPLED = {"fast": 4_096, "balanced": 9_216, "exact": 131_072}
 _STREAMED = {"fast": 20_000, "balanced": 60_000, "exact": 600_000}
 _TURNS = {"fast": 2, "balanced": 4, "exact": 30}
-_COUNTED_SHARE = 1.0 - _WARMUP
 _LEAST_GROWTH = 2e-3  # seconds of TTFT per second; a steady state at load 0.99 drifts by less over a stream
 _SLOW = 1.3  # a stream three times as long whose P95 is so much higher has not settled
 _GRID_SPAN = (0.005, 40.0)  # of the tail, in mean waits of those who wait: beyond it lies less than the last rank
@@ -238,7 +236,7 @@ def coupled(
         Laws of TTFT and TBT.
     """
     n, rate = len(arrival_s), len(arrival_s) / float(arrival_s[-1])
-    kept = slice(int(_WARMUP * n), None)
+    kept = slice(int(WARMUP * n), None)
     steps = np.maximum(drawn.output - 1, 1)
     if light:
         pool, joins = light_joins(pool, drawn.prompt, steps, path.placed_s, kept.start)
@@ -367,5 +365,5 @@ def _growth(time_s: FloatArray, span_s: float) -> float:
     """Return the growth of a time per second of a stream that overloads what serves it; 0.0 in a steady state."""
     early, middle, late = (float(part.mean()) for part in np.array_split(time_s, 3))
     lasting = late > 1.3 * middle > 1.3 * 1.3 * early
-    slope = (late - early) / (_COUNTED_SHARE * span_s * 2 / 3)
+    slope = (late - early) / ((1.0 - WARMUP) * span_s * 2 / 3)
     return slope if lasting and slope > _LEAST_GROWTH else 0.0
