@@ -98,19 +98,26 @@ def blis_cluster(scenario: BlisScenario, clock_tick_s: float = 1e-6) -> Cluster:
 class BlisRouting:
     """BLIS' routing "least-loaded": a decode instance first, then one for the prefill, each with the fewest requests.
 
-    Ties are drawn from the run's generator, in order of the decisions: one object serves one run.
+    Ties are drawn from the run's generator, in order of the decisions: one object serves one run. Requests of one
+    microsecond are decided together: all choose a decode instance before any chooses one for its prefill, and a
+    request that has been sent there but not queued yet weighs half.
 
     Parameters
     ----------
+    requests : Requests
+        All that will arrive.
     local_tokens : float
         Prompts of at most so many tokens are prefilled on their decode instance.
     seed : int
         Of BLIS' run.
     """
 
+    requests: Requests
     local_tokens: float = 0.0
     seed: int = _SEED
     draws: GoRandom = field(init=False)
+    routes: list[Route] = field(init=False, default_factory=list)
+    decided: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self.draws = GoRandom(go_subsystem_seed(self.seed, "router"))
@@ -122,14 +129,29 @@ class BlisRouting:
 
     def decide(self, state: ClusterState, request: RequestView) -> Route:
         """Return where the prompt is prefilled, and the decode instance chosen before that."""
-        decode = self._fewest(state.decode_requests)
-        if request.prompt_tokens <= self.local_tokens:
-            return Route(pool="decode", instance=decode)
-        return Route(pool="prefill", instance=self._fewest(state.prefill_requests), decode_instance=decode)
+        if self.decided == len(self.routes):
+            end = int(np.searchsorted(self.requests.arrival_s, request.arrival_s, side="right"))
+            self.routes += self._together(state, self.requests.prompt_tokens[self.decided : end])
+        self.decided += 1
+        return self.routes[self.decided - 1]
 
-    def _fewest(self, requests: npt.NDArray[np.float64]) -> int:
-        tied = np.flatnonzero(requests == requests.min())
-        return int(tied[self.draws.below(len(tied))] if len(tied) > 1 else tied[0])
+    def _together(self, state: ClusterState, prompt_tokens: npt.NDArray[np.int64]) -> list[Route]:
+        """Return the routes of requests that arrive at once."""
+        decode, prefill = 2 * state.decode_requests, 2 * state.prefill_requests
+        local = prompt_tokens <= self.local_tokens
+        hosts = [self._fewest(decode, counts) for counts in local]
+        first = [-1 if here else self._fewest(prefill, True) for here in local]
+        return [
+            Route(pool="decode", instance=j) if i < 0 else Route(pool="prefill", instance=i, decode_instance=j)
+            for i, j in zip(first, hosts, strict=True)
+        ]
+
+    def _fewest(self, weights: npt.NDArray[np.float64], counts: bool) -> int:
+        """Return an instance of least weight, on which the request weighs from now on if it counts there."""
+        tied = np.flatnonzero(weights == weights.min())
+        chosen = int(tied[self.draws.below(len(tied))] if len(tied) > 1 else tied[0])
+        weights[chosen] += counts
+        return chosen
 
     def kernel_spec(self) -> KernelSpec:
         """Return how requests count as load, and that a step's token budget is filled."""
@@ -150,7 +172,7 @@ def simulate_blis(requests: Requests, scenario: BlisScenario, seed: int = _SEED)
     seed : int, optional
         Of BLIS' run.
     """
-    routing = BlisRouting(local_tokens=scenario.local_tokens, seed=seed)
+    routing = BlisRouting(requests=requests, local_tokens=scenario.local_tokens, seed=seed)
     return simulate_requests(blis_cluster(scenario), requests, SLO(), routing, warmup=0)
 
 

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from qmodel.errors import InputError
-from qmodel.policies import Colocated, Disaggregated, StaticLength
+from qmodel.policies import Colocated, Disaggregated, RequestView, StaticLength
 from qmodel.scenario import SLO, Requests
 from qmodel.simulation import simulate
-from qmodel.studies.blis import BlisScenario, blis_agreement, blis_cluster
+from qmodel.studies.blis import BlisRouting, BlisScenario, blis_agreement, blis_cluster
 from qmodel.studies.go_random import GoRandom
 
 RULES = {"routing": "requests", "decode_choice": "arrival_landed", "count_until": "last_step_starts"}
@@ -92,6 +92,20 @@ def test_a_file_name_tells_its_scenario(name, cluster, expected):
 def test_another_file_name_is_refused(name):
     with pytest.raises(InputError, match="results file of BLIS"):
         BlisScenario.parse(name)
+
+
+def test_requests_of_one_microsecond_weigh_half():
+    """Prefill counts [0, 1]: the second of two goes where the first went, whom a whole count would have tied."""
+
+    class Two:
+        decode_requests, prefill_requests = np.array([3.0, 3.0]), np.array([0.0, 1.0])
+
+    requests = Requests.from_arrays([1.0, 1.0, 2.0], [600, 600, 600], [5, 5, 5])
+    routing = BlisRouting(requests=requests)
+    view = RequestView(arrival_s=1.0, prompt_tokens=600, cached_tokens=0, ttft_slo_s=1.0, tbt_slo_s=1.0)
+    assert [routing.decide(Two, view).instance for _ in range(2)] == [0, 0]
+    assert Two.prefill_requests.tolist() == [0.0, 1.0]
+    assert len(routing.routes) == 2
 
 
 def test_go_random_draws_what_go_prints():
