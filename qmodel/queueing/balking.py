@@ -194,17 +194,7 @@ def mgk_balking(
     0.77793748
     """
     k = check_servers(servers)
-    rates = np.atleast_1d(check_array("rates of classes", rates_per_s))
-    services, thetas = check_together(rates.shape, services=services_s, thresholds=thetas_s)
-    for what, array in (("rate of a class", rates), ("service of a class", services)):
-        if array.ndim != 1 or not np.all(np.isfinite(array) & (array >= 0)) or not array.sum() > 0:
-            raise InputError(what, "negative, zero or not finite", "finite, >= 0, and not all zero")
-    if np.any(np.isnan(thetas)):
-        raise InputError("threshold", math.nan, "a number, infinity for 'always'")
-    always = np.isinf(thetas) & (thetas > 0)
-    load = float(rates[always] @ services[always]) / k
-    if load >= 1:
-        raise UnstableError("load of the classes that always join", load, "below 1", "give them a threshold")
+    rates, services, thetas, always = _checked_classes(rates_per_s, services_s, thetas_s, k)
     if method not in get_args(BalkingMethod):
         raise InputError("method", repr(method), "one of " + ", ".join(get_args(BalkingMethod)))
     if k > MAX_SERVERS and method == "fluid":
@@ -230,6 +220,24 @@ def mgk_balking(
     found = count_virtual_wait(rates[keep], services[keep], thetas[keep], k)
     name = f"path of {found.arrivals} arrivals at {k} servers"
     return _metrics(rates, services, thetas, k, found.grid_s, found.cdf, math.inf, name, errors=found.error_estimate)
+
+
+def _checked_classes(
+    rates_per_s: npt.ArrayLike, services_s: npt.ArrayLike, thetas_s: npt.ArrayLike, k: int
+) -> tuple[FloatArray, FloatArray, FloatArray, npt.NDArray[np.bool_]]:
+    """Return rates, services and thresholds by class, and which classes always join, when they make sense."""
+    rates = np.atleast_1d(check_array("rates of classes", rates_per_s))
+    services, thetas = check_together(rates.shape, services=services_s, thresholds=thetas_s)
+    for what, array in (("rate of a class", rates), ("service of a class", services)):
+        if array.ndim != 1 or not np.all(np.isfinite(array) & (array >= 0)) or not array.sum() > 0:
+            raise InputError(what, "negative, zero or not finite", "finite, >= 0, and not all zero")
+    if np.any(np.isnan(thetas)):
+        raise InputError("threshold", math.nan, "a number, infinity for 'always'")
+    always = np.isinf(thetas) & (thetas > 0)
+    load = float(rates[always] @ services[always]) / k
+    if load >= 1:
+        raise UnstableError("load of the classes that always join", load, "below 1", "give them a threshold")
+    return rates, services, thetas, always
 
 
 def _reach(rates: FloatArray, services: FloatArray, thetas: FloatArray, k: int) -> float:

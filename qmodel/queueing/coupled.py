@@ -46,8 +46,8 @@ STANDARD_ERRORS = 2.5
 GRID_ERROR = 0.002
 #: Cells of the counts of waits and their reach in mean delays; points of the tail that is returned.
 CELLS, REACH, KEPT = 2048, 14.0, 140
-#: Arrivals beyond a point of the tail from which on the exact queue's tail is followed in proportion.
-FEW = 400
+#: Arrivals beyond a point of the tail, and rows that saw any, below which the exact queue's tail is followed instead.
+FEW, FEW_ROWS = 400, ROWS // 2
 #: Relative error of the mean of waits of which none was seen.
 UNKNOWN = 1.0
 #: Share of its level by which a tail is followed each way for its slope.
@@ -253,8 +253,7 @@ class _Path:
         exact = np.array([control.mean for control in self.controls])
         means, errors = regressed(sums[0][:, None], (sums[1:] - exact[:, None])[..., None])
         cells = np.unique(np.concatenate([np.arange(24), np.geomspace(24, CELLS, KEPT).astype(np.int64)]))
-        tail, spread = self._tail(cells)
-        tail = self._followed(tail, cells)
+        tail, spread = self._followed(*self._tail(cells), cells)
         grid = cells / self.per_s
         log_tail = np.minimum.accumulate(np.log(np.clip(tail, 1e-300, 1.0)))
         table = TabulatedTail(grid=grid, log_tail=log_tail, decay=self._decay(grid, log_tail))
@@ -283,17 +282,22 @@ class _Path:
         above = np.cumsum(parts[:, ::-1], axis=1)[:, ::-1] * (ROWS / self.arrivals)
         return np.asarray(above[:, place])
 
-    def _followed(self, tail: FloatArray, cells: Integers) -> FloatArray:
-        """Return the tail, in proportion to the fast queue's where too few arrivals are beyond."""
-        few = tail * self.arrivals < FEW
+    def _followed(self, tail: FloatArray, spread: FloatArray, cells: Integers) -> tuple[FloatArray, FloatArray]:
+        """Return the tail and its error, in proportion to the fast queue's where too few arrivals or rows are beyond.
+
+        Where few rows saw a wait so long the regression explains them all, and its error says nothing.
+        """
+        own = self._beyond(0, cells)
+        few = (own.mean(axis=0) * self.arrivals < FEW) | (np.count_nonzero(own, axis=0) < FEW_ROWS)
         if not few.any() or few[0]:
-            return tail
+            return tail, spread
         end = int(np.argmax(few))
         exact = self.controls[0].tail(cells / self.per_s)
         ratio = tail[max(end - 4, 0) : end] / np.maximum(exact[max(end - 4, 0) : end], 1e-300)
-        tail = tail.copy()
+        tail, spread = tail.copy(), spread.copy()
         tail[end:] = np.minimum(float(np.median(ratio)) * exact[end:], tail[end - 1])
-        return tail
+        spread[end:] = tail[end:] * (spread[end - 1] / max(tail[end - 1], 1e-300))
+        return tail, spread
 
     def _decay(self, grid: FloatArray, log_tail: FloatArray) -> float:
         """Return the rate at which the tail falls beyond the grid."""

@@ -244,6 +244,20 @@ def test_percentiles_just_above_no_wait_are_followed(scv, servers, load):
         assert best.wait_quantile_s(q) == pytest.approx(long.wait_quantile_s(q), rel=error)
 
 
+def test_a_short_path_knows_that_it_has_not_seen_long_waits():
+    # 2,048 arrivals a lane are a fraction of the time in which nine servers at load .95 forget: no lane waited for P99.
+    law = FAR_APART.scaled(1 / FAR_APART.mean_s)
+    for load in (0.93, 0.94, 0.95):
+        short = solve_coupled(9 * load, 9, law, last_arrivals=1 << 17)
+        long = solve_coupled(9 * load, 9, law, seed=8)
+        for name, q in (("p95", 0.95), ("p99", 0.99)):
+            error = short.error_estimate[name] + long.error_estimate[name]
+            assert short.error_estimate[name] > long.error_estimate[name]
+            assert short.wait_quantile_s(q) == pytest.approx(long.wait_quantile_s(q), rel=error)
+    waits = [mgk(9 * load, 9, law).wait_quantile_s(0.99) for load in (0.93, 0.94, 0.95)]
+    assert 1.1 < waits[1] / waits[0] < waits[2] / waits[1] < 1.3
+
+
 @pytest.mark.parametrize("method", ["path", "interpolation"])
 def test_more_servers_than_matrices_hold_are_refused(method):
     with pytest.raises(InputError, match="at most 128"):
