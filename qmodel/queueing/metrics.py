@@ -235,8 +235,9 @@ class QueueMetrics:
             terms = np.exp(-np.multiply.outer(np.maximum(at, 0.0), law.rates)) @ (law.coefficients * law.rates)
             slope = terms.real
         else:
-            delayed = self.mean_wait_s / self.wait_probability if self.wait_probability > 0 else self.mean_service_s
-            step = DENSITY_STEP * delayed
+            # Where nobody waits both are 0, or one of them is too small to be anything else.
+            known = self.wait_probability > 0 and self.mean_wait_s > 0
+            step = DENSITY_STEP * (self.mean_wait_s / self.wait_probability if known else self.mean_service_s)
             low = np.maximum(at - step, 0.0)
             slope = (law.tail(low) - law.tail(low + 2 * step)) / (2 * step)
         return np.asarray(np.where(at < 0, 0.0, np.maximum(slope, 0.0)))

@@ -104,6 +104,7 @@ def test_hardly_any_arrivals_hardly_wait(law, rate):
     metrics = mgk(rate, 3, law)
     assert 0 <= metrics.mean_wait_s < 1e-12
     assert metrics.wait_quantile_s(0.99) == 0.0
+    assert np.all(metrics.density_per_s([0.1, 1.0]) < 1e-8)
 
 
 @pytest.mark.parametrize("servers", [1, 2, 5, 16, 128])
