@@ -20,6 +20,8 @@ __all__ = ["CLUSTER_OPTIONS", "Cluster", "InstanceGroup"]
 MAX_INSTANCES = 1024
 #: Largest token budget and batch of a step; beyond all engines, and small enough for tables.
 MAX_STEP = 1_000_000
+# What vLLM has by default, for whoever gives something else than a whole number.
+_USUAL = {"max_num_batched_tokens": 2048, "max_num_seqs": 256, "max_prefill_seqs": 256, "transfer_block_tokens": 16}
 #: Finest clock, whose ticks double precision can count for days, and coarsest: half a tick is 1 % of a 5 ms step [s].
 MIN_TICK_S, MAX_TICK_S = 1e-9, 1e-4
 
@@ -108,12 +110,12 @@ class Cluster:
         total = self.prefill_count + self.decode_count
         if total > MAX_INSTANCES:
             raise InputError("instances", total, f"<= {MAX_INSTANCES}", "model a smaller cluster")
-        for name in ("max_num_batched_tokens", "max_num_seqs", "max_prefill_seqs", "transfer_block_tokens"):
+        for name, usual in _USUAL.items():
             value = getattr(self, name)
             if value is None and name == "max_prefill_seqs":
                 continue
             if not (isinstance(value, (int, np.integer)) and 1 <= value <= MAX_STEP):
-                raise InputError(name, value, f"a whole number in 1..{MAX_STEP:,}", "vLLM's defaults are 2048 and 256")
+                raise InputError(name, value, f"a whole number in 1..{MAX_STEP:,}", f"vLLM has {usual}")
         for name, low in (("bandwidth_gb_s", True), ("efficiency", True), ("transfer_fixed_s", False)):
             value = getattr(self, name)
             number = isinstance(value, (int, float, np.number)) and np.isfinite(value)

@@ -59,7 +59,8 @@ def predict(
     -------
     Prediction
         Laws of TTFT and TBT, their parts, attainment, and how far they may be off; with `draws` also the
-        `calibration_interval`, which widens the error estimate.
+        `calibration_interval`, which widens the error estimate. Rules of the simulator that it does not know are in its
+        `warnings`.
 
     Raises
     ------
