@@ -216,12 +216,12 @@ def _batches(
 def _beside(
     study: Callable[[Cell], Mapping[str, Any]], batches: Sequence[Sequence[tuple[int, Cell]]], helpers: int
 ) -> Iterator[list[tuple[int, dict[str, Any]]]]:
-    """Yield batches run by joblib's worker processes and by this one, which does not wait for the others to start."""
-    from joblib.externals.loky import get_reusable_executor
+    """Yield batches run by worker processes and by this one, which does not wait for the others to start."""
+    from joblib.externals.loky import ProcessPoolExecutor  # of our own: `Parallel` may be used before and after
 
     waiting = deque(batches)
     done: SimpleQueue[Any] = SimpleQueue()
-    workers = get_reusable_executor(max_workers=helpers, env=dict.fromkeys(ONE_THREAD, "1"))
+    workers = ProcessPoolExecutor(helpers, env=dict.fromkeys(ONE_THREAD, "1"))
 
     def hand_over(finished: Any = None) -> None:  # also called by the executor's thread, whenever a batch is done
         if finished is not None:
@@ -250,6 +250,7 @@ def _beside(
         if type(stop).__name__ in ("TerminatedWorkerError", "BrokenProcessPool"):
             raise InputError("worker process", "killed", "memory for each", "run again with fewer --workers") from None
         raise
+    workers.shutdown()
 
 
 @contextmanager

@@ -257,3 +257,10 @@ def test_four_times_as_long_a_sweep_takes_as_much_memory(tmp_path):
         peaks.append(float(done.stdout))
     # [MB]; rows of the table are kept, about 1 kB each
     assert peaks[1] - peaks[0] < 8, peaks
+
+
+def test_joblib_goes_on_in_the_same_process_after_a_sweep():
+    from joblib import Parallel, delayed
+
+    assert len(run_grid(square, CELLS, workers=2)) == len(CELLS)
+    assert Parallel(n_jobs=2)(delayed(abs)(-n) for n in range(4)) == [0, 1, 2, 3]
