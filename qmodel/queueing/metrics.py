@@ -175,9 +175,9 @@ class QueueMetrics:
     method : str
         How it was computed, in words.
     exact : bool
-        Whether the method is exact up to rounding.
+        Whether the method is exact but for the errors of numbers.
     error_estimate : dict of str to float
-        Relative half-width of ``mean``, ``p95`` and ``p99`` seen against references; empty when exact.
+        Relative half-width of ``mean``, ``p95`` and ``p99`` seen against references; empty where only rounding is left.
 
     Examples
     --------

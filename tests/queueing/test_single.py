@@ -7,7 +7,7 @@ import pytest
 from scipy.linalg import expm
 
 from qmodel.distributions.phase_type import phases_of
-from qmodel.queueing import ServiceTime, mgk
+from qmodel.queueing import ServiceTime, mgk, single
 from qmodel.queueing.deterministic import solve_mdk
 from qmodel.queueing.lattice import find_lattice
 from qmodel.queueing.single import _on_a_grid, solve_mg1
@@ -63,7 +63,7 @@ def test_phases_are_the_residual_phases_geometrically_often(law, load):
     assert metrics.exact
     times = np.array([metrics.wait_quantile_s(q) for q in (0.97, 0.99, 0.999)])
     np.testing.assert_allclose(
-        _on_a_grid(load / law.mean_s, load, law).tail(times), metrics.wait_tail(times), rtol=1e-4
+        _on_a_grid(load / law.mean_s, load, law)[0].tail(times), metrics.wait_tail(times), rtol=1e-4
     )
 
 
@@ -79,7 +79,7 @@ def test_lattices_agree_with_their_power_series_and_with_a_grid(law, load):
         wait = metrics.wait_quantile_s(q)
         if wait > 0:
             assert float(metrics.wait_tail(wait)) == pytest.approx(1 - q, rel=1e-9)
-            assert float(_on_a_grid(rate, load, law).tail(np.array([wait]))[0]) == pytest.approx(1 - q, rel=1e-4)
+            assert float(_on_a_grid(rate, load, law)[0].tail(np.array([wait]))[0]) == pytest.approx(1 - q, rel=1e-4)
 
 
 @pytest.mark.parametrize("load", [0.01, 0.3, 0.85, 0.999])
@@ -104,3 +104,20 @@ def test_a_grid_keeps_its_accuracy_close_to_saturation():
         assert ours.wait_quantile_s(0.99) == pytest.approx(theirs.wait_quantile_s(0.99), rel=2e-3)
         area = np.linspace(0, 60 * ours.mean_wait_s, 200_001)
         assert np.trapezoid(ours.wait_tail(area), area) == pytest.approx(ours.mean_wait_s, rel=1e-4)
+
+
+@pytest.mark.parametrize(("scv", "load"), [(0.5, 0.9), (1.0, 0.98), (4.0, 0.9), (4.0, 0.98)])
+def test_tails_without_a_rate_are_as_right_as_said_near_saturation(scv, load, monkeypatch):
+    service = ServiceTime.lognormal(1.0, scv)
+    found = solve_mg1(load, service)
+    levels = (0.9, 0.95, 0.99)
+    said = found.error_estimate["p95"]
+    assert said < 2e-4
+    # Mean of a delayed wait over a wide table: the area under its tail, against Pollaczek and Khinchine's mean.
+    at = np.concatenate([[0.0], np.geomspace(1e-4, 400.0 * found.mean_wait_s, 40_000)])
+    assert np.trapezoid(found.wait_tail(at), at) == pytest.approx(found.mean_wait_s, rel=3e-3)
+    monkeypatch.setattr(single, "APART", 1 / 256)
+    monkeypatch.setattr(single, "MOST_POINTS", 1 << 20)
+    fine = solve_mg1(load, service)
+    for level in levels:
+        assert found.wait_quantile_s(level) == pytest.approx(fine.wait_quantile_s(level), rel=said)
