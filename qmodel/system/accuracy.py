@@ -51,6 +51,7 @@ TABLE: Mapping[str, Mapping[str, float]] = {
 }
 _LEVELS = {"p50_ttft_s": 0.5, "p95_ttft_s": 0.95, "p99_ttft_s": 0.99}
 _SHARES = ("ttft_attainment", "slo_attainment")
+_LEAST_TAIL = 1e-12  # with thousands of residents hardly a batch is independent, and levels would round to 1
 _TBT_LEVEL = 0.99
 _NORMAL_90 = 1.645
 _COUNTED_SHARE = 1.0 - WARMUP
@@ -150,7 +151,7 @@ def with_noise(prediction: Prediction, requests: int, residents: float, mean_noi
     if np.isfinite(prediction.mean_tbt_s).any():
         p = 1.0 - _TBT_LEVEL
         far = _NORMAL_90 * np.sqrt((1.0 - p) * 2.0 * max(residents, 0.5) * independent / p)
-        low, level, high = prediction.tbt_s(1.0 - np.minimum(p * np.exp([far, 0.0, -far]), 0.9))
+        low, level, high = prediction.tbt_s(1.0 - np.clip(p * np.exp([far, 0.0, -far]), _LEAST_TAIL, 0.9))
         widths["p99_tbt_s"] = 0.5 * (high - low) / level
     for name, width in widths.items():
         errors[name] = float(np.hypot(errors[name], width))

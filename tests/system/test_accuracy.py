@@ -63,3 +63,10 @@ def test_half_widths_cover_fresh_runs_of_another_law(calibration):
                 total += 1
                 met += abs(predicted.ttft_s(q) / simulated.ttft_s(q) - 1) <= predicted.error_estimate[metric]
     assert met / total >= 0.85
+
+
+def test_large_clusters_have_finite_half_widths(calibration):
+    cluster = Cluster(prefill=128, decode=128, calibration=calibration)
+    traffic = Workload.poisson(1.0, prompt_tokens=1000, output_tokens=200).at_load(0.9, cluster)
+    found = predict(cluster, traffic, SLO())
+    assert all(np.isfinite(width) and width >= 0 for width in found.error_estimate.values())
