@@ -81,7 +81,7 @@ def scaled(cal, factor):
 
 @pytest.mark.parametrize("kind", ["poisson", "trace"])
 def test_predictions_carry_the_calibrations_interval(cal, kind):
-    steady = Workload.poisson(3.0, prompt_tokens=1000, output_tokens=100)
+    steady = Workload.poisson(1.0, prompt_tokens=1000, output_tokens=100)
     workload = steady if kind == "poisson" else Workload.from_requests(steady.requests(seed=1, count=400), "few")
     slo = SLO(ttft_s=1.0, tbt_s=0.06)
     plain = predict(Cluster(prefill=1, decode=1, calibration=cal), workload, slo)
@@ -95,11 +95,11 @@ def test_predictions_carry_the_calibrations_interval(cal, kind):
         widths.append(high - low)
         errors.append(found.error_estimate["p95_ttft_s"])
         assert found.ttft_s(0.95) == plain.ttft_s(0.95)
-    # Zero covariance: zero width, and the method's error alone; three times the standard errors: at
-    # least twice the width, and more where a queue's tail grows faster than its load.
+    # Zero covariance: zero width, and the method's error alone; three times the standard errors: about three times
+    # (at 3/s, where the queue's tail grows faster than its load, five).
     assert widths[0] == pytest.approx(0.0, abs=1e-12)
     assert errors[0] == pytest.approx(plain.error_estimate["p95_ttft_s"], rel=1e-9)
-    assert widths[2] > 2.0 * widths[1]
+    assert 2.0 < widths[2] / widths[1] < 4.5
     half = 0.5 * widths[1] / plain.ttft_s(0.95)
     assert errors[1] == pytest.approx(np.hypot(errors[0], half), rel=1e-9)
 
