@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from qmodel.distributions.checks import check_array, check_number, check_positive, shown
+from qmodel.distributions.checks import check_array, check_count, check_number, check_positive, check_rng, shown
 from qmodel.distributions.phase_type import fit_phase_type
 from qmodel.distributions.service import ServiceTime
 from qmodel.errors import InputError, OutOfRangeError
@@ -42,11 +42,8 @@ class Arrivals(Protocol):
         """Return the first `count` arrival times [s], from 0 on."""
 
 
-def _count(count: int) -> int:
-    number = check_number("number of arrivals", count)
-    if not (math.isfinite(number) and number == int(number) and number >= 0):
-        raise InputError("number of arrivals", number, "a whole number >= 0")
-    return int(number)
+def _draws(count: int, rng: np.random.Generator) -> tuple[int, np.random.Generator]:
+    return check_count("number of arrivals", count), check_rng(rng)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +73,8 @@ class PoissonArrivals:
 
     def sample(self, count: int, rng: np.random.Generator) -> FloatArray:
         """Return the first `count` arrival times [s]."""
-        return np.cumsum(rng.exponential(1 / self.rate_per_s, _count(count)))
+        count, rng = _draws(count, rng)
+        return np.cumsum(rng.exponential(1 / self.rate_per_s, count))
 
     def as_map(self) -> tuple[FloatArray, FloatArray, bool]:
         """Return (D0, D1) of the Markovian arrival process [1/s], and that it is exact."""
@@ -163,7 +161,8 @@ class RenewalArrivals:
 
     def sample(self, count: int, rng: np.random.Generator) -> FloatArray:
         """Return the first `count` arrival times [s], an arrival having come just before 0."""
-        return np.cumsum(self.gap.sample(_count(count), rng))
+        count, rng = _draws(count, rng)
+        return np.cumsum(self.gap.sample(count, rng))
 
     def as_map(self) -> tuple[FloatArray, FloatArray, bool]:
         """Return (D0, D1) of a Markovian arrival process [1/s], and whether it is exact or fitted to moments.
@@ -251,7 +250,7 @@ class MmppArrivals:
 
     def sample(self, count: int, rng: np.random.Generator) -> FloatArray:
         """Return the first `count` arrival times [s], the phase at 0 drawn from its stationary law."""
-        count = _count(count)
+        count, rng = _draws(count, rng)
         times: list[FloatArray] = []
         found, now, phase = 0, 0.0, int(rng.random() >= self.phase_law[0])
         stays = max(int(count * max(self.switch_per_s) / self.rate_per_s), 16)
@@ -362,7 +361,7 @@ class WindowedArrivals:
 
     def sample(self, count: int, rng: np.random.Generator) -> FloatArray:
         """Return the first `count` arrival times [s], from the first edge on."""
-        count = _count(count)
+        count, rng = _draws(count, rng)
         # Unit-rate arrivals, stretched by the inverse of the expected number.
         expected = np.concatenate([[0.0], np.cumsum(self.rates_per_s * self._widths)])
         at = np.cumsum(rng.exponential(1.0, count))

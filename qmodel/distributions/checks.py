@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from qmodel.errors import InputError
 
-__all__ = ["check_array", "check_number", "check_positive", "shown"]
+__all__ = ["check_array", "check_count", "check_number", "check_positive", "check_rng", "shown"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -44,6 +44,21 @@ def check_positive(what: str, value: float) -> float:
     if not (math.isfinite(number) and number > 0):
         raise InputError(what, number, "finite and > 0")
     return number
+
+
+def check_count(what: str, value: object) -> int:
+    """Return `value` as an int when it is a whole number >= 0, else raise InputError."""
+    number = check_number(what, value)
+    if not (math.isfinite(number) and number == int(number) and number >= 0):
+        raise InputError(what, number, "a whole number >= 0")
+    return int(number)
+
+
+def check_rng(rng: object) -> np.random.Generator:
+    """Return `rng` when it is one of numpy's generators, else raise InputError."""
+    if not isinstance(rng, np.random.Generator):
+        raise InputError("rng", shown(rng), "a numpy.random.Generator", "pass numpy.random.default_rng(seed)")
+    return rng
 
 
 def shown(value: object) -> str:

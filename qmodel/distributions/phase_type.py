@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from qmodel.distributions.checks import shown
 from qmodel.distributions.parts import Gamma, TwoPhase
 from qmodel.distributions.service import ServiceTime
-from qmodel.errors import OutOfRangeError
+from qmodel.errors import InputError, OutOfRangeError
 
 __all__ = ["PhaseType2", "as_phase_type", "fit_h2_transform", "fit_phase_type", "h2_of_shape", "phases_of"]
 
@@ -23,6 +24,8 @@ LEAST_SPREAD = 1e-4
 LARGEST_PHASE = 300.0
 #: Phases up to which a law is taken for one: beyond, its eigenvectors take longer than a grid.
 MOST_PHASES = 32
+#: Points at which tails are set side by side, and the level up to which.
+POINTS, FAR = 2001, 1 - 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +61,34 @@ class PhaseType2:
             return ServiceTime.hyperexponential((self.start1, 1 - self.start1), (mean1, mean2))
         return ServiceTime.hypoexponential(mean1, mean2)
 
+    def misfit(self, service: ServiceTime) -> dict[str, float]:
+        """Return how far this law is from the one that it was fitted to.
+
+        Parameters
+        ----------
+        service : ServiceTime
+            The law that was fitted.
+
+        Returns
+        -------
+        dict
+            Relative errors of ``mean``, ``scv`` and ``third_moment`` (absolute where the SCV is 0), and ``tail``, the
+            largest difference of P(S > t).
+        """
+        own = self.law
+        longest = max(own.quantile_s(FAR), service.quantile_s(FAR))
+        grid, atoms = longest * np.linspace(0.0, 1.0, POINTS) ** 3, service.atoms()
+        grid = grid if atoms is None else np.append(grid, atoms[0])
+        # A jump is looked at from either side.
+        grid = np.concatenate([grid, np.nextafter(grid, 0.0)])
+        scv = own.scv / service.scv - 1 if service.scv > 0 else own.scv
+        return {
+            "mean": own.mean_s / service.mean_s - 1,
+            "scv": scv,
+            "third_moment": own.moment(3) / service.moment(3) - 1,
+            "tail": float(np.abs(own.tail(grid) - service.tail(grid)).max()),
+        }
+
     @property
     def name(self) -> str:
         """H2, M, E2 or hypoexponential."""
@@ -90,13 +121,27 @@ def fit_phase_type(service: ServiceTime) -> PhaseType2:
     Notes
     -----
     Whitt, Approximating a point process by a renewal process I, Oper. Res. 30 (1982), eqs 3.5-3.7.
+
+    Examples
+    --------
+    >>> service = ServiceTime.lognormal(1.0, 2.0, upper_s=30.0)
+    >>> fit = fit_phase_type(service)
+    >>> fit.name, fit.moments_matched, round(fit.misfit(service)["tail"], 3)
+    ('H2', 3, 0.062)
     """
+    if not isinstance(service, ServiceTime):
+        raise InputError("service law", shown(service), "a ServiceTime")
     own = as_phase_type(service)
     if own is not None:
         return own
     m1, scv = service.mean_s, service.scv
     if scv < 0.5 - SAME_PHASE:
-        raise OutOfRangeError("scv of the service law", scv, ">= 0.5 for a two-phase fit", "use method='auto'")
+        raise OutOfRangeError(
+            "scv of the service law",
+            scv,
+            ">= 0.5 for a two-phase fit",
+            "mgk takes such laws as they are",
+        )
     if abs(scv - 1) <= SAME_PHASE:
         return PhaseType2(start1=1.0, rate1_per_s=1 / m1, rate2_per_s=1 / m1, moments_matched=2)
     if scv < 1:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from qmodel.distributions.checks import check_array, check_number, check_positive, shown
+from qmodel.distributions.checks import check_array, check_count, check_number, check_positive, check_rng, shown
 from qmodel.distributions.parts import Atoms, Gamma, LogNormal, Part, TwoPhase
 from qmodel.errors import InputError, OutOfRangeError
 
@@ -19,6 +19,12 @@ FloatArray = npt.NDArray[np.float64]
 
 #: Weights may miss a sum of one by rounding in a file, not by more.
 WEIGHT_SUM_TOLERANCE = 1e-6
+#: Orders of moments that need no look.
+ORDERS = (1, 2, 3)
+#: Rounding of summed weights.
+WEIGHT_ROUNDING = 1e-14
+#: Halvings of a bracket around a quantile: all that double precision holds.
+HALVINGS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,6 +64,10 @@ class ServiceTime:
             raise InputError("sum of service-law weights", total, "1, and no weight negative", "normalise them")
         if not (math.isfinite(self.moment(2)) and self.moment(1) > 0):
             raise InputError("mean service time", self.moment(1), "finite and > 0, with a finite second moment")
+
+    def __repr__(self) -> str:
+        bound = f", upper_s={self.upper_s:.6g}" if math.isfinite(self.upper_s) else ""
+        return f"ServiceTime({self.name}, mean_s={self.mean_s:.6g}, scv={self.scv:.4g}{bound})"
 
     # -- construction ---------------------------------------------------------------------------------------------
 
@@ -184,7 +194,9 @@ class ServiceTime:
     # -- what the law is ------------------------------------------------------------------------------------------
 
     def moment(self, order: int) -> float:
-        """Return E[S^order] [s^order], order 1, 2 or 3."""
+        """Return E[S^order] [s^order], order a whole number >= 0."""
+        if order not in ORDERS:
+            order = check_count("order of a moment", order)
         return math.fsum(w * part.moment(order) for w, part in zip(self.weights, self.parts, strict=True))
 
     @property
@@ -196,6 +208,11 @@ class ServiceTime:
     def scv(self) -> float:
         """Squared coefficient of variation, variance over squared mean."""
         return max(self.moment(2) / self.moment(1) ** 2 - 1.0, 0.0)
+
+    @property
+    def std_s(self) -> float:
+        """Standard deviation [s]."""
+        return self.mean_s * math.sqrt(self.scv)
 
     @property
     def upper_s(self) -> float:
@@ -220,12 +237,36 @@ class ServiceTime:
 
     def tail(self, t: npt.ArrayLike) -> FloatArray:
         """Return P(S > t), t in seconds."""
-        at = np.asarray(t, dtype=np.float64)
+        at = check_array("time", t)
         return np.asarray(sum(w * part.tail(at) for w, part in zip(self.weights, self.parts, strict=True)))
+
+    def cdf(self, t: npt.ArrayLike) -> FloatArray:
+        """Return P(S <= t), t in seconds."""
+        return np.asarray(1.0 - self.tail(t))
+
+    def quantile_s(self, q: float) -> float:
+        """Return the q quantile [s], the least t with P(S <= t) >= q, 0 <= q < 1."""
+        if not 0.0 <= check_number("quantile level", q) < 1.0:
+            raise InputError("quantile level", q, "at least 0 and below 1")
+        atoms = self.atoms()
+        if atoms is not None:
+            values, mass = atoms
+            reached = np.cumsum(mass) >= q * (1 - WEIGHT_ROUNDING)
+            return float(values[int(np.argmax(reached))])
+        want = 1.0 - q
+        low, high = 0.0, self.mean_s
+        while float(self.tail(high)) > want:
+            low, high = high, 2 * high
+        for _ in range(HALVINGS):
+            middle = 0.5 * (low + high)
+            if not low < middle < high:
+                break
+            low, high = (low, middle) if float(self.tail(middle)) <= want else (middle, high)
+        return 0.0 if q == 0 else high
 
     def tail_integral(self, t: npt.ArrayLike) -> FloatArray:
         """Return the integral [s] of P(S > u) over u > t, which is E[(S - t)^+]."""
-        at = np.asarray(t, dtype=np.float64)
+        at = check_array("time", t)
         return np.asarray(sum(w * part.tail_integral(at) for w, part in zip(self.weights, self.parts, strict=True)))
 
     def residual_tail(self, t: npt.ArrayLike) -> FloatArray:
@@ -235,6 +276,8 @@ class ServiceTime:
     def laplace(self, s: npt.ArrayLike) -> npt.NDArray[np.complex128]:
         """Return E[exp(-s*S)], real or complex s [1/s] with real part >= 0."""
         at = np.asarray(s)
+        if at.dtype.kind not in "biufc":
+            at = check_array("exponent of the Laplace transform", s)
         # Real exponentials take a third of the time.
         at = at if np.iscomplexobj(at) else at.astype(np.float64)
         total = sum(w * part.transform(at) for w, part in zip(self.weights, self.parts, strict=True))
@@ -271,7 +314,8 @@ class ServiceTime:
             return float(self.laplace(-theta_per_s).real)
 
     def sample(self, count: int, rng: np.random.Generator) -> FloatArray:
-        """Return `count` independent service times [s]."""
+        """Return `count` independent service times [s], `rng` one of numpy's generators."""
+        count, rng = check_count("number of service times", count), check_rng(rng)
         if len(self.parts) == 1:
             return self.parts[0].sample(count, rng)
         which = rng.choice(len(self.parts), size=count, p=np.asarray(self.weights) / math.fsum(self.weights))

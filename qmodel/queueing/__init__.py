@@ -4,13 +4,18 @@ Nothing here knows about language models, except `decode_batch`: it is a queuein
 """
 
 from qmodel.distributions import (
+    ArrivalFit,
+    Arrivals,
     MmppArrivals,
+    PhaseType2,
     PoissonArrivals,
     RenewalArrivals,
     ServiceTime,
     WindowedArrivals,
     fit_arrivals,
     fit_mmpp,
+    fit_phase_type,
+    measured_dispersion,
 )
 from qmodel.queueing.approximations import (
     MethodRow,
@@ -32,11 +37,15 @@ from qmodel.queueing.mgk import mgk
 from qmodel.queueing.paths import kiefer_wolfowitz
 from qmodel.queueing.pool_answer import TwoPools
 from qmodel.queueing.pool_chain import PoolChain
+from qmodel.queueing.sizing import least_servers
+from qmodel.queueing.sojourn import sojourn_quantile_s, sojourn_tail
 from qmodel.queueing.time_varying import TimeVaryingWaits, mtgk
 from qmodel.queueing.two_pools import priced_thresholds, two_pools
 from qmodel.queueing.two_pools_time import TwoPoolsOverTime, two_pools_over_time
 
 __all__ = [
+    "ArrivalFit",
+    "Arrivals",
     "BalkingMetrics",
     "BusyPeriod",
     "DecodeBatch",
@@ -45,6 +54,7 @@ __all__ = [
     "FiniteQueue",
     "MethodRow",
     "MmppArrivals",
+    "PhaseType2",
     "PoissonArrivals",
     "PoolChain",
     "QueueMetrics",
@@ -66,14 +76,17 @@ __all__ = [
     "fcfs_link",
     "fit_arrivals",
     "fit_mmpp",
+    "fit_phase_type",
     "ggk",
     "ggk_bounds_s",
     "ggk_lower_bound_s",
     "heavy_traffic_mean_s",
     "kiefer_wolfowitz",
     "kingman_bound_s",
+    "least_servers",
     "lundberg_rate",
     "map_k",
+    "measured_dispersion",
     "mgk",
     "mgk_balking",
     "mmk",
@@ -83,7 +96,13 @@ __all__ = [
     "priced_thresholds",
     "queue_length_tail",
     "shared_link",
+    "sojourn_quantile_s",
+    "sojourn_tail",
     "two_pools",
     "two_pools_over_time",
     "whitt_bound_s",
 ]
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__all__", "__doc__", "__name__"]

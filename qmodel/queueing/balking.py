@@ -16,7 +16,7 @@ from qmodel.errors import ConvergenceError, InputError, UnstableError
 from qmodel.queueing.balking_path import count_virtual_wait
 from qmodel.queueing.checks import check_array, check_number, check_servers, check_together
 from qmodel.queueing.fluid import virtual_wait
-from qmodel.queueing.metrics import checked_times, tabulated
+from qmodel.queueing.metrics import brief, checked_times, tabulated
 from qmodel.queueing.mgk import mgk
 
 __all__ = ["BalkingMethod", "BalkingMetrics", "mgk_balking"]
@@ -78,6 +78,9 @@ class BalkingMetrics:
         bad = ~(np.isfinite(self.accept) & (self.accept >= -1e-9) & (self.accept <= 1 + 1e-9))
         if bad.any() or not np.all(np.isfinite(self.mean_wait_s)):
             raise ConvergenceError("acceptance under thresholds", float(self.accept[bad][0]) if bad.any() else math.nan)
+
+    def __repr__(self) -> str:
+        return brief(self, "servers", "utilisation", "rejected", "mean_wait_all_s", "exact", "method")
 
     def virtual_wait_cdf(self, x: npt.ArrayLike) -> FloatArray:
         """Return P(V <= x) of the virtual wait (the wait an arrival would meet), x in seconds."""

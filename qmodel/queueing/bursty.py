@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
-from qmodel._kernels.queueing_qbd import log_reduction, solve_map_ph2
+from qmodel._kernels.queueing_qbd import log_reduction, service_blocks, solve_map_ph2
 from qmodel.distributions.phase_type import PhaseType2, fit_phase_type
 from qmodel.distributions.service import ServiceTime
 from qmodel.errors import ConvergenceError, InputError
@@ -20,8 +22,13 @@ __all__ = ["map_k", "mmpp_k"]
 FloatArray = npt.NDArray[np.float64]
 ComplexArray = npt.NDArray[np.complex128]
 
-#: How far the expansion over R's eigenvalues may miss P(W > 0).
-EXPANSION_TOLERANCE = 1e-8
+#: How far the expansion over R's eigenvalues may miss P(W > 0), relatively, before it is given up for uniformisation.
+EXPANSION_TOLERANCE = 1e-6
+#: Steps of the uniformised process, at most; relative change of their ratio over as many at which they are geometric;
+#: share of P(W > 0) below which nothing is left.
+MOST_STEPS, SPAN, GEOMETRIC, NOTHING = 100_000, 64, 1e-9, 1e-13
+#: Standard deviations within which Poisson numbers count, and times at once.
+NEAR, TIMES = 9.0, 256
 #: SCV below which two phases cannot follow the service law.
 TWO_PHASE_SCV = 0.5
 
@@ -161,14 +168,11 @@ def _solve(quiet: FloatArray, arrive: FloatArray, k: int, rate: float, phases: P
     if not missing < REDUCTION_TOLERANCE:
         raise ConvergenceError("mass missing after logarithmic reduction", float(missing), "about 0", "lower the load")
     last = pi[-size:]
-    above = np.linalg.solve((np.eye(size) - r).T, last)
+    above = np.asarray(np.linalg.solve((np.eye(size) - r).T, last), dtype=np.float64)
     queue = np.linalg.solve((np.eye(size) - r).T, r.T @ above)
     per_arrival = np.kron(arrive.sum(axis=1) / rate, np.ones(configurations))
     wait_probability = float(above @ per_arrival)
-    law_of_wait = _MapTail.build(last, r, arrive.sum(axis=1) / rate, k, phases, mean)
-    found = float(law_of_wait(np.zeros(1))[0])
-    if abs(found - wait_probability) > EXPANSION_TOLERANCE:
-        raise ConvergenceError("P(W > 0) by the expansion", found, f"{wait_probability:.9g}", "change the law slightly")
+    law_of_wait = _tail(last, above, r, arrive.sum(axis=1) / rate, k, phases, mean, wait_probability)
     return QueueMetrics(
         arrival_rate_per_s=rate,
         servers=k,
@@ -198,6 +202,83 @@ def _levels_exponential(quiet: FloatArray, arrive: FloatArray, k: int) -> tuple[
         rows.append(rows[-1] @ step)
     total = sum(row.sum() for row in rows[:-1]) + np.linalg.solve((eye - r).T, rows[-1]).sum()
     return np.concatenate(rows) / total, r, float(missing)
+
+
+def _tail(
+    last: FloatArray,
+    above: FloatArray,
+    r: FloatArray,
+    seen: FloatArray,
+    k: int,
+    phases: PhaseType2,
+    mean: float,
+    wait_probability: float,
+) -> _MapTail | _SteppedTail:
+    """Return P(W > t) over R's eigenvalues, or in steps where its eigenvectors are ill-conditioned: many servers."""
+    try:
+        expanded = _MapTail.build(last, r, seen, k, phases, mean)
+        found = float(expanded(np.zeros(1))[0])
+    except np.linalg.LinAlgError:
+        found = math.inf
+    if phases.name == "M" or abs(found - wait_probability) <= EXPANSION_TOLERANCE * wait_probability:
+        return expanded
+    return _SteppedTail.build(above, r, seen, k, phases, mean)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _SteppedTail:
+    """P(W > t) = sum_n Poisson(n; events*t) left[n], geometric beyond the last: positive terms, no eigenvectors."""
+
+    left: FloatArray
+    ratio: float
+    events: float
+    mean: float
+
+    @classmethod
+    def build(cls, above: FloatArray, r: FloatArray, seen: FloatArray, k: int, phases: PhaseType2, mean: float) -> Self:
+        """Uniformise Y' = Y S + R Y C from Y(0) = D1 1 x I / rate: P(W > t) = pi_k (I - R)^-1 Y(t) 1.
+
+        A wait that meets n others lasts n + 1 completions; R^n counts them, so that the sum over n is one matrix.
+        """
+        local, _, again = service_blocks(
+            k, phases.start1, phases.rate1_per_s * mean, phases.rate2_per_s * mean, phases.go_on
+        )
+        events = float(-local.diagonal().min())
+        stay, move = np.eye(k + 1) + local / events, again / events
+        y = np.kron(seen[:, None], np.eye(k + 1))
+        left = [float(above @ y.sum(axis=1))]
+        while len(left) < MOST_STEPS:
+            y = y @ stay + r @ (y @ move)
+            left.append(float(above @ y.sum(axis=1)))
+            if left[-1] <= NOTHING * left[0]:
+                break
+            if len(left) > 2 * SPAN and len(left) % SPAN == 0:
+                late, before = left[-1] / left[-1 - SPAN], left[-1 - SPAN] / left[-1 - 2 * SPAN]
+                if abs(late / before - 1) < GEOMETRIC:
+                    break
+        else:
+            raise ConvergenceError("steps of the wait", MOST_STEPS, "enough for its tail", "lower the load")
+        return cls(left=np.array(left), ratio=min(left[-1] / left[-2], 1.0), events=events, mean=mean)
+
+    def __call__(self, t: FloatArray) -> FloatArray:
+        from scipy.special import gammaln, pdtrc, xlogy
+
+        at = np.ravel(t)
+        out = np.empty(at.size)
+        last, log_ratio = len(self.left) - 1, math.log(self.ratio)
+        for first in range(0, at.size, TIMES):
+            x = self.events * at[first : first + TIMES] / self.mean
+            # Poisson numbers are within NEAR standard deviations of their mean.
+            reach = int(NEAR * (math.sqrt(x.max(initial=0.0)) + 3))
+            n = np.floor(x)[:, None] + np.arange(-reach, reach + 1)
+            inside = (n >= 0) & (n <= last)
+            n = np.where(inside, n, 0.0)
+            weight = np.where(inside, np.exp(xlogy(n, x[:, None]) - x[:, None] - gammaln(n + 1)), 0.0)
+            with np.errstate(divide="ignore"):
+                further = np.log(pdtrc(last, x * self.ratio)) - last * log_ratio - x * (1 - self.ratio)
+            beyond = self.left[-1] * np.exp(further)
+            out[first : first + TIMES] = (weight * self.left[n.astype(np.intp)]).sum(axis=1) + beyond
+        return out.reshape(np.shape(t))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from qmodel.errors import InputError, UnstableError
 from qmodel.queueing.checks import check_array, check_number, check_positive, check_whole
+from qmodel.queueing.metrics import brief
 
 __all__ = ["DecodeBatch", "Weight", "decode_batch"]
 
@@ -44,6 +45,9 @@ class DecodeBatch:
     wait_probability: float
     mean_join_wait_s: float
     method: str
+
+    def __repr__(self) -> str:
+        return brief(self, "max_batch", "mean_batch", "wait_probability", "mean_join_wait_s", "method")
 
     @property
     def max_batch(self) -> int:

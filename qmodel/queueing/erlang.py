@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from qmodel.errors import InputError, UnstableError
 from qmodel.queueing.checks import check_load, check_number, check_positive, check_servers, check_whole
-from qmodel.queueing.metrics import ExponentialSum, QueueMetrics
+from qmodel.queueing.metrics import ExponentialSum, FunctionTail, QueueMetrics, brief, checked_times
 
 __all__ = ["FiniteQueue", "erlang_b", "erlang_c", "mmk", "mmkn"]
 
@@ -160,12 +160,56 @@ class FiniteQueue:
         Mean wait of those admitted [s].
     wait_probability : float
         P(W > 0) of those admitted.
+    servers : int
+        Number of servers.
+    mean_service_s : float
+        Mean service time [s].
     """
 
     number_law: FloatArray
     loss_probability: float
     mean_wait_s: float
     wait_probability: float
+    servers: int
+    mean_service_s: float
+
+    def __repr__(self) -> str:
+        return brief(self, "servers", "room", "utilisation", "loss_probability", "mean_wait_s", "wait_probability")
+
+    @property
+    def room(self) -> int:
+        """Most customers in service and waiting."""
+        return self.number_law.size - 1
+
+    @property
+    def mean_number(self) -> float:
+        """Mean number of customers in the system."""
+        return float(self.number_law @ np.arange(self.number_law.size))
+
+    @property
+    def utilisation(self) -> float:
+        """Share of the servers that is busy."""
+        return float(self.number_law @ np.minimum(np.arange(self.number_law.size), self.servers)) / self.servers
+
+    def wait_tail(self, t: npt.ArrayLike) -> FloatArray:
+        """Return P(W > t) of those admitted, t in seconds: who waits behind n others starts after n + 1 services."""
+        from scipy.special import pdtr
+
+        at = checked_times(t)
+        met = self.number_law[self.servers : -1] / (1 - self.loss_probability)
+        ended = np.maximum(at, 0.0)[..., None] * (self.servers / self.mean_service_s)
+        return np.asarray(np.where(at < 0, 1.0, pdtr(np.arange(met.size), ended) @ met))
+
+    def wait_cdf(self, t: npt.ArrayLike) -> FloatArray:
+        """Return P(W <= t) of those admitted, t in seconds."""
+        return np.asarray(1.0 - self.wait_tail(t))
+
+    def wait_quantile_s(self, q: float) -> float:
+        """Return the q quantile of the wait of those admitted [s], 0 <= q < 1."""
+        if not 0.0 <= check_number("quantile level", q) < 1.0:
+            raise InputError("quantile level", q, "at least 0 and below 1")
+        law = FunctionTail(function=self.wait_tail)
+        return law.quantile(q, self.mean_wait_s) if q > 1 - self.wait_probability else 0.0
 
 
 def mmkn(arrival_rate_per_s: float, servers: int, room: int, mean_service_s: float) -> FiniteQueue:
@@ -195,8 +239,8 @@ def mmkn(arrival_rate_per_s: float, servers: int, room: int, mean_service_s: flo
     Examples
     --------
     >>> queue = mmkn(2.0, 1, 3, 1.0)
-    >>> round(queue.loss_probability, 6)
-    0.533333
+    >>> round(queue.loss_probability, 6), round(float(queue.wait_tail(1.0)), 6)
+    (0.533333, 0.525542)
     """
     k, mean = check_servers(servers), check_positive("mean service time", mean_service_s)
     lam = check_positive("arrival rate", arrival_rate_per_s)
@@ -212,4 +256,6 @@ def mmkn(arrival_rate_per_s: float, servers: int, room: int, mean_service_s: flo
         loss_probability=float(law[-1]),
         mean_wait_s=waiting / (lam * float(law[:-1].sum())),
         wait_probability=float(law[k:-1].sum()) / float(admitted) if room > k else 0.0,
+        servers=k,
+        mean_service_s=mean,
     )

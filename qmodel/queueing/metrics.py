@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from html import escape
 from typing import Protocol
 
 import numpy as np
@@ -23,6 +24,10 @@ EVEN = np.arange(1, 8) / 8
 AROUND = np.concatenate([-(8.0 ** -np.arange(1, 7)), [0.0], 8.0 ** -np.arange(6, 0, -1)])
 #: Half step of the difference that stands for a density, in mean delays of those who wait.
 DENSITY_STEP = 2e-3
+#: Panels over which a tail that is no sum of exponentials is integrated, of how many nodes, and the level they end at.
+PANELS, NODES, FAR = 256, 6, 1e-9
+#: Percentiles that a summary shows.
+SHOWN = (0.5, 0.95, 0.99)
 
 
 class WaitLaw(Protocol):
@@ -33,6 +38,15 @@ class WaitLaw(Protocol):
 
     def quantile(self, q: float, scale: float) -> float:
         """Return the smallest t with P(W <= t) >= q; `scale` [s] is a typical wait to start from."""
+
+
+def brief(answer: object, *names: str) -> str:
+    """Return an answer in one line: its class and the properties of these names."""
+
+    def word(value: object) -> str:
+        return f"{value:.6g}" if isinstance(value, float) else repr(value)
+
+    return f"{type(answer).__name__}({', '.join(f'{name}={word(getattr(answer, name))}' for name in names)})"
 
 
 def checked_times(t: npt.ArrayLike) -> FloatArray:
@@ -205,6 +219,40 @@ class QueueMetrics:
             if not (math.isfinite(value) and -1e-12 <= value <= top):
                 raise ConvergenceError(f"{name} by {self.method}", value, "finite and >= 0", "choose another method")
 
+    def __repr__(self) -> str:
+        # The law itself may be a table of hundreds of numbers.
+        names = ("arrival_rate_per_s", "servers", "utilisation", "mean_wait_s", "wait_probability", "exact", "method")
+        return brief(self, *names)
+
+    def _repr_html_(self) -> str:
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{name}</th>"
+            f"<td>{escape(value) if isinstance(value, str) else format(value, '.5g')}</td></tr>"
+            for name, value in self.summary().items()
+        )
+        return f"<table>{cells}</table>"
+
+    def summary(self) -> dict[str, float | str]:
+        """Return what one asks first, by name: load, wait and numbers, the method and its stated errors.
+
+        Returns
+        -------
+        dict
+            Names carry their units; errors are relative. Several of them make a table: ``pandas.DataFrame([...])``.
+        """
+        found: dict[str, float | str] = {
+            "arrival_rate_per_s": self.arrival_rate_per_s,
+            "servers": self.servers,
+            "utilisation": self.utilisation,
+            "wait_probability": self.wait_probability,
+            "mean_wait_s": self.mean_wait_s,
+            "wait_std_s": self.wait_std_s,
+        }
+        found |= {f"p{100 * q:.0f}_wait_s": self.wait_quantile_s(q) for q in SHOWN}
+        found |= {"mean_sojourn_s": self.mean_sojourn_s, "mean_queue": self.mean_queue, "mean_number": self.mean_number}
+        found |= {f"{name}_error": error for name, error in self.error_estimate.items()}
+        return found | {"method": self.method}
+
     @property
     def utilisation(self) -> float:
         """Offered load per server, rate * mean service / servers."""
@@ -214,6 +262,32 @@ class QueueMetrics:
     def mean_queue(self) -> float:
         """Mean number of waiting customers, by Little's law."""
         return self.arrival_rate_per_s * self.mean_wait_s
+
+    @property
+    def mean_sojourn_s(self) -> float:
+        """Mean time in the system, wait and service [s]."""
+        return self.mean_wait_s + self.mean_service_s
+
+    @property
+    def mean_number(self) -> float:
+        """Mean number of customers in the system, waiting or served, by Little's law."""
+        return self.arrival_rate_per_s * self.mean_sojourn_s
+
+    @property
+    def mean_delay_s(self) -> float:
+        """Mean wait of those who wait at all, E[W | W > 0] [s]; 0 when nobody does."""
+        return self.mean_wait_s / self.wait_probability if self.wait_probability > 0 else 0.0
+
+    @property
+    def wait_variance_s2(self) -> float:
+        """Variance of the wait over all arrivals [s^2], from the integral of 2 t P(W > t); as good as the tail is."""
+        first, second = _moments(self.wait_law, self.mean_wait_s, self.wait_probability)
+        return max(second - first * first, 0.0)
+
+    @property
+    def wait_std_s(self) -> float:
+        """Standard deviation of the wait over all arrivals [s]."""
+        return math.sqrt(self.wait_variance_s2)
 
     def wait_tail(self, t: npt.ArrayLike) -> FloatArray:
         """Return P(W > t) for t in seconds; negative times give 1."""
@@ -250,6 +324,29 @@ class QueueMetrics:
             return 0.0
         scale = self.mean_wait_s if self.mean_wait_s > 0 else self.mean_service_s
         return self.wait_law.quantile(q, scale)
+
+
+def _moments(law: WaitLaw, mean: float, delayed: float) -> tuple[float, float]:
+    """Return E[W] [s] and E[W^2] [s^2], the integrals of P(W > t) and of 2 t P(W > t)."""
+    if isinstance(law, ExponentialSum):
+        terms = law.coefficients / law.rates
+        return float(terms.sum().real), float(2 * (terms / law.rates).sum().real)
+    if not (mean > 0 and delayed > 0):
+        return 0.0, 0.0
+    if isinstance(law, TabulatedTail):
+        edges, decay = law.grid, law.decay
+    else:
+        # Panels as fine near 0 as kinks there ask for; beyond the last the tail is a single exponential.
+        top = law.quantile(1 - FAR * delayed, mean)
+        edges = top * np.linspace(0.0, 1.0, PANELS + 1) ** 1.5
+        near, far = law.tail(np.array([0.9 * top, top]))
+        decay = math.log(near / far) / (0.1 * top) if near > far > 0 else math.inf
+    nodes, weights = np.polynomial.legendre.leggauss(NODES)
+    half = np.diff(edges)[:, None] / 2
+    at = edges[:-1, None] + half * (1 + nodes)
+    mass = law.tail(at) * half * weights
+    last = float(law.tail(edges[-1:])[0]) / decay
+    return float(mass.sum()) + last, float(2 * (mass * at).sum() + 2 * last * (edges[-1] + 1 / decay))
 
 
 def tabulated(metrics: QueueMetrics, points: int = 400, reach: float = 14.0) -> TabulatedTail:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from qmodel._kernels.queueing_pools import mixture_cdf
 from qmodel.errors import InputError
 from qmodel.queueing.checks import check_number
-from qmodel.queueing.metrics import checked_times
+from qmodel.queueing.metrics import brief, checked_times
 from qmodel.queueing.pool_chain import PoolChain
 from qmodel.queueing.pool_grid import PoolInputs, Refined
 from qmodel.queueing.pool_path import CountedPools
@@ -73,6 +73,9 @@ class TwoPools:
     error_estimate: dict[str, float]
     coarse: TwoPools | None = None
     edges_s: tuple[FloatArray, FloatArray] | None = None
+
+    def __repr__(self) -> str:
+        return brief(self, "deflected", "mean_wait_s", "mean_time_s", "exact", "method")
 
     @property
     def deflected_share(self) -> FloatArray:

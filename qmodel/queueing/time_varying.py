@@ -14,7 +14,7 @@ from qmodel._kernels.queueing_march import march_window
 from qmodel.distributions.service import ServiceTime
 from qmodel.errors import InputError
 from qmodel.queueing.checks import check_array, check_number, check_servers, check_service
-from qmodel.queueing.metrics import QueueMetrics, TabulatedTail, checked_times, tabulated
+from qmodel.queueing.metrics import QueueMetrics, TabulatedTail, brief, checked_times, tabulated
 from qmodel.queueing.mgk import mgk
 from qmodel.queueing.time_varying_path import count_waits_by_window
 
@@ -81,6 +81,14 @@ class TimeVaryingWaits:
     joined: FloatArray
     method: str
     error_estimate: dict[str, float] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return brief(self, "windows", "mean_wait_s", "wait_probability", "method")
+
+    @property
+    def windows(self) -> int:
+        """Number of windows."""
+        return len(self.edges_s) - 1
 
     @property
     def window_mean_s(self) -> FloatArray:

@@ -54,6 +54,9 @@ class TwoPoolsOverTime:
     windows: tuple[TwoPools | None, ...]
     overall: TwoPools
 
+    def __repr__(self) -> str:
+        return f"TwoPoolsOverTime(windows={len(self.windows)}, overall={self.overall!r})"
+
     @property
     def window_mean_wait_s(self) -> FloatArray:
         """Mean wait before prefill by window [s]; 0 without arrivals."""

@@ -118,3 +118,49 @@ def test_three_moment_fit_recovers_its_own_law():
 def test_absurd_laws_are_refused(build):
     with pytest.raises(InputError):
         build()
+
+
+@pytest.mark.parametrize("q", [0.0, 0.05, 0.5, 0.7, 0.99])
+@pytest.mark.parametrize(
+    "law",
+    [
+        ServiceTime.gamma(1.0, 0.4),
+        ServiceTime.lognormal(2.0, 3.0, upper_s=20.0),
+        ServiceTime.from_samples([1.0, 2.0, 5.0], [5, 2, 3]),
+        ServiceTime.mixture([0.5, 0.5], [ServiceTime.deterministic(1.0), ServiceTime.exponential(2.0)]),
+    ],
+    ids=repr,
+)
+def test_quantiles_invert_the_law(law, q):
+    t = law.quantile_s(q)
+    assert law.cdf(t) >= q - 1e-12
+    assert t == 0 or law.cdf(t * (1 - 1e-9)) < q + 1e-9 or q == 0
+    assert law.std_s == pytest.approx((law.moment(2) - law.mean_s**2) ** 0.5)
+
+
+def test_moments_of_any_order_and_no_other():
+    law = ServiceTime.exponential(2.0)
+    assert [law.moment(n) for n in (0, 4)] == pytest.approx([1.0, 24 * 16.0])
+    with pytest.raises(InputError, match="order of a moment is -1"):
+        law.moment(-1)  # it is infinite
+
+
+def test_a_fit_says_how_well_it_fits():
+    law = ServiceTime.hyperexponential([0.7, 0.3], [0.5, 3.0])
+    assert max(map(abs, fit_phase_type(law).misfit(law).values())) < 1e-12
+    heavy = ServiceTime.lognormal(1.0, 2.0, upper_s=30.0)
+    found = fit_phase_type(heavy).misfit(heavy)
+    assert [found[name] for name in ("mean", "scv", "third_moment")] == pytest.approx([0, 0, 0], abs=1e-9)
+    grid = np.linspace(0, 30, 300_001)
+    assert found["tail"] == pytest.approx(
+        np.abs(fit_phase_type(heavy).law.tail(grid) - heavy.tail(grid)).max(), rel=1e-3
+    )
+    regular = ServiceTime.from_samples([0.0, 2.0], [0.4, 0.6])  # two moments alone, and a jump at 0
+    fit = fit_phase_type(regular)
+    assert abs(fit.misfit(regular)["third_moment"]) > 0.01
+    assert fit.misfit(regular)["tail"] == pytest.approx(0.6 - float(fit.law.tail(2.0)), rel=1e-9)
+
+
+def test_a_law_shows_what_it_is_in_one_line():
+    assert repr(ServiceTime.lognormal(2.0, 1.5, upper_s=30.0)).startswith("ServiceTime(lognormal, mean_s=1.9")
+    assert len(repr(ServiceTime.from_samples(np.arange(1.0, 500.0)))) < 100

@@ -11,6 +11,8 @@ from qmodel.distributions import (
     WindowedArrivals,
     fit_arrivals,
     fit_mmpp,
+    fit_phase_type,
+    measured_dispersion,
 )
 from qmodel.errors import QModelError
 
@@ -27,6 +29,13 @@ GOOD = {
     "mixture": (ServiceTime.mixture, ([0.5, 0.5], [ONE, ONE])),
     "scaled": (ONE.scaled, (2.0,)),
     "mgf": (ONE.mgf, (0.5,)),
+    "moment": (ONE.moment, (4,)),
+    "tail": (ONE.tail, ([0.5, 1.0],)),
+    "quantile": (ONE.quantile_s, (0.5,)),
+    "laplace": (ONE.laplace, (0.5,)),
+    "service times": (ONE.sample, (3, np.random.default_rng(0))),
+    "two phases": (fit_phase_type, (ONE,)),
+    "dispersion": (measured_dispersion, (np.arange(200.0) ** 1.01,)),
     "Poisson": (lambda rate: PoissonArrivals(rate_per_s=rate), (1.0,)),
     "MMPP": (lambda rates, switch: MmppArrivals(rates_per_s=rates, switch_per_s=switch), ((1.0, 2.0), (0.1, 0.2))),
     "renewal": (lambda gap: RenewalArrivals(gap=gap), (ONE,)),
@@ -54,3 +63,11 @@ def test_a_wrong_argument_is_one_error(name, place):
             function(*good[:place], wrong, *good[place + 1 :])
         except QModelError as error:
             assert "must be" in str(error)
+
+
+@pytest.mark.parametrize(
+    "law", [ONE, PoissonArrivals(rate_per_s=1.0), MmppArrivals(rates_per_s=(1, 2), switch_per_s=(1, 1))]
+)
+def test_a_seed_in_place_of_a_generator_says_what_to_pass(law):
+    with pytest.raises(QModelError, match=r"default_rng\(seed\)"):
+        law.sample(10, 0)

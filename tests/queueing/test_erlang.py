@@ -59,6 +59,25 @@ def test_finite_room_limits():
     assert np.isclose(overloaded.number_law.sum(), 1.0)
 
 
+def test_waits_with_finite_room():
+    big, whole = mmkn(8.0, 10, 4000, 1.0), mmk(8.0, 10, 1.0)
+    t = np.array([-1.0, 0.0, 0.3, 1.0, 4.0])
+    np.testing.assert_allclose(big.wait_tail(t), whole.wait_tail(t), rtol=1e-9)
+    assert big.wait_quantile_s(0.95) == pytest.approx(whole.wait_quantile_s(0.95), rel=1e-9)
+    assert big.mean_number == pytest.approx(whole.mean_number, rel=1e-9)
+    assert big.utilisation == pytest.approx(0.8, rel=1e-9)
+    small = mmkn(12.0, 3, 9, 0.5)
+    grid = np.linspace(0, 12, 24_001)
+    assert np.trapezoid(small.wait_tail(grid), grid) == pytest.approx(small.mean_wait_s, rel=1e-6)
+    assert float(small.wait_tail(0.0)) == pytest.approx(small.wait_probability, rel=1e-12)
+    assert small.wait_quantile_s(1 - small.wait_probability) == 0
+    assert float(small.wait_cdf(small.wait_quantile_s(0.9))) == pytest.approx(0.9, rel=1e-9)
+    none = mmkn(8.0, 10, 10, 1.0)
+    assert none.wait_tail(0.0) == 0
+    assert none.wait_quantile_s(0.99) == 0
+    assert len(repr(big)) < 200
+
+
 def test_errors():
     with pytest.raises(UnstableError):
         erlang_c(2, 2.0)

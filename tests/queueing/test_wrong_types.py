@@ -29,6 +29,7 @@ GOOD = {
     "daley_bound_s": (0.5, 1.0, 1, 1.0, 1.0),
     "kingman_bound_s": (0.5, 1.0, 1, 1.0, 1.0),
     "whitt_bound_s": (0.5, 1.0, 1, 1.0, 1.0),
+    "least_servers": (0.5, ONE),
     "lundberg_rate": (0.5, 1, ONE),
     "map_k": ([[-1.0]], [[1.0]], 2, ONE),
     "mgk": (1.2, 2, ONE, "auto"),
@@ -40,6 +41,8 @@ GOOD = {
     "priced_thresholds": ([0.1], [0.2], [0.0], 1.0, 1.0, 0.0),
     "queue_length_tail": (mmk(0.5, 1, 1.0), [0, 1]),
     "shared_link": (0.5, ONE, 0.1),
+    "sojourn_quantile_s": (mmk(0.5, 1, 1.0), ONE, 0.9),
+    "sojourn_tail": (mmk(0.5, 1, 1.0), ONE, [0.5, 1.0]),
     "two_pools": ([2.0, 0.4], [0.2, 1.0], [0.3, 2.5], [0.5, 2.0]),
     "two_pools_over_time": ([0.0, 5.0], [[2.0, 0.4]], [0.2, 1.0], [0.3, 2.5], [0.5, 2.0]),
 }
@@ -62,7 +65,7 @@ CASES = [
 
 def test_every_function_is_tried():
     functions = {name for name in queueing.__all__ if inspect.isfunction(getattr(queueing, name))}
-    assert functions - {"fit_arrivals", "fit_mmpp"} == GOOD.keys()
+    assert functions - {"fit_arrivals", "fit_mmpp", "fit_phase_type", "measured_dispersion"} == GOOD.keys()
 
 
 @pytest.mark.parametrize(("name", "place"), CASES)
@@ -72,6 +75,7 @@ def test_a_wrong_argument_is_one_error(name, place, wrong):
     arguments = list(GOOD[name])
     arguments[place] = wrong
     options = {"cells": 24} if name.startswith("two_pools") else {}
+    options |= {"mean_wait_s": 1.0} if name == "least_servers" else {}
     try:
         getattr(queueing, name)(*arguments, **options)
     except QModelError as error:
@@ -87,6 +91,14 @@ def test_servers_are_a_number(name, servers):
     arguments = inspect.signature(function).bind(*GOOD[name]).arguments | {"servers": servers}
     with pytest.raises(InputError, match=r"servers is .* must be"):
         function(**arguments)
+
+
+@pytest.mark.parametrize("target", ["wait_s", "late_share", "mean_wait_s", "utilisation"])
+@pytest.mark.parametrize("wrong", ["a", object(), [0.5], 1j, np.nan, -1.0, np.inf, {}])
+def test_targets_are_numbers_in_range(target, wrong):
+    targets = {"wait_s": 1.0, "late_share": 0.2, "mean_wait_s": 1.0, "utilisation": 0.8} | {target: wrong}
+    with pytest.raises(InputError, match=f"{target} is .* must be"):
+        queueing.least_servers(0.5, ONE, **targets)
 
 
 @pytest.mark.parametrize("wrong", [None, "a", [0.5], 1j])
