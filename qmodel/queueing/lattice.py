@@ -20,8 +20,9 @@ FloatArray = npt.NDArray[np.float64]
 
 #: Relative error with which service times must be multiples of a cell to count as a lattice.
 LATTICE_TOLERANCE = 1e-12
-#: Cells (in the longest service time) up to which a law counts as one: a table of more takes over a millisecond.
-MAX_CELLS = 500
+#: Cells (in the longest service time) up to which a law counts as one: a table of more takes over a millisecond. Laws
+#: of few atoms, mostly written down and not measured, may take up to 12.
+MAX_CELLS, FEW_ATOMS, MAX_CELLS_OF_FEW = 500, 32, 5000
 #: Points of the transform per cell of the longest service to begin with, at least, and at most.
 POINTS_A_CELL, FEWEST, MOST = 4, 8, 1 << 17
 #: Logarithm of what the exponential has fallen to where nothing of it is left in double precision.
@@ -52,16 +53,17 @@ def find_lattice(service: ServiceTime) -> Lattice | None:
     if atoms is None or atoms[0].size > MAX_CELLS:
         return None
     values, weights = atoms
+    most = MAX_CELLS_OF_FEW if values.size <= FEW_ATOMS else MAX_CELLS
     unit = float(values[values > 0][0])
     denominator = 1
     for value in values:
-        ratio = Fraction(float(value) / unit).limit_denominator(MAX_CELLS)
+        ratio = Fraction(float(value) / unit).limit_denominator(most)
         denominator = math.lcm(denominator, ratio.denominator)
-        if denominator > MAX_CELLS:
+        if denominator > most:
             return None
     cell = unit / denominator
     sizes = np.rint(values / cell)
-    if np.any(np.abs(values - sizes * cell) > LATTICE_TOLERANCE * values[-1]) or sizes[-1] > MAX_CELLS:
+    if np.any(np.abs(values - sizes * cell) > LATTICE_TOLERANCE * values[-1]) or sizes[-1] > most:
         return None
     divisor = math.gcd(*(int(size) for size in sizes))
     return Lattice(cell_s=cell * divisor, sizes=(sizes / divisor).astype(np.int64), weights=weights)

@@ -20,10 +20,12 @@ __all__ = ["solve_mg1"]
 
 #: Points of the renewal equation for laws off the lattice.
 POINTS = 1 << 13
-#: Its reach over the time in which the tail falls e-fold, or in longest services (20 means count as such): beyond, the
-#: tail is exponential to 1e-5.
-REACH, SETTLED, LONGEST = 12.0, 6.0, 20.0
-#: Its reach without an exponential tail, in mean waits and mean services; there its points lie a 32nd of a mean service
+#: Its reach over the time in which the tail falls e-fold, or in longest services: beyond, the tail is exponential to
+#: 1e-5. Services longer than have this share of the work do not count.
+REACH, SETTLED, NO_WORK = 12.0, 6.0, 1e-9
+#: Multiples of the mean at which the longest service is looked for.
+MULTIPLES = 20.0 * 1.25 ** np.arange(80)
+#: Its reach without an exponential tail, in mean waits and mean services; its points lie a 32nd of a mean service
 #: apart, as far as so many suffice.
 LONG = 100.0
 APART, MOST_POINTS = 1 / 32, 1 << 18
@@ -100,14 +102,32 @@ def _law(lam: float, rho: float, service: ServiceTime) -> tuple[WaitLaw, str, fl
 def _on_a_grid(lam: float, rho: float, service: ServiceTime) -> tuple[TabulatedTail, float]:
     """Return P(W > t) from the renewal equation, followed at Lundberg's rate where nothing else is left.
 
-    The second value is how far apart its points are [mean services] where there is no such rate, else 0.
+    The second value is how far apart its points are [mean services] if they are as far as could matter, else 0.
     """
     mean = service.mean_s
     if not service.mgf_limit_per_s > 0:
         delay = service.moment(2) / (2 * mean * (1 - rho))
         reach = LONG * (rho * delay + mean)
-        points = int(min(MOST_POINTS, max(POINTS, 2 ** math.ceil(math.log2(reach / (APART * mean))))))
+        points = _points(reach / mean)
         return renewal_tail(lam, 1, service, reach_s=reach, points=points).scaled(rho), reach / (points * mean)
-    decay, longest = lundberg_rate(lam, 1, service), min(service.upper_s, LONGEST * mean)
+    decay, longest = lundberg_rate(lam, 1, service), _longest(service)
     reach = min(REACH / decay + 2 * longest, SETTLED * longest)
-    return replace(renewal_tail(lam, 1, service, reach_s=reach, points=POINTS).scaled(rho), decay=decay), 0.0
+    points = _points(reach / mean)
+    table = replace(renewal_tail(lam, 1, service, reach_s=reach, points=points).scaled(rho), decay=decay)
+    apart = reach / (points * mean)
+    return table, apart if apart > APART else 0.0
+
+
+def _points(reach: float) -> int:
+    """Return how many points a grid of `reach` mean services takes."""
+    return int(min(MOST_POINTS, max(POINTS, 2 ** math.ceil(math.log2(reach / APART)))))
+
+
+def _longest(service: ServiceTime) -> float:
+    """Return the longest service that matters [s], 20 means at least where they may be as long."""
+    times = service.mean_s * MULTIPLES
+    if service.upper_s <= times[0]:
+        return service.upper_s
+    some = service.tail_integral(times) > NO_WORK * service.mean_s
+    last = int(np.flatnonzero(some)[-1]) + 1 if some.any() else 0
+    return float(min(service.upper_s, times[min(last, len(times) - 1)]))

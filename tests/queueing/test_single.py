@@ -23,6 +23,7 @@ LATTICES = {
     "far atoms": ServiceTime.from_samples([1, 2, 5, 20], [0.5, 0.3, 0.15, 0.05]),
     "some without work": ServiceTime.from_samples([0, 1, 3], [0.3, 0.3, 0.4]),
     "many": ServiceTime.from_samples(np.arange(1, 41) / 7),
+    "few and far apart": ServiceTime.from_samples([1, 2, 5, 1990], [0.5, 0.3, 0.195, 0.005]),
 }
 
 
