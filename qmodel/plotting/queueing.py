@@ -4,13 +4,67 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from qmodel.errors import InputError
 from qmodel.plotting.figure import COLORS, LINES, MARKERS, new_figure, style
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from matplotlib.figure import Figure
     from pandas import DataFrame
 
-__all__ = ["draw_beside_simulation"]
+    from qmodel.queueing import QueueMetrics, TimeVaryingWaits
+
+__all__ = ["draw_beside_simulation", "draw_waits", "waits_table"]
+
+#: Points of a curve, and the level at which curves end by default.
+POINTS, LAST = 200, 0.999
+
+
+def waits_table(queues: Mapping[str, QueueMetrics | TimeVaryingWaits], reach_s: float | None = None) -> DataFrame:
+    """Return P(W > t) of some queues as a tidy table: queue, t_s and tail.
+
+    Parameters
+    ----------
+    queues : mapping of str to QueueMetrics or TimeVaryingWaits
+        Queues by the names they are to have.
+    reach_s : float, optional
+        Longest wait [s]; by default the largest of their 99.9 % quantiles.
+    """
+    import numpy as np
+    import pandas as pd
+
+    if not queues:
+        raise InputError("queues", "missing", "one at least")
+    reach = max(queue.wait_quantile_s(LAST) for queue in queues.values()) if reach_s is None else reach_s
+    t = np.linspace(0.0, reach, POINTS)
+    tables = [pd.DataFrame({"queue": name, "t_s": t, "tail": queue.wait_tail(t)}) for name, queue in queues.items()]
+    return pd.concat(tables, ignore_index=True)
+
+
+def draw_waits(queues: Mapping[str, QueueMetrics | TimeVaryingWaits], reach_s: float | None = None) -> Figure:
+    """Return P(W > t) of some queues, one curve each, on a logarithmic axis.
+
+    Parameters
+    ----------
+    queues : mapping of str to QueueMetrics or TimeVaryingWaits
+        Queues by the names they are to have.
+    reach_s : float, optional
+        Longest wait [s]; by default the largest of their 99.9 % quantiles.
+    """
+    table = waits_table(queues, reach_s)
+    with style():
+        figure = new_figure(4.6, 2.9)
+        axes = figure.subplots()
+        for number, (name, rows) in enumerate(table.groupby("queue", sort=False)):
+            seen = rows[rows["tail"] > 0]
+            color, line = COLORS[(number + 4) % len(COLORS)], LINES[(number + 4) % len(LINES)]
+            axes.plot(seen["t_s"], seen["tail"], color=color, ls=line, label=str(name))
+        axes.set_yscale("log")
+        axes.set_xlabel("t [s]")
+        axes.set_ylabel("P(W > t)")
+        axes.legend()
+    return figure
 
 
 def draw_beside_simulation(table: DataFrame, x_label: str, y_label: str, log: str = "") -> Figure:

@@ -13,11 +13,13 @@ import numpy.typing as npt
 
 from qmodel.distributions import MmppArrivals, PoissonArrivals, RenewalArrivals, ServiceTime, WindowedArrivals
 from qmodel.queueing import (
+    approximate,
     decode_batch,
     ggk,
     kiefer_wolfowitz,
     mgk,
     mgk_balking,
+    mmk,
     mtgk,
     queue_length_tail,
     two_pools,
@@ -195,7 +197,47 @@ def _decode(count: int) -> Iterable[Row]:
         yield "residents of a decode batch", float(n), float(batch.time_law[n]), float(time_at[n])
 
 
+def _service_times(count: int) -> Iterable[Row]:
+    laws = {
+        "lognormal, SCV 2, at most 20": ServiceTime.lognormal(1.0, 2.0, upper_s=20.0),
+        "Erlang-4": ServiceTime.erlang(4, 1.0),
+        "H2, SCV 3.2": LAW.scaled(1 / LAW.mean_s),
+    }
+    for seed, (name, law) in enumerate(laws.items()):
+        drawn = law.sample(count, np.random.default_rng(10 + seed))
+        for t in np.linspace(0.0, 8.0, 21):
+            seen = float((drawn > t).mean())
+            if seen * count > SEEN:
+                yield name, float(t), float(law.tail(t)), seen
+
+
+def _sizing(count: int) -> Iterable[Row]:
+    # Calls of 4 minutes, 400 an hour: 26.7 agents' worth.
+    rate, wait = 400 / 3600, 20.0
+    for name, scv in {"SCV .5": 0.5, "SCV 1": 1.0, "SCV 4": 4.0}.items():
+        law = ServiceTime.gamma(240.0, scv)
+        for servers in range(27, 37):
+            waits = _waits(PoissonArrivals(rate_per_s=rate), law, servers, count, servers)
+            yield name, float(servers), float(mgk(rate, servers, law).wait_tail(wait)), float((waits > wait).mean())
+
+
+def _approximations(count: int) -> Iterable[Row]:
+    law, servers = ServiceTime.gamma(1.0, 3.0), 4
+    for load in (0.5, 0.6, 0.7, 0.8, 0.9):
+        waits = _waits(PoissonArrivals(rate_per_s=load * servers), law, servers, count, 12)
+        # In mean waits of M/M/k, so that the formulas are told apart.
+        unit = mmk(load * servers, servers, 1.0).mean_wait_s
+        for name in ("lee-longton", "kimura", "boxma-cohen-huffels"):
+            found = approximate(load * servers, servers, law, name)
+            yield name, load, found.mean_wait_s / unit, float(waits.mean()) / unit
+
+
 PICTURES = (
+    QueuePicture(name="service-times", x_label="t [means]", y_label="P(S > t)", log="y", rows=_service_times),
+    QueuePicture(name="sizing", x_label="agents", y_label="P(W > 20 s)", log="", rows=_sizing),
+    QueuePicture(
+        name="approximations", x_label="load", y_label="mean wait over that of M/M/4", log="", rows=_approximations
+    ),
     QueuePicture(name="mgk", x_label="t [mean services]", y_label="P(W > t)", log="y", rows=_mgk),
     QueuePicture(name="bursty", x_label="t [mean services]", y_label="P(W > t)", log="y", rows=_bursty),
     QueuePicture(name="arrivals", x_label="window [s]", y_label="index of dispersion", log="xy", rows=_arrivals),

@@ -17,6 +17,8 @@ from qmodel.queueing import (
 )
 from qmodel.queueing.approximations import APPROXIMATIONS
 
+H2 = ServiceTime.hyperexponential([0.9, 0.1], [0.5, 5.5])
+
 
 @pytest.mark.parametrize("formula", APPROXIMATIONS)
 @pytest.mark.parametrize("k", [1, 3, 9])
@@ -36,11 +38,21 @@ def test_all_are_exact_for_one_server(formula):
 
 
 @pytest.mark.parametrize("formula", APPROXIMATIONS)
-@pytest.mark.parametrize("k", [2, 5])
+@pytest.mark.parametrize("k", [2, 5, 16])
 def test_stated_errors_hold_against_exact_solutions(formula, k):
-    for law in (ServiceTime.erlang(2, 1.0), ServiceTime.deterministic(1.0), ServiceTime.hypoexponential(0.2, 0.8)):
-        exact, found = mgk(0.8 * k, k, law), approximate(0.8 * k, k, law, formula)
-        assert found.mean_wait_s == pytest.approx(exact.mean_wait_s, rel=APPROXIMATIONS[formula])
+    laws = [ServiceTime.erlang(2, 1.0), ServiceTime.deterministic(1.0), ServiceTime.hypoexponential(0.2, 0.8)]
+    laws += [H2, ServiceTime.gamma(1.0, 3.0), ServiceTime.lognormal(1.0, 4.0, upper_s=30.0)]
+    held, stated = [], []
+    for law in laws:
+        for load in (0.8, 0.9, 0.95):
+            rate = load * k / law.mean_s
+            exact, found = mgk(rate, k, law), approximate(rate, k, law, formula)
+            held.append(abs(found.mean_wait_s / exact.mean_wait_s - 1) <= found.error_estimate["mean"] + 0.01)
+            p99 = found.wait_quantile_s(0.99) / exact.wait_quantile_s(0.99) - 1
+            held.append(abs(p99) <= found.error_estimate["p99"] + 0.01)
+            stated.append(found.error_estimate["mean"])
+    assert np.mean(held) >= 0.9
+    assert np.all(np.reshape(stated, (-1, 3))[:, 0] > np.reshape(stated, (-1, 3))[:, 2])
 
 
 def test_decay_rate_is_that_of_the_exact_tail():
@@ -70,6 +82,9 @@ def test_comparison_says_what_does_not_apply():
     rows = compare_methods(1.6, 2, ServiceTime.lognormal(1.0, 2.0))
     by_name = {row.method: row for row in rows}
     assert by_name["lundberg"].mean_wait_s is None
+    # Two phases stand for the law: exact for them, not for it.
+    assert by_name["phase-type"].mean_error > 0.02
+    assert {row.method: row for row in compare_methods(1.6, 2, H2)}["phase-type"].mean_error == 0
     assert "bound the service times" in by_name["lundberg"].note
     assert by_name["auto"].mean_wait_s == pytest.approx(2.61, rel=0.03)
     order = [by_name[name].mean_wait_s for name in ("auto", "whitt bound", "daley bound", "kingman bound")]
