@@ -73,8 +73,8 @@ def approximate(arrival_rate_per_s: float, servers: int, service: ServiceTime, f
     Returns
     -------
     QueueMetrics
-        With the formula's error as `error_estimate`: it holds in 95 % of a family of laws, and grows with the distance of c2 from 1 and
-        with (1 - rho) sqrt(k); at low loads on many servers it may exceed 1.
+        With the formula's error as `error_estimate`: it holds in 95 % of a family of laws, and grows with the distance
+        of c2 from 1 and with (1 - rho) sqrt(k); at low loads on many servers it may exceed 1.
 
     Raises
     ------
