@@ -299,7 +299,8 @@ class _MapTail:
         left = np.linalg.inv(right)
         weight = (last @ right) / (1 - values)
         coefficients = weight[:, None] * np.einsum("lac,a->lc", left.reshape(len(values), len(seen), -1), seen)
-        keep = np.abs(coefficients).max(axis=1) > 1e-18
+        size = np.abs(coefficients).max(axis=1)
+        keep = size > 1e-18 * size.max()
         return cls(
             coefficients=coefficients[keep].astype(complex),
             eigenvalues=values[keep].astype(complex),

@@ -13,7 +13,7 @@ from qmodel.errors import ConvergenceError
 from qmodel.queueing.checks import check_load, check_positive
 from qmodel.queueing.metrics import QueueMetrics, search_quantile
 
-__all__ = ["solve_mdk"]
+__all__ = ["FranxLaw", "solve_mdk"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -25,8 +25,8 @@ NOISE = 1e-15
 ROUNDING = 1e-14
 #: Points of the transform beyond which the load is too close to 1 for this method.
 MAX_POINTS = 1 << 22
-#: Load below which the transform is taken on a wider circle, and the largest exponent there.
-LIGHT, LARGEST_EXPONENT = 0.8, 300.0
+#: Largest exponent on the wider circle that the transform is taken on.
+LARGEST_EXPONENT = 300.0
 #: Growth beyond which the exponential overflows; waits of such a queue are below the smallest number.
 LARGEST_GROWTH = 512.0
 
@@ -67,7 +67,7 @@ def solve_mdk(arrival_rate_per_s: float, servers: int, service_s: float) -> Queu
     lam, k = arrival_rate_per_s, servers
     rho = check_load(lam, k, check_positive("service time", service_s))
     beyond = np.concatenate([np.cumsum(_epoch_law(rho, k)[::-1])[::-1][1:], [0.0]])
-    law = _FranxLaw(beyond=beyond, rate=lam, servers=k, service_s=service_s)
+    law = FranxLaw(beyond=beyond, rate=lam, servers=k, service_s=service_s)
     queue = float(beyond.sum())
     return QueueMetrics(
         arrival_rate_per_s=lam,
@@ -85,8 +85,8 @@ def _epoch_law(rho: float, k: int) -> FloatArray:
     a = rho * k
     # Decay of the queue: tau > 1 with tau^k = exp(a (tau - 1)).
     growth = _decay(rho)
-    # At light load k customers are rare: on a circle of radius R the transform sees P(n)*R^n.
-    log_radius = math.log(min(1 / rho, 1 + LARGEST_EXPONENT / a)) if rho < LIGHT else 0.0
+    # Many customers are rare: on a circle of radius R < tau the transform sees P(n)*R^n.
+    log_radius = math.log(min(1 / rho, 1 + LARGEST_EXPONENT / a))
     need = k - math.log(WRAP_TOLERANCE) / (growth - log_radius)
     points = 1 << max(math.ceil(math.log2(max(need, 8 * k, k + 16))), 6)
     if points > MAX_POINTS:
@@ -127,7 +127,7 @@ def _decay(rho: float) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _FranxLaw:
+class FranxLaw:
     """P(W > t) from the law of the number waiting: `beyond[i]` = P(more than i wait)."""
 
     beyond: FloatArray

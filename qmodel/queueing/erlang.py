@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from qmodel.errors import InputError, UnstableError
+from qmodel.errors import ConvergenceError, InputError, UnstableError
 from qmodel.queueing.checks import check_load, check_number, check_positive, check_servers, check_whole
 from qmodel.queueing.metrics import ExponentialSum, FunctionTail, QueueMetrics, brief, checked_times
 
@@ -18,6 +18,11 @@ FloatArray = npt.NDArray[np.float64]
 
 #: Servers up to which Erlang B is computed by its recursion; beyond, by the incomplete gamma function.
 RECURSION_LIMIT = 200
+#: Servers from which the gamma function is taken by Stirling's series (1e-17 there), distance from 1 of the load per
+#: server below which log(1 + x) - x is, with so many terms, and most terms of the continued fraction.
+STIRLING_FROM, SERIES_BELOW, SERIES_TERMS, FRACTION_TERMS = 100.0, 0.1, 20, 1000
+#: Most room of a finite queue: its law is a table.
+MOST_ROOM = 10_000_000
 
 
 def erlang_b(servers: float, offered_load: float) -> float:
@@ -46,7 +51,7 @@ def erlang_b(servers: float, offered_load: float) -> float:
     >>> round(erlang_b(10, 8.0), 6)
     0.121661
     """
-    from scipy.special import gammaincc, gammaln
+    from scipy.special import gammaincc
 
     a = check_positive("offered load", offered_load)
     servers = check_number("servers", servers)
@@ -59,16 +64,34 @@ def erlang_b(servers: float, offered_load: float) -> float:
         return blocking
     # 1/B = exp(a) a^-k Gamma(k+1, a), regularised.
     upper = float(gammaincc(servers + 1, a))
-    if upper > 1e-290:
-        return float(math.exp(-a + servers * math.log(a) - gammaln(servers + 1)) / upper)
-    # Gamma(k+1, a) underflows for a far above k: 1/B = sum_j k (k-1) ... (k-j+1)/a^j, whose terms fall quickly then.
-    total, term = 1.0, 1.0
-    for j in range(1, RECURSION_LIMIT):
-        term *= (servers - j + 1) / a
-        total += term
-        if abs(term) < 1e-17 * total:
-            break
-    return 1.0 / total
+    return math.exp(_log_poisson(servers, a)) / upper if upper > 1e-290 else 1.0 / _inverse_blocking(servers, a)
+
+
+def _log_poisson(k: float, a: float) -> float:
+    """Return log(exp(-a) a^k/Gamma(k + 1)) without the cancellation of its large terms."""
+    if k < STIRLING_FROM:
+        return k * math.log(a) - a - math.lgamma(k + 1)
+    # k log(a/k) + k - a by the series of log(1 + x) - x near x = 0.
+    x = (a - k) / k
+    gap = -math.fsum((-x) ** n / n for n in range(2, SERIES_TERMS)) if abs(x) < SERIES_BELOW else math.log1p(x) - x
+    return k * gap - 0.5 * math.log(2 * math.pi * k) - (1 / 12 - (1 / 360 - 1 / (1260 * k * k)) / (k * k)) / k
+
+
+def _inverse_blocking(k: float, a: float) -> float:
+    """Return exp(a) a^-k Gamma(k + 1, a), a far above k, by the continued fraction of Gamma (Lentz's method).
+
+    Gamma(k + 1, a) = exp(-a) a^(k+1)/(a - k + 1 k/(a - k + 2 + 2 (k - 1)/(a - k + 4 + ...))).
+    """
+    value = top = a - k
+    bottom = 0.0
+    for n in range(1, FRACTION_TERMS):
+        part, whole = n * (k + 1 - n), a - k + 2 * n
+        bottom = 1.0 / (whole + part * bottom)
+        top = whole + part / top
+        value *= top * bottom
+        if abs(top * bottom - 1) < 1e-16:
+            return a / value
+    raise ConvergenceError("continued fraction of Erlang B", a / value, "settled", "use fewer servers or a lower load")
 
 
 def erlang_c(servers: float, offered_load: float) -> float:
@@ -191,12 +214,20 @@ class FiniteQueue:
         """Share of the servers that is busy."""
         return float(self.number_law @ np.minimum(np.arange(self.number_law.size), self.servers)) / self.servers
 
+    def _met(self) -> FloatArray:
+        """Return P(an arrival that is admitted meets n), n = servers, ..., room - 1."""
+        # In deep overload they are too few for a difference from 1, or for any number: then they meet room - 1.
+        admitted = self.number_law[:-1]
+        total = float(admitted.sum())
+        law = admitted / total if total > 0 else (np.arange(admitted.size) == admitted.size - 1).astype(np.float64)
+        return np.asarray(law[self.servers :], dtype=np.float64)
+
     def wait_tail(self, t: npt.ArrayLike) -> FloatArray:
         """Return P(W > t) of those admitted, t in seconds: who waits behind n others starts after n + 1 services."""
         from scipy.special import pdtr
 
         at = checked_times(t)
-        met = self.number_law[self.servers : -1] / (1 - self.loss_probability)
+        met = self._met()
         ended = np.maximum(at, 0.0)[..., None] * (self.servers / self.mean_service_s)
         return np.asarray(np.where(at < 0, 1.0, pdtr(np.arange(met.size), ended) @ met))
 
@@ -245,17 +276,21 @@ def mmkn(arrival_rate_per_s: float, servers: int, room: int, mean_service_s: flo
     k, mean = check_servers(servers), check_positive("mean service time", mean_service_s)
     lam = check_positive("arrival rate", arrival_rate_per_s)
     room = check_whole("room", room, k)
+    if room > MOST_ROOM:
+        raise InputError("room", room, f"at most {MOST_ROOM:,}", "a room that large is as good as none: use mmk")
     n = np.arange(1, room + 1)
-    log_mass = np.concatenate([[0.0], np.cumsum(np.log(lam * mean / np.minimum(n, k)))])
+    # Logarithms one by one: the product of rate and service may be too small or too large for a number.
+    log_mass = np.concatenate([[0.0], np.cumsum(math.log(lam) + math.log(mean) - np.log(np.minimum(n, k)))])
     mass = np.exp(log_mass - log_mass.max())
     law = mass / mass.sum()
-    admitted = 1 - law[-1]
-    waiting = float((law * np.maximum(np.arange(room + 1) - k, 0)).sum())
+    # As those admitted see it, normalised by itself: in deep overload they are too few for a difference from 1.
+    seen = np.exp(log_mass[:-1] - log_mass[:-1].max())
+    seen /= seen.sum()
     return FiniteQueue(
         number_law=law,
         loss_probability=float(law[-1]),
-        mean_wait_s=waiting / (lam * float(law[:-1].sum())),
-        wait_probability=float(law[k:-1].sum()) / float(admitted) if room > k else 0.0,
+        mean_wait_s=float(seen[k:] @ np.arange(1.0, room - k + 1)) * mean / k,
+        wait_probability=min(float(seen[k:].sum()), 1.0),
         servers=k,
         mean_service_s=mean,
     )

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from qmodel.distributions.service import ServiceTime
 from qmodel.errors import InputError
-from qmodel.queueing.checks import check_load, check_number, check_service
+from qmodel.queueing.checks import check_array, check_load, check_number, check_service
 from qmodel.queueing.metrics import QueueMetrics
 from qmodel.queueing.mgk import mgk
 
@@ -38,7 +38,7 @@ class SharedLink:
 
     def transfer_s(self, alone_s: npt.ArrayLike) -> FloatArray:
         """Return the mean time [s] of a transfer that would take `alone_s` [s] alone: fixed + alone/(1 - rho)."""
-        return np.asarray(self.fixed_s + np.asarray(alone_s, dtype=np.float64) / (1 - self.utilisation))
+        return np.asarray(self.fixed_s + _checked_alone(alone_s) / (1 - self.utilisation))
 
     @property
     def mean_s(self) -> float:
@@ -102,7 +102,7 @@ class FcfsLink:
 
     def transfer_s(self, alone_s: npt.ArrayLike) -> FloatArray:
         """Return the mean time [s] of a transfer that takes `alone_s` [s] alone: fixed + wait + alone."""
-        return np.asarray(self.fixed_s + self.queue.mean_wait_s + np.asarray(alone_s, dtype=np.float64))
+        return np.asarray(self.fixed_s + self.queue.mean_wait_s + _checked_alone(alone_s))
 
     @property
     def mean_s(self) -> float:
@@ -137,6 +137,14 @@ def fcfs_link(arrival_rate_per_s: float, transfer: ServiceTime, fixed_s: float =
     _check_fixed(fixed_s)
     queue = mgk(arrival_rate_per_s, links, transfer)
     return FcfsLink(queue=queue, mean_transfer_s=transfer.mean_s, fixed_s=float(fixed_s))
+
+
+def _checked_alone(alone_s: npt.ArrayLike) -> FloatArray:
+    alone = check_array("time of a transfer alone", alone_s)
+    bad = ~(np.isfinite(alone) & (alone >= 0))
+    if bad.any():
+        raise InputError("time of a transfer alone", float(alone[bad][0]), "finite and >= 0")
+    return alone
 
 
 def _check_fixed(fixed_s: float) -> None:

@@ -22,8 +22,9 @@ QUANTILE_TOLERANCE = 1e-12
 #: Where a bracket is looked into, in widths: evenly, and around the interpolated point.
 EVEN = np.arange(1, 8) / 8
 AROUND = np.concatenate([-(8.0 ** -np.arange(1, 7)), [0.0], 8.0 ** -np.arange(6, 0, -1)])
-#: Half step of the difference that stands for a density, in mean delays of those who wait.
-DENSITY_STEP = 2e-3
+#: Half step of the difference that stands for a density, in mean delays of those who wait; and at most, in mean
+#: services over servers, unless the tail is a table.
+DENSITY_STEP, FINE_STEP = 2e-3, 5e-4
 #: Panels over which a tail that is no sum of exponentials is integrated, of how many nodes, and the level they end at.
 PANELS, NODES, FAR = 256, 6, 1e-9
 #: Percentiles that a summary shows.
@@ -299,9 +300,10 @@ class QueueMetrics:
         return np.asarray(1.0 - self.wait_tail(t))
 
     def density_per_s(self, t: npt.ArrayLike) -> FloatArray:
-        """Return the density [1/s] of the wait at t > 0 [s], the mass at 0 left out; relative error about 1e-4.
+        """Return the density [1/s] of the wait at t > 0 [s], the mass at 0 left out; at t = 0 its limit from above.
 
-        A sum of exponentials is differentiated, any other tail differenced over a small step.
+        A sum of exponentials is differentiated, any other tail differenced over a small step: relative error about
+        1e-6, of a table 1e-4. Where the density jumps (multiples of services on a lattice): the mean of both sides.
         """
         at = checked_times(t)
         law = self.wait_law
@@ -311,9 +313,13 @@ class QueueMetrics:
         else:
             # Where nobody waits both are 0, or one of them is too small to be anything else.
             known = self.wait_probability > 0 and self.mean_wait_s > 0
-            step = DENSITY_STEP * (self.mean_wait_s / self.wait_probability if known else self.mean_service_s)
-            low = np.maximum(at - step, 0.0)
-            slope = (law.tail(low) - law.tail(low + 2 * step)) / (2 * step)
+            step = DENSITY_STEP * (self.mean_delay_s if known else self.mean_service_s)
+            if not isinstance(law, TabulatedTail):
+                step = min(step, FINE_STEP * self.mean_service_s / self.servers)
+            from_above = at < step
+            low = np.maximum(np.where(from_above, at, at - step), 0.0)
+            one, two, three = (law.tail(low + i * step) for i in range(3))
+            slope = np.where(from_above, 3 * one - 4 * two + three, one - three) / (2 * step)
         return np.asarray(np.where(at < 0, 0.0, np.maximum(slope, 0.0)))
 
     def wait_quantile_s(self, q: float) -> float:
