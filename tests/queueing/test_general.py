@@ -73,6 +73,11 @@ def test_queue_length_obeys_both_little_laws(servers, service):
         assert tail[n] == pytest.approx((seen > n).mean(), rel=0.08)
 
 
+def test_queue_length_of_mmk_far_out():
+    metrics, n = mmk(2.4, 3, 1.0), np.arange(200)
+    np.testing.assert_allclose(queue_length_tail(metrics, n), metrics.wait_probability * 0.8 ** (n + 1), rtol=1e-12)
+
+
 def test_queue_length_of_mm1_is_geometric():
     tail = queue_length_tail(mmk(0.7, 1, 1.0), np.arange(20))
     np.testing.assert_allclose(tail, 0.7 ** (np.arange(20) + 2), rtol=2e-3)
@@ -113,6 +118,8 @@ def test_busy_periods():
         (3, H2, 1.0),
         (3, ServiceTime.gamma(1.0, 0.4), 3.0),
         (2, ServiceTime.exponential(1.0), 1.0),
+        (16, ServiceTime.gamma(1.0, 0.4), 3.0),
+        (8, ServiceTime.deterministic(1.0), 0.5),
     ],
 )
 def test_departures_agree_with_simulation(servers, service, gaps):
