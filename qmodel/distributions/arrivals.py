@@ -20,6 +20,8 @@ FloatArray = npt.NDArray[np.float64]
 
 #: Points of the renewal equation, and mean gaps beyond which the variance of counts is taken for its linear limit.
 RENEWAL_POINTS, LONG_WINDOW = 1 << 14, 12.0
+#: Phases that gaps are given at most when they are made Markovian.
+GAP_PHASES = 30
 #: Tilt that keeps the renewal equation from wrapping around the Fourier transform.
 TILT = 18.0
 
@@ -164,17 +166,20 @@ class RenewalArrivals:
         count, rng = _draws(count, rng)
         return np.cumsum(self.gap.sample(count, rng))
 
-    def as_map(self) -> tuple[FloatArray, FloatArray, bool]:
+    def as_map(self, most_phases: int = GAP_PHASES) -> tuple[FloatArray, FloatArray, bool]:
         """Return (D0, D1) of a Markovian arrival process [1/s], and whether it is exact or fitted to moments.
 
-        Gaps of SCV below 1/2 become Erlang gaps of the nearest SCV 1/n.
+        Gaps of SCV below 1/2 are of n - 1 or n equal phases with the same two moments (Tijms, Stochastic Models, 1994,
+        p. 358), as far as `most_phases` allow: more regular ones than that become Erlang.
         """
         if self.scv < 0.5 - 1e-9:
-            n = max(2, round(1 / max(self.scv, 1e-3)))
-            rate = n / self.gap.mean_s
+            scv = max(self.scv, 1 / most_phases)
+            n = math.ceil(1 / scv * (1 - 1e-9))
+            fewer = max((n * scv - math.sqrt(max(n * (1 + scv) - n * n * scv, 0.0))) / (1 + scv), 0.0)
+            rate = (n - fewer) / self.gap.mean_s
             quiet = -rate * np.eye(n) + rate * np.eye(n, k=1)
             arrive = np.zeros((n, n))
-            arrive[-1, 0] = rate
+            arrive[-1, :2] = rate * (1 - fewer), rate * fewer
             return quiet, arrive, self.gap.name == f"Erlang-{n}"
         fit = fit_phase_type(self.gap)
         a, b, p = fit.rate1_per_s, fit.rate2_per_s, fit.start1

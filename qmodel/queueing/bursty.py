@@ -29,6 +29,10 @@ EXPANSION_TOLERANCE = 1e-6
 MOST_STEPS, SPAN, GEOMETRIC, NOTHING = 100_000, 64, 1e-9, 1e-13
 #: Standard deviations within which Poisson numbers count, and times at once.
 NEAR, TIMES = 9.0, 256
+#: Relative errors of laws that two phases stand for, and what spare capacity (1 - rho) sqrt(k) adds (bench/bursty.py).
+ERRORS = {"mean": (0.03, 0.1), "p95": (0.03, 0.1), "p99": (0.05, 0.25)}
+#: Least index of dispersion: deterministic gaps have none.
+MIN_INDEX = 0.01
 #: SCV below which two phases cannot follow the service law.
 TWO_PHASE_SCV = 0.5
 
@@ -91,8 +95,8 @@ def map_k(d0: npt.ArrayLike, d1: npt.ArrayLike, servers: int, service: ServiceTi
     servers : int
         Number of servers.
     service : ServiceTime
-        Law of a service time. Below SCV 0.5 the tails of exact solutions at SCV 1 and 0.5 are extrapolated, linearly
-        in the logarithm.
+        Law of a service time. Below SCV 0.5 the logarithms of the tails of exact solutions at SCV 1 and 0.5 are
+        extrapolated, by the logarithm of the SCV plus the limiting index of dispersion of the arrivals.
 
     Returns
     -------
@@ -182,7 +186,7 @@ def _solve(quiet: FloatArray, arrive: FloatArray, k: int, rate: float, phases: P
         wait_law=FunctionTail(function=law_of_wait),
         method=f"exact MAP({quiet.shape[0]})/{phases.name}/{k} (logarithmic reduction)",
         exact=phases.moments_matched == 0,
-        error_estimate={} if phases.moments_matched == 0 else {"mean": 0.03, "p95": 0.03, "p99": 0.05},
+        error_estimate={} if phases.moments_matched == 0 else _errors(rate * mean / k, k),
     )
 
 
@@ -344,26 +348,45 @@ def _survival(phases: PhaseType2, mean: float, r: ComplexArray, t: FloatArray) -
     return cosh + sinh * one, cosh + sinh * two
 
 
+def _errors(load: float, k: int) -> dict[str, float]:
+    """Return relative errors of laws matched by two phases: larger with spare capacity, where hardly anybody waits."""
+    return {name: error + spare * (1 - load) * math.sqrt(k) for name, (error, spare) in ERRORS.items()}
+
+
+def _limiting_index(quiet: FloatArray, arrive: FloatArray) -> float:
+    """Return the limit of variance over mean of the arrivals in a long window (Neuts 1989, eq. 5.4.7)."""
+    law, one = _phase_law(quiet + arrive), np.ones(len(quiet))
+    rate = float(law @ arrive @ one)
+    deviation = np.linalg.solve(np.outer(one, law) - quiet - arrive, arrive @ one)
+    return max(1 - 2 * rate + 2 * float(law @ arrive @ deviation) / rate, MIN_INDEX)
+
+
 def _regular(quiet: FloatArray, arrive: FloatArray, k: int, rate: float, service: ServiceTime) -> QueueMetrics:
-    """Return MAP/G/k with SCV < 0.5 from exact MAP/E2/k and MAP/M/k: tails extrapolated in the logarithm."""
+    """Return MAP/G/k with SCV < 0.5 from exact MAP/E2/k and MAP/M/k: logarithms of tails are extrapolated."""
     mean = service.mean_s
     even = _solve(quiet, arrive, k, rate, fit_phase_type(ServiceTime.erlang(2, mean)), mean)
     wild = _solve(quiet, arrive, k, rate, fit_phase_type(ServiceTime.exponential(mean)), mean)
-    power = (TWO_PHASE_SCV - service.scv) / TWO_PHASE_SCV
+    # Near saturation waits are as the index of dispersion of arrivals plus the SCV: for Poisson arrivals at one server
+    # the mean is exact at any load.
+    index = _limiting_index(quiet, arrive)
+    power = math.log((index + TWO_PHASE_SCV) / (index + service.scv)) / math.log((index + 1) / (index + TWO_PHASE_SCV))
+
+    delayed = even.wait_probability * min(even.wait_probability / max(wild.wait_probability, 1e-300), 1.0) ** power
+    wait = even.mean_wait_s * (even.mean_wait_s / wild.mean_wait_s) ** power
+    # The law of the delay keeps its shape; its scale goes with the mean.
+    share, pace = delayed / even.wait_probability, even.mean_delay_s * delayed / wait
 
     def tail(t: FloatArray) -> FloatArray:
-        near, far = np.maximum(even.wait_law.tail(t), 1e-300), np.maximum(wild.wait_law.tail(t), 1e-300)
-        return np.asarray(near * np.minimum(near / far, 1.0) ** power)
+        return np.asarray(share * even.wait_law.tail(t * pace))
 
-    ratio = even.mean_wait_s / wild.mean_wait_s
     return QueueMetrics(
         arrival_rate_per_s=rate,
         servers=k,
         mean_service_s=mean,
-        mean_wait_s=even.mean_wait_s * ratio**power,
-        wait_probability=float(tail(np.zeros(1))[0]),
+        mean_wait_s=wait,
+        wait_probability=delayed,
         wait_law=FunctionTail(function=tail),
         method=f"between exact MAP/E2/{k} and MAP/M/{k}, extrapolated to SCV {service.scv:.3g}",
         exact=False,
-        error_estimate={"mean": 0.03, "p95": 0.03, "p99": 0.05},
+        error_estimate=_errors(rate * mean / k, k),
     )

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from qmodel.distributions.arrivals import Arrivals, MmppArrivals, PoissonArrivals, RenewalArrivals, WindowedArrivals
+from qmodel.distributions.arrivals import (
+    GAP_PHASES,
+    Arrivals,
+    MmppArrivals,
+    PoissonArrivals,
+    RenewalArrivals,
+    WindowedArrivals,
+)
 from qmodel.distributions.service import ServiceTime
 from qmodel.errors import InputError
 from qmodel.queueing.approximations import heavy_traffic_mean_s
@@ -21,6 +28,8 @@ __all__ = ["ggk", "ggk_bounds_s", "ggk_lower_bound_s"]
 LIMIT_GAPS = 1e6
 #: What fitting two moments of the gaps adds to the error.
 RENEWAL_ERROR = 0.05
+#: Phases of gaps times configurations of servers, at most.
+STATES = 240
 
 
 def ggk(arrivals: Arrivals, servers: int, service: ServiceTime) -> QueueMetrics | TimeVaryingWaits:
@@ -61,11 +70,18 @@ def ggk(arrivals: Arrivals, servers: int, service: ServiceTime) -> QueueMetrics 
         return mgk(law.rate_per_s, servers, service)
     if isinstance(law, WindowedArrivals):
         return mtgk(law.edges_s - law.edges_s[0], law.rates_per_s, service, servers)
-    quiet, arrive, exact = law.as_map()
+    if isinstance(law, MmppArrivals):
+        return map_k(*law.as_map()[:2], servers, service)
+    # As many phases as leave the matrices small.
+    phases = min(max(STATES // (check_servers(servers) + 1), 2), GAP_PHASES)
+    quiet, arrive, exact = law.as_map(phases)
     found = map_k(quiet, arrive, servers, service)
     if exact:
         return found
-    errors = {name: found.error_estimate.get(name, 0.0) + RENEWAL_ERROR for name in ("mean", "p95", "p99")}
+    # More regular gaps than so many phases have: the wait is as the sum of both SCVs.
+    missed = max(1 / phases - law.scv, 0.0) / (law.scv + service.scv + 1 / phases)
+    more = RENEWAL_ERROR + missed
+    errors = {name: found.error_estimate.get(name, 0.0) + more for name in ("mean", "p95", "p99")}
     return replace(found, method=f"{found.method}; gaps fitted by phases", exact=False, error_estimate=errors)
 
 

@@ -139,3 +139,18 @@ def test_too_regular_is_out_of_range():
         fit_mmpp(1.0, 0.5, [1.0], [2.0])
     with pytest.raises(InputError):
         fit_mmpp(1.0, np.inf, [1.0], [2.0])
+
+
+@pytest.mark.parametrize("scv", [0.04, 0.09, 0.25, 0.3, 0.34, 0.45])
+def test_regular_gaps_keep_two_moments_as_phases(scv):
+    gaps = RenewalArrivals.gamma(2.0, scv)
+    quiet, arrive, exact = gaps.as_map()
+    assert not exact
+    one = np.ones(len(quiet))
+    np.testing.assert_allclose((quiet + arrive).sum(), 0.0, atol=1e-9)
+    start, inverse = arrive[-1] / arrive[-1].sum(), np.linalg.inv(-quiet)
+    mean, second = start @ inverse @ one, 2 * start @ inverse @ inverse @ one
+    assert mean == pytest.approx(0.5)
+    assert second / mean**2 - 1 == pytest.approx(scv)
+    assert len(gaps.as_map(5)[0]) <= 5
+    assert RenewalArrivals(gap=ServiceTime.erlang(4, 1.0)).as_map()[2]
