@@ -221,11 +221,10 @@ def _tail(
     """Return P(W > t) over R's eigenvalues, or in steps where its eigenvectors are ill-conditioned: many servers."""
     try:
         expanded = _MapTail.build(last, r, seen, k, phases, mean)
-        found = float(expanded(np.zeros(1))[0])
+        if abs(float(expanded(np.zeros(1))[0]) - wait_probability) <= EXPANSION_TOLERANCE * wait_probability:
+            return expanded
     except np.linalg.LinAlgError:
-        found = math.inf
-    if phases.name == "M" or abs(found - wait_probability) <= EXPANSION_TOLERANCE * wait_probability:
-        return expanded
+        pass  # eigenvectors that depend on each other
     return _SteppedTail.build(above, r, seen, k, phases, mean)
 
 
@@ -244,12 +243,14 @@ class _SteppedTail:
 
         A wait that meets n others lasts n + 1 completions; R^n counts them, so that the sum over n is one matrix.
         """
-        local, _, again = service_blocks(
-            k, phases.start1, phases.rate1_per_s * mean, phases.rate2_per_s * mean, phases.go_on
-        )
+        if phases.name == "M":
+            local, again = np.array([[-float(k)]]), np.array([[float(k)]])
+        else:
+            shape = (phases.start1, phases.rate1_per_s * mean, phases.rate2_per_s * mean, phases.go_on)
+            local, _, again = service_blocks(k, *shape)
         events = float(-local.diagonal().min())
-        stay, move = np.eye(k + 1) + local / events, again / events
-        y = np.kron(seen[:, None], np.eye(k + 1))
+        stay, move = np.eye(len(local)) + local / events, again / events
+        y = np.kron(seen[:, None], np.eye(len(local)))
         left = [float(above @ y.sum(axis=1))]
         while len(left) < MOST_STEPS:
             y = y @ stay + r @ (y @ move)
@@ -262,7 +263,8 @@ class _SteppedTail:
                     break
         else:
             raise ConvergenceError("steps of the wait", MOST_STEPS, "enough for its tail", "lower the load")
-        return cls(left=np.array(left), ratio=min(left[-1] / left[-2], 1.0), events=events, mean=mean)
+        ratio = left[-1] / left[-2] if left[-2] > 0 else 0.0
+        return cls(left=np.array(left), ratio=min(max(ratio, 1e-300), 1.0), events=events, mean=mean)
 
     def __call__(self, t: FloatArray) -> FloatArray:
         from scipy.special import gammaln, pdtrc, xlogy

@@ -16,6 +16,7 @@ from qmodel.queueing import (
 )
 
 LAWS = {
+    "exponential": ServiceTime.exponential(1.0),
     "two phases in series": ServiceTime.hypoexponential(0.3, 0.7),
     "Erlang-2": ServiceTime.erlang(2, 1.0),
     "H2": ServiceTime.hyperexponential([0.8, 0.2], [0.5, 3.0]),
