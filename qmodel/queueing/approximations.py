@@ -194,6 +194,11 @@ def heavy_traffic_mean_s(
     Notes
     -----
     Koellerstroem, J. Appl. Prob. 11 (1974).
+
+    Examples
+    --------
+    >>> round(heavy_traffic_mean_s(1.998, 1.0, 2, 1.0, 1.0), 1) # M/M/2: 499.5
+    500.0
     """
     lam, k, m = arrival_rate_per_s, servers, mean_service_s
     rho = check_two_moments(lam, arrival_scv, k, m, service_scv)

@@ -115,6 +115,14 @@ def map_k(d0: npt.ArrayLike, d1: npt.ArrayLike, servers: int, service: ServiceTi
     Notes
     -----
     Latouche & Ramaswami, Introduction to Matrix Analytic Methods (1999); Ozawa, Stoch. Models 22 (2006).
+
+    Examples
+    --------
+    Gaps T of two phases at one exponential server: E[W] = s/(1 - s), s = .74 the root of s = E[exp(-(1 - s) T)].
+
+    >>> gaps = ([[-1.6, 1.6], [0.0, -1.6]], [[0.0, 0.0], [1.6, 0.0]])
+    >>> round(map_k(*gaps, 1, ServiceTime.exponential(1.0)).mean_wait_s, 4)
+    2.844
     """
     quiet, arrive = _checked_map(d0, d1)
     k = check_servers(servers)

@@ -116,6 +116,10 @@ def erlang_c(servers: float, offered_load: float) -> float:
     UnstableError
         When the offered load is not below the number of servers.
 
+    Notes
+    -----
+    Erlang (1917); Kleinrock, Queueing Systems I (1975), eq. 3.40.
+
     Examples
     --------
     >>> round(erlang_c(2, 1.8), 6)
@@ -153,6 +157,12 @@ def mmk(arrival_rate_per_s: float, servers: int, mean_service_s: float) -> Queue
     Notes
     -----
     Erlang (1917); Kleinrock, Queueing Systems I (1975), eq. 3.40.
+
+    Examples
+    --------
+    >>> queue = mmk(1.8, 2, 1.0)
+    >>> round(queue.mean_wait_s, 6), round(queue.wait_quantile_s(0.95), 4)
+    (4.263158, 14.1815)
     """
     mean = check_positive("mean service time", mean_service_s)
     rho = check_load(arrival_rate_per_s, check_servers(servers), mean)
@@ -266,6 +276,10 @@ def mmkn(arrival_rate_per_s: float, servers: int, room: int, mean_service_s: flo
     ------
     InputError
         When the room is smaller than the number of servers.
+
+    Notes
+    -----
+    Kleinrock, Queueing Systems I (1975), sec. 3.6 and 3.8; P(W > t) by the Poisson law of the services that end in t.
 
     Examples
     --------

@@ -133,6 +133,16 @@ def fcfs_link(arrival_rate_per_s: float, transfer: ServiceTime, fixed_s: float =
     ------
     UnstableError
         When the load is 1 or more.
+
+    Notes
+    -----
+    Pollaczek (1930), Khinchine (1932): see `mgk`.
+
+    Examples
+    --------
+    >>> link = fcfs_link(5.0, ServiceTime.exponential(0.1), 0.001)
+    >>> round(link.mean_s, 6) # lam m^2/(1 - rho) + m + fixed
+    0.201
     """
     _check_fixed(fixed_s)
     queue = mgk(arrival_rate_per_s, links, transfer)
