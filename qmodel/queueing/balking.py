@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -27,8 +27,11 @@ BalkingMethod = Literal["auto", "path", "fluid"]
 #: Grid of the one-server march before refinement, and the refinements whose differences Romberg's rule removes.
 CELLS = 1024
 REFINEMENTS = 3
-#: Largest number of cells a common divisor of services and thresholds may ask for.
-MAX_CELLS = 1 << 14
+#: Largest number of cells a common divisor of services and thresholds may ask for, and a cell in mean gaps at first.
+MAX_CELLS, FINE = 1 << 14, 0.04
+#: Cells times classes, at most; what the last step of Romberg's rule may change before the grid is refined, and may
+#: change in the end; acceptance below which it does not matter.
+MOST_STEPS, GOOD_ERROR, WORST_ERROR, LEAST_CHANCE = 1 << 21, 1e-6, 0.01, 1e-9
 #: Servers up to which the fluid is solved.
 MAX_SERVERS = 32
 #: Errors of the fluid seen against simulation: prompt lengths and uniform services, k = 2..8, loads .7 to 1.2.
@@ -197,7 +200,7 @@ def mgk_balking(
     0.77793748
     """
     k = check_servers(servers)
-    rates, services, thetas, always = _checked_classes(rates_per_s, services_s, thetas_s, k)
+    rates, services, thetas = _checked_classes(rates_per_s, services_s, thetas_s, k)
     if method not in get_args(BalkingMethod):
         raise InputError("method", repr(method), "one of " + ", ".join(get_args(BalkingMethod)))
     if k > MAX_SERVERS and method == "fluid":
@@ -205,11 +208,25 @@ def mgk_balking(
     keep = (rates > 0) & (services > 0) & (thetas >= 0)
     if not keep.any():
         return _metrics(rates, services, thetas, k, np.array([0.0, 1.0]), np.ones(2), math.inf, "empty")
-    finite = thetas.copy()
-    finite[always] = _reach(rates, services, thetas, k)
+    finite = _within_reach(rates, services, thetas, k)
     if k == 1:
         return _one_server(rates, services, thetas, finite, keep)
-    if always[keep].all():
+    # A threshold that no wait comes near is none.
+    within = np.where(finite < thetas, math.inf, thetas)
+    return replace(_several_servers(rates, services, within, finite, keep, k, method), thetas_s=thetas)
+
+
+def _several_servers(
+    rates: FloatArray,
+    services: FloatArray,
+    thetas: FloatArray,
+    finite: FloatArray,
+    keep: npt.NDArray[np.bool_],
+    k: int,
+    method: BalkingMethod,
+) -> BalkingMetrics:
+    """Return the metrics of an M/G/k queue, of the fluid or of a path."""
+    if np.isinf(thetas[keep]).all():
         plain = mgk(float(rates[keep].sum()), k, ServiceTime.from_samples(services[keep], rates[keep]))
         table = tabulated(plain)
         cdf = -np.expm1(table.log_tail)
@@ -227,8 +244,8 @@ def mgk_balking(
 
 def _checked_classes(
     rates_per_s: npt.ArrayLike, services_s: npt.ArrayLike, thetas_s: npt.ArrayLike, k: int
-) -> tuple[FloatArray, FloatArray, FloatArray, npt.NDArray[np.bool_]]:
-    """Return rates, services and thresholds by class, and which classes always join, when they make sense."""
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return rates, services and thresholds by class when they make sense."""
     rates = np.atleast_1d(check_array("rates of classes", rates_per_s))
     services, thetas = check_together(rates.shape, services=services_s, thresholds=thetas_s)
     for what, array in (("rate of a class", rates), ("service of a class", services)):
@@ -240,57 +257,101 @@ def _checked_classes(
     load = float(rates[always] @ services[always]) / k
     if load >= 1:
         raise UnstableError("load of the classes that always join", load, "below 1", "give them a threshold")
-    return rates, services, thetas, always
+    return rates, services, thetas
 
 
-def _reach(rates: FloatArray, services: FloatArray, thetas: FloatArray, k: int) -> float:
-    """Return a threshold that stands for "always": the tail there is about 1e-9."""
-    always = np.isinf(thetas) & (thetas > 0)
-    top = float(thetas[~always].max(initial=0.0))
-    lam, mean = rates[always].sum(), rates[always] @ services[always] / rates[always].sum() if always.any() else 0.0
-    if not always.any() or not mean > 0:
-        return top
-    second = rates[always] @ services[always] ** 2 / lam
-    rho = lam * mean / k
-    return float(top + 3 * services.max() + 21 * second / (2 * mean * k * (1 - rho)))
+def _within_reach(rates: FloatArray, services: FloatArray, thetas: FloatArray, k: int) -> FloatArray:
+    """Return thresholds, where the waits of those who join beyond some level stay far below the next one lowered to it.
+
+    Beyond a level only classes with longer thresholds join. When they leave capacity, waits die out over it: such
+    thresholds, infinity first of all, become the wait that is exceeded with a probability of about 1e-9.
+    """
+    for level in np.unique(np.append(thetas[(thetas > 0) & np.isfinite(thetas)], 0.0)):
+        beyond = (thetas > level) & (rates > 0)
+        if not beyond.any():
+            break
+        work, square = float(rates[beyond] @ services[beyond]), float(rates[beyond] @ services[beyond] ** 2)
+        if not 0 < work < k:
+            continue
+        reach = float(level + 3 * services[rates > 0].max() + 21 * square / (2 * work * (k - work)))
+        if reach < thetas[beyond].min():
+            return np.minimum(thetas, reach)
+    return np.where(
+        np.isinf(thetas) & (thetas > 0), float(np.max(thetas, where=np.isfinite(thetas), initial=0)), thetas
+    )
 
 
 def _one_server(
     rates: FloatArray, services: FloatArray, thetas: FloatArray, finite: FloatArray, keep: npt.NDArray[np.bool_]
 ) -> BalkingMetrics:
-    """March the level-crossing equation on three grids and extrapolate."""
-    lam, s, theta = (np.ascontiguousarray(array[keep]) for array in (rates, services, finite))
+    """March the level-crossing equation on three grids and extrapolate; finer until that changes little."""
+    lam, s = (np.ascontiguousarray(array[keep]) for array in (rates, services))
+    cell = _common_cell(np.concatenate([s, finite[keep & (finite == thetas)]]))
+    if cell is not None:
+        # Those that stand for "always" may lie a little higher.
+        finite = np.where(finite < thetas, np.ceil(finite / cell) * cell, finite)
+    theta = np.ascontiguousarray(finite[keep])
     top = float((theta + s).max())
-    cells = _aligned_cells(np.concatenate([s, theta]), top)
-    table = []
-    for level in range(REFINEMENTS):
-        count = cells << level
-        f, area = np.empty(count + 1), np.empty(count + 1)
-        march_balking(lam, s, theta, top / count, f, area)
-        table.append((f[:: 1 << level] / f[-1], area[:: 1 << level] / f[-1]))
-    cdf, area = (_romberg([entry[i] for entry in table]) for i in (0, 1))
-    grid = np.linspace(0.0, top, cells + 1)
-    metrics = _metrics(rates, services, thetas, 1, grid, np.clip(cdf, 0.0, 1.0), math.inf, "")
-    # The integral of the CDF gives means to the order of the march, better than the table of the CDF would.
-    below = np.interp(np.minimum(finite, top), grid, area)
-    accept = np.where(thetas >= 0, metrics.accept, 0.0)
-    # The grid may end below a class's threshold.
-    past = np.maximum(finite - top, 0.0)
-    mean = np.where(accept > 0, np.maximum(finite - (below + past) / np.maximum(accept, 1e-300), 0.0), 0.0)
+    most = MOST_STEPS // len(lam)
+    cells = _first_cells(top, float(lam.sum()), cell, most)
+    while True:
+        table = _marched(lam, s, theta, top, cells)
+        accept, mean, error = _read(table, top, np.clip(finite, 0.0, top))
+        if error <= GOOD_ERROR or 2 * cells > most:
+            break
+        cells *= 2
+    if not error <= WORST_ERROR:
+        remedy = "shorten the longest threshold, or drop classes that hardly bring any work"
+        raise ConvergenceError("error of waits under thresholds", error, f"below {WORST_ERROR:g}", remedy)
+    accept = np.where(thetas >= 0, accept, 0.0)
+    cdf = _romberg([f[:: (len(f) - 1) // cells] for f, _ in table])
     return BalkingMetrics(
         rates_per_s=rates,
         services_s=services,
         thetas_s=thetas,
         servers=1,
         accept=accept,
-        mean_wait_s=mean,
-        grid_s=grid,
-        virtual_cdf=metrics.virtual_cdf,
+        mean_wait_s=np.where(accept > 0, mean, 0.0),
+        grid_s=np.linspace(0.0, top, cells + 1),
+        virtual_cdf=np.clip(cdf, 0.0, 1.0),
         decay_per_s=math.inf,
         method="exact M/G/1 with thresholds (level crossing)",
         exact=True,
-        error_estimate={},
+        error_estimate={} if error <= GOOD_ERROR else {"accept": error, "mean": error, "p95": error},
     )
+
+
+def _marched(
+    lam: FloatArray, s: FloatArray, theta: FloatArray, top: float, cells: int
+) -> list[tuple[FloatArray, FloatArray]]:
+    """Return the CDF of the virtual wait and its integral on ever finer grids of (0, top)."""
+    table = []
+    for level in range(REFINEMENTS):
+        count = cells << level
+        f, area = np.empty(count + 1), np.empty(count + 1)
+        march_balking(lam, s, theta, top / count, f, area)
+        table.append((f / f[-1], area / f[-1]))
+    return table
+
+
+def _read(
+    table: list[tuple[FloatArray, FloatArray]], top: float, at: FloatArray
+) -> tuple[FloatArray, FloatArray, float]:
+    """Return P(V <= at), E[V | V <= at] and the relative error of both that Romberg's rule leaves."""
+    found = []
+    for f, area in table:
+        step = top / (len(f) - 1)
+        cell = np.minimum((at / step).astype(np.int64), len(f) - 2)
+        rest = at - cell * step
+        part = rest / step * (f[cell + 1] - f[cell])
+        below, chance = area[cell] + rest * (f[cell] + 0.5 * part), f[cell] + part
+        # The integral of the CDF gives means to the order of the march, better than the table of the CDF would.
+        found.append(np.stack([chance, np.maximum(at - below / np.maximum(chance, 1e-300), 0.0)]))
+    best, second = _romberg(found), _romberg(found[1:])
+    seen = best[0] > LEAST_CHANCE
+    scale = np.maximum(np.abs(best), [[1e-300], [1e-6 * float(best[1].max(initial=0.0)) + 1e-300]])
+    error = float((np.abs(best - second) / scale)[:, seen].max(initial=0.0))
+    return np.clip(best[0], 0.0, 1.0), np.maximum(best[1], 0.0), error if np.isfinite(best).all() else math.inf
 
 
 def _romberg(values: list[FloatArray]) -> FloatArray:
@@ -303,22 +364,27 @@ def _romberg(values: list[FloatArray]) -> FloatArray:
     return rows[0]
 
 
-def _aligned_cells(breaks: FloatArray, top: float) -> int:
-    """Return a number of cells of (0, top) whose edges hold all `breaks` where there is one, else the default."""
+def _common_cell(breaks: FloatArray) -> float | None:
+    """Return a length of which all `breaks` are multiples, none when there is none that is not tiny."""
     from fractions import Fraction
 
     unit = float(breaks[breaks > 0].min())
     denominator = 1
-    for value in np.unique(breaks):
+    for value in np.unique(breaks[breaks >= 0]):
         ratio = Fraction(float(value) / unit).limit_denominator(64)
-        if abs(float(ratio) * unit - value) > 1e-12 * top:
-            return CELLS * 4
         denominator = math.lcm(denominator, ratio.denominator)
-    cell = unit / denominator
-    cells = round(top / cell)
-    if cells > MAX_CELLS:
-        return CELLS * 4
-    return cells * max(math.ceil(CELLS / cells), 1)
+        if abs(float(ratio) * unit - value) > 1e-12 * breaks.max() or denominator > MAX_CELLS:
+            return None
+    return unit / denominator
+
+
+def _first_cells(top: float, rate: float, cell: float | None, most: int) -> int:
+    """Return a number of cells of (0, top), fine beside the gaps between arrivals as far as there may be so many."""
+    fine = min(math.ceil(top * rate / FINE), most // 2)
+    whole = round(top / cell) if cell is not None else most + 1
+    if whole > max(most // 2, MAX_CELLS):
+        return max(CELLS * 4, fine)
+    return whole * max(math.ceil(max(CELLS, fine) / whole), 1)
 
 
 def _metrics(

@@ -168,3 +168,33 @@ def test_errors():
     for rates, services, thetas in [([-1.0], [1.0], [1.0]), ([1.0], [np.nan], [1.0]), ([1.0], [1.0], [np.nan])]:
         with pytest.raises(InputError):
             mgk_balking(rates, services, thetas, 2)
+
+
+@pytest.mark.parametrize("far", [2e4, 1e6, 1e9, math.inf])
+@pytest.mark.parametrize("servers", [1, 2])
+def test_thresholds_that_no_wait_comes_near_are_none(far, servers):
+    rates, services = np.array([0.5, 0.1]) * servers, [1.0, 2.0]
+    queue = mgk_balking(rates, services, [far, 1.0], servers)
+    same = mgk_balking(rates, services, [1000.0, 1.0], servers)
+    np.testing.assert_allclose(queue.accept, same.accept, rtol=1e-8 if servers == 1 else 0.005)
+    np.testing.assert_allclose(queue.mean_wait_s, same.mean_wait_s, rtol=1e-7 if servers == 1 else 0.02)
+    alone = mgk_balking([0.5 * servers], [1.0], far, servers)
+    plain = mgk(0.5 * servers, servers, ServiceTime.deterministic(1.0))
+    assert alone.mean_wait_s[0] == pytest.approx(plain.mean_wait_s, rel=1e-6 if servers == 1 else 1e-3)
+    assert alone.accept[0] == pytest.approx(1.0, abs=1e-8)
+
+
+@pytest.mark.parametrize("theta", [300.0, 3000.0, 30_000.0])
+def test_one_server_in_overload_under_long_thresholds(theta):
+    # The server never idles, so work joins at rate 1; V is below theta by a time that hardly depends on theta.
+    queue, short = (mgk_balking([0.9, 0.2], [1.0, 2.0], limit, 1) for limit in (theta, 60.0))
+    np.testing.assert_allclose(queue.accept, 1 / 1.3, rtol=1e-9)
+    assert theta - queue.mean_wait_s[0] == pytest.approx(60.0 - short.mean_wait_s[0], rel=1e-5)
+    assert theta - queue.wait_quantile_s(0.95) == pytest.approx(60.0 - short.wait_quantile_s(0.95), rel=2e-2)
+
+
+def test_one_server_states_the_error_of_its_grid():
+    # Services of a microsecond beside one of a quarter of an hour: no grid resolves both.
+    queue = mgk_balking([1e5, 1e-4], [1e-6, 1e3], 1.0, 1)
+    assert 0 < queue.error_estimate["mean"] <= 0.01
+    assert mgk_balking([0.5, 0.2], [0.913, 1.777], [2.237, 3.571], 1).error_estimate == {}
