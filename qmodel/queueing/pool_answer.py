@@ -26,6 +26,8 @@ QUANTILE_TOLERANCE = 1e-9
 #: prompts (work SCV 3.3, docs/decisions/0026). Percentiles: rounded up from 37 %. The share deflected: the tolerance of
 #: the simulated test. Other laws and loads may err by more.
 SEVERAL_SERVERS = {"mean": 0.23, "p95": 0.4, "p99": 0.4, "deflected": 0.02}
+#: What thresholds within the first cell add: rounded up from what idle-only thresholds at a load of .6 showed.
+WITHIN_A_CELL = {"mean": 0.1, "p95": 0.12, "p99": 0.06, "deflected": 0.07}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -236,8 +238,11 @@ def described(inputs: PoolInputs, solved: Refined) -> TwoPools:
     )
 
 
-def extrapolated(fine: TwoPools, coarse: TwoPools) -> TwoPools:
-    """Return `fine` with what is read from it extrapolated, and by how much that changed it."""
+def extrapolated(fine: TwoPools, coarse: TwoPools, *, resolved: bool = True) -> TwoPools:
+    """Return `fine` with what is read from it extrapolated, and by how much that changed it.
+
+    Not `resolved`: some threshold lies within the first cell.
+    """
     result = replace(fine, coarse=coarse)
 
     def apart(now: float, before: float) -> float:
@@ -249,4 +254,6 @@ def extrapolated(fine: TwoPools, coarse: TwoPools) -> TwoPools:
     errors["deflected"] = abs(result.deflected - fine.deflected)
     if not fine.exact:
         errors = {name: error + SEVERAL_SERVERS[name] for name, error in errors.items()}
+    if not resolved:
+        errors = {name: error + WITHIN_A_CELL[name] for name, error in errors.items()}
     return replace(result, error_estimate=errors)

@@ -22,6 +22,7 @@ __all__ = [
     "chain_within",
     "checked_inputs",
     "keep_share",
+    "resolves_thresholds",
     "solve_refined",
     "step_within",
     "trimmed_reach",
@@ -275,6 +276,12 @@ def step_within(inputs: PoolInputs, reach: tuple[float, float]) -> float:
     """Return the step of the finest lattice of the usual size [s]."""
     area, rate = reach[0] * reach[1], float(inputs.rates_per_s.sum())
     return math.sqrt(area / min(max(area * rate**2, LEAST_STATES), ENOUGH_STATES))
+
+
+def resolves_thresholds(inputs: PoolInputs, step: float) -> bool:
+    """Return whether no threshold of a class that arrives lies within a step: there waits are not told apart."""
+    theta = inputs.theta_s(np.zeros(1))[inputs.rates_per_s > 0]
+    return not bool(np.any((theta >= 0) & (theta < step)))
 
 
 def _sizes(inputs: PoolInputs, reach: tuple[float, float], step: float) -> tuple[int, int]:

@@ -11,7 +11,14 @@ import numpy.typing as npt
 from qmodel.errors import InputError
 from qmodel.queueing.checks import check_number, check_together
 from qmodel.queueing.pool_answer import TwoPools, counted, described, extrapolated
-from qmodel.queueing.pool_grid import PoolInputs, chain_within, checked_inputs, solve_refined, step_within
+from qmodel.queueing.pool_grid import (
+    PoolInputs,
+    chain_within,
+    checked_inputs,
+    resolves_thresholds,
+    solve_refined,
+    step_within,
+)
 from qmodel.queueing.pool_path import PoolPath, count_pools
 
 __all__ = ["PoolsMethod", "Thresholds", "TwoPools", "priced_thresholds", "two_pools"]
@@ -23,8 +30,8 @@ Thresholds = Callable[[FloatArray], npt.ArrayLike]
 PoolsMethod = Literal["auto", "chain", "path"]
 
 #: Step of the chain's finest lattice, in mean times to the end of prefill, up to which one server a pool is solved so;
-#: and classes up to which it is as quick as a path.
-FINE_ENOUGH, FEW_CLASSES = 0.12, 40
+#: and classes up to which it is as quick as a path; least threshold in such steps, 0 included.
+FINE_ENOUGH, FEW_CLASSES, LEAST_THRESHOLD = 0.12, 40, 2.0
 
 
 def priced_thresholds(
@@ -121,7 +128,8 @@ def two_pools(
         Longest prefill and decode wait on the lattice [s]; found by itself when absent.
     method : {"auto", "chain", "path"}
         ``auto`` is the chain for one server in each pool when thresholds are fixed, classes few (40) and its
-        lattice is fine beside the mean time, or when `cells` or `reach_s` are given; else the path.
+        lattice is fine beside the mean time and the least threshold, or when `cells` or `reach_s` are given; else
+        the path.
 
     Returns
     -------
@@ -161,7 +169,8 @@ def two_pools(
         found = count_pools(inputs)
         reach = reach_s or (float(found.prefill_edges_s[-1]), float(found.decode_edges_s[-1]))
         return counted(inputs, found, chain_within(inputs, cells, reach, found.kept.sum(axis=1)))
-    return extrapolated(*(described(inputs, solved) for solved in solve_refined(inputs, cells, reach_s)))
+    finest, coarse = (described(inputs, solved) for solved in solve_refined(inputs, cells, reach_s))
+    return extrapolated(finest, coarse, resolved=resolves_thresholds(inputs, finest.chain.step_s))
 
 
 def _resolved(inputs: PoolInputs) -> bool:
@@ -170,4 +179,5 @@ def _resolved(inputs: PoolInputs) -> bool:
         return False
     path = PoolPath(inputs)
     path.extend()
-    return step_within(inputs, path.reach_s()) <= FINE_ENOUGH * path.mean_time_s()
+    step = step_within(inputs, path.reach_s())
+    return step <= FINE_ENOUGH * path.mean_time_s() and resolves_thresholds(inputs, LEAST_THRESHOLD * step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from qmodel.queueing.pool_grid import (
     chain_within,
     checked_inputs,
     keep_share,
+    resolves_thresholds,
     trimmed_reach,
 )
 from qmodel.queueing.pool_replays import count_pools_by_window
@@ -34,6 +36,8 @@ USUAL_STATES, SCOUT_CELLS = 16_000, 24
 BORDER_MASS, DOUBLINGS = 1e-4, 10
 #: Margin over the reach that coarse marches show, how often it is trimmed, and states of the lattice that says so.
 MARGIN, TRIMS, TRIM_STATES = 1.2, 3, 1_500
+#: Part of a step that is rounding.
+SLIVER = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -84,8 +88,8 @@ def two_pools_over_time(
     """Exact up to the grid (one server a pool) or to sampling noise that is stated: `two_pools` with rates by window.
 
     From empty backlogs, at any load. One server a pool: the chain of `two_pools` is marched; cost: horizon over step
-    times about a millisecond. More: the windows are replayed along paths, always the same ones, of 2 million arrivals
-    in all and at least 24 replays.
+    times about a millisecond. More servers, or thresholds within a cell of its lattice: the windows are replayed along
+    paths, always the same ones, of 2 million arrivals in all and at least 24 replays.
 
     Parameters
     ----------
@@ -133,10 +137,15 @@ def two_pools_over_time(
         return _replayed(inputs, edges, rates, cells, reach_s)
     reach = _reach(inputs, edges, rates) if reach_s is None else reach_s
     step = max(reach) / cells if cells else math.sqrt(reach[0] * reach[1] / USUAL_STATES)
+    resolved = resolves_thresholds(inputs, step)
+    if cells is None and reach_s is None and not resolved:
+        return _replayed(inputs, edges, rates, cells, reach_s)
     fine, coarse = (_results(inputs, rates, _march(inputs, edges, rates, reach, s)) for s in (step, 2 * step))
-    overall = extrapolated(_together(fine, rates, widths, mean), _together(coarse, rates, widths, mean))
+    both = (_together(found, rates, widths, mean) for found in (fine, coarse))
+    overall = extrapolated(*both, resolved=resolved)
     windows = tuple(
-        None if one is None or two is None else extrapolated(one, two) for one, two in zip(fine, coarse, strict=True)
+        None if one is None or two is None else extrapolated(one, two, resolved=resolved)
+        for one, two in zip(fine, coarse, strict=True)
     )
     return TwoPoolsOverTime(edges_s=edges, windows=windows, overall=overall)
 
@@ -178,19 +187,24 @@ def _march(
     share = keep_share(inputs, chain)
     law = np.zeros(chain.states)
     law[0] = 1.0
-    # Whole steps, the edges rounded to them.
-    counts = np.diff(np.rint((edges - edges[0]) / step).astype(int))
-    found, known = [], None
-    for rate, count in zip(rates, counts, strict=True):
-        if known is None or not np.array_equal(known[0], rate):
-            known = (rate, chain.step(share, rate))
-        total = 0.5 * law
-        for _ in range(count):
-            law = known[1](law)
-            total = total + law
-        mean = law if count == 0 else (total - 0.5 * law) / count
-        found.append(Refined(inputs=inputs, chain=chain, law=mean.reshape(chain.shape)))
-    return found
+    bounds = (edges - edges[0]) / step
+    totals = [np.zeros(chain.states) for _ in rates]
+    known: dict[int, Callable[[FloatArray], FloatArray]] = {}
+    for n in range(math.ceil(bounds[-1] * (1 - 1e-12))):
+        # A step that several windows share has their mean rate, so that no arrival is lost.
+        parts = np.clip(np.minimum(bounds[1:], n + 1) - np.maximum(bounds[:-1], n), 0.0, 1.0)
+        some = np.flatnonzero(parts > SLIVER)
+        if some.size == 1 and parts[some[0]] > 1 - SLIVER:
+            only = int(some[0])
+            if only not in known:
+                known = {only: chain.step(share, rates[only])}
+            carried = known[only]
+        else:
+            carried = chain.step(share, parts @ rates)
+        before, law = law, carried(law)
+        for w in some:
+            totals[w] += 0.5 * parts[w] * (before + law)
+    return [Refined(inputs=inputs, chain=chain, law=(total / total.sum()).reshape(chain.shape)) for total in totals]
 
 
 def _reach(inputs: PoolInputs, edges: FloatArray, rates: FloatArray) -> tuple[float, float]:

@@ -320,12 +320,17 @@ def test_the_least_residual_integrates_its_power():
         (InputError, ([1.0], [0.0], [0.5], 1.0)),
         (InputError, ([1.0], [0.5], [0.5], [1.0, 2.0])),
         (InputError, ([1.0], [0.5], [0.5], lambda v: v)),
-        (OutOfRangeError, ([1.0, 0.001], [0.5, 1e5], [0.5, 1e5], 1.0)),
+        (UnstableError, ([1.0, 0.001], [0.5, 1e5], [0.5, 1e5], 1.0)),
     ],
 )
 def test_bad_input_is_refused(error, arguments):
     with pytest.raises(error, match="must be"):
         two_pools(*arguments)
+
+
+def test_a_lattice_that_is_far_too_coarse_is_refused():
+    with pytest.raises(OutOfRangeError, match="must be"):
+        two_pools([1.0, 0.001], [0.5, 1e5], [0.5, 1e5], 1.0, method="chain")
 
 
 @pytest.mark.parametrize(
@@ -334,3 +339,17 @@ def test_bad_input_is_refused(error, arguments):
 def test_bad_options_are_refused(options):
     with pytest.raises(InputError):
         two_pools([1.0], [0.5], [0.5], 1.0, **({"reach_s": (5.0, 5.0)} | options))
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.2])
+def test_thresholds_within_a_cell_of_the_lattice_follow_a_path(sigma):
+    # Prefill that keeps only what finds it idle is a loss system: it deflects load/(1 + load), whatever the work.
+    work = np.exp(sigma * np.linspace(-2, 2, 15))
+    work *= 0.2 / work.mean()
+    rates = np.full(15, 0.6 / 0.2 / 15)
+    found = two_pools(rates, work, 1.5 * work, 0.0)
+    assert found.method.startswith("path")
+    assert found.deflected == pytest.approx(0.375, abs=0.002)
+    rough = two_pools(rates, work, 1.5 * work, 0.0, method="chain")
+    assert abs(rough.deflected - 0.375) < rough.error_estimate["deflected"]
+    assert two_pools(rates, work, 1.5 * work, 0.4).method.startswith("chain")

@@ -5,6 +5,8 @@ import pytest
 
 from qmodel.errors import InputError
 from qmodel.queueing import two_pools, two_pools_over_time
+from qmodel.queueing.pool_grid import checked_inputs
+from qmodel.queueing.two_pools_time import _replayed
 
 WORK, HOST, LIMITS = [0.2, 0.8], [0.3, 1.5], [0.5, 1.5]
 EDGES, RATES = [0.0, 20.0, 35.0, 60.0], np.array([[1.5, 0.3], [6.0, 1.2], [0.5, 0.1]])
@@ -90,3 +92,29 @@ def test_windows_without_arrivals(servers):
 def test_bad_input_is_refused(edges, rates):
     with pytest.raises(InputError, match="must be"):
         two_pools_over_time(edges, rates, WORK, HOST, LIMITS)
+
+
+def along_paths(edges, rates, work, host, limits):
+    mean = np.diff(edges) @ rates / (edges[-1] - edges[0])
+    inputs = checked_inputs(mean, work, host, limits, 0.0, 1, 1, None, None, stable=False)
+    return _replayed(inputs, np.array(edges), rates, None, None)
+
+
+def test_windows_between_the_steps_of_the_lattice_lose_no_arrivals():
+    # Half of the arrivals come within a second, some fifteen steps: edges rounded to steps made 4 to 12 % more of them.
+    work = np.exp(1.2 * np.linspace(-1.8, 1.8, 12))
+    work *= 0.2 / work.mean()
+    limits, edges = np.maximum(1 - 0.5 * work, 0.3), [0.0, 20.0, 30.0, 60.0, 61.0, 120.0]
+    rates = np.outer([0.1, 0.1, 0.1, 6.0, 0.3], np.full(12, 1 / 0.2 / 12))
+    found, want = (f(edges, rates, work, 1.5 * work, limits) for f in (two_pools_over_time, along_paths))
+    assert found.overall.method.startswith("chain")
+    np.testing.assert_allclose(found.window_mean_wait_s, want.window_mean_wait_s, rtol=0.025)
+    assert found.overall.time_quantile_s(0.95) == pytest.approx(want.overall.time_quantile_s(0.95), rel=0.025)
+
+
+def test_thresholds_within_a_cell_are_replayed():
+    rates = np.array([[3.0], [0.6]])
+    found = two_pools_over_time([0.0, 300.0, 330.0], rates, [0.2], [0.3], 0.0)
+    assert found.overall.method.startswith("path")
+    # A loss system in steady state.
+    assert found.window_deflected[0] == pytest.approx(0.375, abs=0.003)
