@@ -295,10 +295,14 @@ class WindowedArrivals:
     edges_s: FloatArray
     rates_per_s: FloatArray
 
+    def __repr__(self) -> str:
+        about = f"windows={self.rates_per_s.size}, horizon_s={self.horizon_s:.6g}, rate_per_s={self.rate_per_s:.6g}"
+        return f"WindowedArrivals({about})"
+
     def __post_init__(self) -> None:
         edges, rates = self.edges_s, self.rates_per_s
         if not (isinstance(edges, np.ndarray) and isinstance(rates, np.ndarray)):
-            raise InputError("window edges and rates", shown((edges, rates)), "arrays")
+            raise InputError("window edges and rates", shown((edges, rates)), "arrays", "wrap lists in numpy.array")
         if edges.ndim != 1 or edges.shape != (rates.size + 1,) or not np.all(np.diff(edges) > 0):
             raise InputError("window edges", f"of shape {edges.shape}", "increasing, one more than the rates")
         if not (np.all(np.isfinite(edges)) and np.all(np.isfinite(rates) & (rates >= 0)) and rates.sum() > 0):

@@ -103,6 +103,19 @@ class BalkingMetrics:
         """Return the q quantile of the wait of all who join [s], 0 <= q < 1."""
         return self._quantile(q, self.rates_per_s, self.thetas_s)
 
+    def wait_cdf(self, t: npt.ArrayLike) -> FloatArray:
+        """Return P(W <= t) of all who join, t in seconds."""
+        at = checked_times(t)
+        capped = np.minimum(at[..., None], self.thetas_s)
+        joined = self.rates_per_s @ self.virtual_wait_cdf(self.thetas_s)
+        if not joined > 0:
+            raise InputError("share that joins", float(joined), "above 0 for a law of its wait")
+        return np.asarray(self.virtual_wait_cdf(capped) @ self.rates_per_s / joined)
+
+    def wait_tail(self, t: npt.ArrayLike) -> FloatArray:
+        """Return P(W > t) of all who join, t in seconds."""
+        return np.asarray(1 - self.wait_cdf(t))
+
     def _quantile(self, q: float, rates: FloatArray, thetas: FloatArray) -> float:
         if not 0.0 <= check_number("quantile level", q) < 1.0:
             raise InputError("quantile level", q, "at least 0 and below 1")

@@ -88,7 +88,12 @@ def ggk(arrivals: Arrivals, servers: int, service: ServiceTime) -> QueueMetrics 
 def checked_arrivals(arrivals: object) -> PoissonArrivals | WindowedArrivals | RenewalArrivals | MmppArrivals:
     """Return `arrivals` when it is one of the laws, else raise InputError."""
     if not isinstance(arrivals, PoissonArrivals | WindowedArrivals | RenewalArrivals | MmppArrivals):
-        raise InputError("arrivals", shown(arrivals), "one of the laws of qmodel.distributions")
+        raise InputError(
+            "arrivals",
+            shown(arrivals),
+            "one of the laws of arrivals",
+            "e.g. PoissonArrivals(rate_per_s=...), RenewalArrivals.gamma, MmppArrivals, or what fit_arrivals finds",
+        )
     return arrivals
 
 

@@ -134,6 +134,12 @@ def test_bad_laws_are_refused(make):
         make()
 
 
+def test_windows_show_themselves_in_a_line_and_say_what_they_take():
+    assert repr(LAWS["windows"]).startswith("WindowedArrivals(windows=")
+    with pytest.raises(InputError, match=r"wrap lists in numpy\.array"):
+        WindowedArrivals(edges_s=[0.0, 1.0], rates_per_s=[1.0])
+
+
 def test_too_regular_is_out_of_range():
     with pytest.raises(OutOfRangeError, match="above 1"):
         fit_mmpp(1.0, 0.5, [1.0], [2.0])

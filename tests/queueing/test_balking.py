@@ -150,6 +150,16 @@ def test_a_class_that_never_joins_changes_nothing():
     assert with_it.accept[0] == pytest.approx(without.accept[0], rel=1e-9)
 
 
+def test_the_law_of_those_who_join():
+    queue = mgk_balking([0.5, 0.3], [1.0, 1.7], [2.0, 0.8], 1)
+    grid = np.linspace(0.0, 2.0, 20_001)
+    assert np.trapezoid(queue.wait_tail(grid), grid) == pytest.approx(queue.mean_wait_all_s, rel=1e-4)
+    assert float(queue.wait_cdf(queue.wait_quantile_s(0.9))) == pytest.approx(0.9, abs=1e-6)
+    np.testing.assert_allclose(queue.wait_cdf([-1.0, 2.0, 9.0]), [0.0, 1.0, 1.0])
+    with pytest.raises(InputError, match="share that joins"):
+        mgk_balking([0.5], [1.0], [-1.0], 1).wait_cdf(1.0)
+
+
 def test_kernel_is_its_python_source():
     from qmodel._kernels.queueing_balking import march_balking
 
