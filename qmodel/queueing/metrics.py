@@ -359,9 +359,12 @@ def tabulated(metrics: QueueMetrics, points: int = 400, reach: float = 14.0) -> 
     """Return the tail of `metrics` as a table of `points` up to `reach` mean delays."""
     if isinstance(metrics.wait_law, TabulatedTail):
         return metrics.wait_law
-    scale = metrics.mean_wait_s / metrics.wait_probability
+    # Where nobody waits the tail is as small as numbers go, and falls within a service.
+    scale = metrics.mean_delay_s or metrics.mean_service_s / metrics.servers
     grid = np.linspace(0.0, reach, points) * scale
     log_tail = np.log(np.maximum(metrics.wait_law.tail(grid), 1e-300))
     decay = (log_tail[-1 - points // 10] - log_tail[-1]) / (grid[-1] - grid[-1 - points // 10])
     whole = (log_tail[0] - log_tail[-1]) / grid[-1]
-    return TabulatedTail(grid=grid, log_tail=np.minimum.accumulate(log_tail), decay=float(max(decay, whole)))
+    return TabulatedTail(
+        grid=grid, log_tail=np.minimum.accumulate(log_tail), decay=float(max(decay, whole)) or 1 / scale
+    )

@@ -15,6 +15,7 @@ from qmodel.distributions.service import ServiceTime
 from qmodel.errors import InputError
 from qmodel.queueing.checks import check_array, check_number, check_servers, check_service
 from qmodel.queueing.decay import lundberg_rate
+from qmodel.queueing.erlang import erlang_c
 from qmodel.queueing.metrics import QueueMetrics, TabulatedTail, brief, checked_times, tabulated
 from qmodel.queueing.mgk import mgk
 from qmodel.queueing.time_varying_path import count_waits_by_window
@@ -23,10 +24,13 @@ __all__ = ["TimeVaryingWaits", "mtgk"]
 
 FloatArray = npt.NDArray[np.float64]
 
-#: Loads at which the stationary law is tabulated; between and beyond them its logarithm is linear in the load.
-LOADS = (0.15, 0.4, 0.6, 0.75, 0.86, 0.94)
+#: Loads at which the stationary law is tabulated; between and beyond them the logarithm of the density is linear in the
+#: load, that of the odds of waiting in those of M/M/k.
+LOADS = (0.05, 0.15, 0.4, 0.6, 0.75, 0.86, 0.94)
 #: Loads outside of which the table is not extrapolated.
 LEAST_LOAD, LARGEST_LOAD = 0.02, 3.0
+#: Least probability of waiting that is told from none.
+LEAST_CHANCE = 1e-280
 #: Cells of backlog: most of them, and the first cell in units of the diffusion scale.
 CELLS, FIRST_CELL = 700, 0.1
 #: Growth of cells until they reach the largest size.
@@ -251,7 +255,7 @@ def _marched(
     law[0] = 1.0
     for w in range(rates.size):
         levels = _log_measure(tables, grid, float(stretch[w]))
-        up, down = _rates(levels, grid, float(loads[w]), float(diffusion[w]))
+        up, down = _rates(levels, grid, float(loads[w]), float(diffusion[w]), k)
         march_window(law, up, down, float(widths[w]), STEPS, averages[w])
     return grid, averages
 
@@ -333,9 +337,11 @@ def _cells(loads: FloatArray, widths: FloatArray, diffusion: FloatArray) -> Floa
     scale = float(diffusion.max())
     span = float(widths.sum())
     heaviest = float(loads.max())
-    # A diffusion spreads by sqrt(2 D t), but no further than its stationary law at the highest load.
-    spread = SPREAD * math.sqrt(2 * scale * span)
-    wander = min(spread, FOLDS * scale / (1 - min(heaviest, STATIONARY_UP_TO)))
+    # A diffusion spreads by sqrt(2 D t) and a service, but no further than its stationary law at the highest load,
+    # whose waits fall e-fold within D/(load (1 - load)).
+    service = scale / min(heaviest, 1.0)
+    spread = SPREAD * math.sqrt(2 * scale * span) + FOLDS * service
+    wander = min(spread, FOLDS * service / (1 - min(heaviest, STATIONARY_UP_TO)))
     top = highest + wander + (spread if heaviest > STATIONARY_UP_TO else 0.0)
     largest = top / (WIDE * CELLS)
     first = min(FIRST_CELL * scale, largest)
@@ -360,12 +366,32 @@ def _log_measure(tables: list[TabulatedTail], grid: FloatArray, stretch: float) 
     return out
 
 
-def _rates(levels: FloatArray, grid: FloatArray, load: float, diffusion: float) -> tuple[FloatArray, FloatArray]:
-    """Return the rates up and down between cells at a load."""
-    load = min(max(load, LEAST_LOAD), LARGEST_LOAD)
+def _level(levels: FloatArray, load: float, k: int) -> FloatArray:
+    """Return log(P(V in cell)/P(V = 0)) of the stationary law at a load."""
     i = min(max(bisect_left(LOADS, load) - 1, 0), len(LOADS) - 2)
-    part = (load - LOADS[i]) / (LOADS[i + 1] - LOADS[i])
+    part = (min(load, LARGEST_LOAD) - LOADS[i]) / (LOADS[i + 1] - LOADS[i])
     level = (1 - part) * levels[i] + part * levels[i + 1]
+    if load < 1 - NEAR_CRITICAL:
+        # The odds of waiting grow as a power of the load: those of M/M/k tell how far between the tables they are.
+        low, high, at = (_log_odds(x, k) for x in (LOADS[i], LOADS[i + 1], load))
+        share = (at - low) / (high - low) if high > low else part
+        odds = [np.logaddexp.reduce(row[1:]) for row in (levels[i], levels[i + 1], level)]
+        level[1:] += (1 - share) * odds[0] + share * odds[1] - odds[2]
+    return np.asarray(level)
+
+
+def _log_odds(load: float, k: int) -> float:
+    """Return log(C/(1 - C)), C Erlang's probability of waiting."""
+    delayed = max(erlang_c(k, load * k), LEAST_CHANCE)
+    return math.log(delayed) - math.log1p(-delayed)
+
+
+def _rates(
+    levels: FloatArray, grid: FloatArray, load: float, diffusion: float, k: int
+) -> tuple[FloatArray, FloatArray]:
+    """Return the rates up and down between cells at a load."""
+    load = max(load, LEAST_LOAD)
+    level = _level(levels, load, k)
     # Log ratio of neighbouring masses, and slope of the log density far out.
     ratio, size = np.diff(level), np.diff(grid)
     slope = float(level[-1] - level[-FAR_CELLS]) / float(grid[-1] - grid[-FAR_CELLS])
@@ -374,11 +400,12 @@ def _rates(levels: FloatArray, grid: FloatArray, load: float, diffusion: float) 
     z = ratio[1:] - np.log(size[1:] / size[:-1])
     apart = 0.5 * (size[1:] + size[:-1])
     drift = load - 1
-    # Within reach of the stationary law keep it, with the diffusion that gives the true drift; beyond, both are true.
+    # Within reach of the stationary law keep it, with the diffusion that gives the true drift; beyond, and in overload,
+    # both are true.
     if abs(drift) < NEAR_CRITICAL:
         scale = np.full(len(z), diffusion)
     else:
-        beyond = grid[1:-1] * abs(slope) > OUT_OF_REACH
+        beyond = (grid[1:-1] * abs(slope) > OUT_OF_REACH) | (drift > 0)
         z = np.where(beyond, drift * apart / diffusion, z)
         scale = np.where(beyond, diffusion, abs(drift / slope))
     flow = scale / apart

@@ -126,3 +126,37 @@ def test_empty_windows_are_allowed_and_absurd_ones_refused():
     for edges, rates in [([0, 1], [1.0, 2.0]), ([0, 1, 1], [1.0, 1.0]), ([0, 1], [-1.0]), ([0, 1], [np.nan])]:
         with pytest.raises(InputError):
             mtgk(edges, rates, law, 1)
+
+
+@pytest.mark.parametrize("load", [0.08, 0.25, 0.5, 0.7, 0.9])
+@pytest.mark.parametrize("servers", [1, 8, 20])
+def test_loads_between_the_tables_have_their_steady_state(load, servers):
+    for law in (ServiceTime.exponential(1.0), ServiceTime.gamma(1.0, 2.0)):
+        still = mgk(load * servers, servers, law)
+        moving = mtgk([0.0, 5000.0, 20_000.0], [load * servers] * 2, law, servers)
+        if still.wait_probability > 1e-9:
+            assert moving.window_mean_s[1] == pytest.approx(still.mean_wait_s, rel=0.025)
+            assert moving.cdfs[1, 0] == pytest.approx(1 - still.wait_probability, rel=0.01)
+
+
+def test_a_sharp_rush_piles_up_all_its_work():
+    # Five times what the servers can do, for ten services: backlog rises by 4 a service.
+    rush = mtgk([0.0, 10.0, 200.0], [100.0, 2.0], ServiceTime.deterministic(1.0), 20)
+    assert rush.window_mean_s[0] == pytest.approx(20.0, rel=0.02)
+
+
+def test_short_windows_above_and_below_capacity_agree_with_simulation():
+    shape, rng, waits = np.tile([0.4, 1.3], 20), np.random.default_rng(5), []
+    for _ in range(1500):
+        counts = rng.poisson(30.0 * shape)
+        arrival = np.sort(np.repeat(30.0 * np.arange(40), counts) + 30.0 * rng.random(counts.sum()))
+        waits.append(kiefer_wolfowitz(arrival, np.ones(arrival.size), 1))
+    every = np.concatenate(waits)
+    model = mtgk(30.0 * np.arange(41), shape, ServiceTime.deterministic(1.0), 1)
+    assert model.mean_wait_s == pytest.approx(every.mean(), rel=0.04)
+    assert model.wait_quantile_s(0.95) == pytest.approx(np.quantile(every, 0.95), rel=0.04)
+
+
+def test_many_servers_that_hardly_anyone_waits_for():
+    waits = mtgk([0.0, 100.0, 200.0], [100.0, 900.0], ServiceTime.exponential(1.0), 1000)
+    assert 0 <= waits.mean_wait_s < 1e-3
