@@ -12,7 +12,7 @@ import pandas as pd
 
 from qmodel.errors import QModelError
 from qmodel.queueing import ServiceTime, approximate, mgk
-from qmodel.queueing.approximations import APPROXIMATIONS, fitted_error
+from qmodel.queueing.approximations import APPROXIMATIONS
 
 PHASES = "phase-type"
 
@@ -61,13 +61,12 @@ def errors() -> pd.DataFrame:
                 known = {"mean": truth.mean_wait_s, **{n: truth.wait_quantile_s(q) for n, q in LEVELS.items()}}
                 for name in (*APPROXIMATIONS, PHASES):
                     try:
-                        fitted = name == PHASES
-                        found = mgk(load * k, k, law, PHASES) if fitted else approximate(load * k, k, law, name)
+                        found = mgk(load * k, k, law, PHASES) if name == PHASES else approximate(load * k, k, law, name)
                     except QModelError:  # Cosmetatos' mean may be negative; two phases have an SCV of 1/2 or more
                         continue
-                    if fitted and not (error := fitted_error(load * k, k, law)):
-                        continue  # exact
-                    stated = {"mean": error} if fitted else found.error_estimate
+                    if found.exact:
+                        continue
+                    stated = found.error_estimate
                     values = {"mean": found.mean_wait_s, **{n: found.wait_quantile_s(q) for n, q in LEVELS.items()}}
                     for metric, value in values.items():
                         if metric in stated and (known[metric] > NEAR_ZERO * truth.mean_delay_s or metric == "mean"):

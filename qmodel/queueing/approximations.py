@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from qmodel.distributions.phase_type import fit_phase_type
 from qmodel.distributions.service import ServiceTime
 from qmodel.errors import InputError, QModelError
 from qmodel.queueing.bounds import daley_bound_s, kingman_bound_s, whitt_bound_s
@@ -40,8 +39,6 @@ APPROXIMATIONS = {
     "tijms-van-hoorn": {"mean": (0.05, 0.13, 0.10), "p95": (0.06, 0.14, 0.08), "p99": (0.08, 0.10, 0.08)},
     "lundberg": {"mean": (0.31, 0.05, 0.44), "p95": (0.32, 0.0, 0.47), "p99": (0.30, 0.0, 0.25)},
 }
-#: The same for the mean of M/G/k with two phases in place of the law.
-FITTED = (0.06, 0.45, 0.10)
 #: Points and reach (in mean delays) of the Tijms-van Hoorn table.
 POINTS, REACH = 4096, 16.0
 
@@ -134,23 +131,6 @@ def _errors(formula: str, rho: float, k: int, c2: float) -> dict[str, float]:
 def _scaled(constants: tuple[float, float, float], rho: float, k: int, c2: float) -> float:
     alone, below, above = constants
     return (1 - rho) * math.sqrt(k) * (alone + (below * (1 - c2) if c2 < 1 else above * (c2 - 1)))
-
-
-def fitted_error(arrival_rate_per_s: float, servers: int, service: ServiceTime) -> float:
-    """Return the relative error of the mean wait that fitting two phases to a law brings; 0 when it is such a law.
-
-    Parameters
-    ----------
-    arrival_rate_per_s : float
-        Poisson rate [1/s].
-    servers : int
-        Number of servers.
-    service : ServiceTime
-        Law of a service time, of SCV at least 1/2.
-    """
-    if fit_phase_type(service).moments_matched == 0:
-        return 0.0
-    return _scaled(FITTED, arrival_rate_per_s * service.mean_s / servers, servers, service.scv)
 
 
 def _cosmetatos_mdk(rho: float, k: int) -> float:
@@ -273,9 +253,6 @@ def compare_methods(arrival_rate_per_s: float, servers: int, service: ServiceTim
                 )
             )
             continue
-        off = found.error_estimate.get("mean", 0.0)
-        if name == "phase-type":
-            off = fitted_error(arrival_rate_per_s, servers, service)
         p50, p95, p99 = (found.wait_quantile_s(q) for q in (0.5, 0.95, 0.99))
         rows.append(
             MethodRow(
@@ -284,7 +261,7 @@ def compare_methods(arrival_rate_per_s: float, servers: int, service: ServiceTim
                 p50_s=p50,
                 p95_s=p95,
                 p99_s=p99,
-                mean_error=off,
+                mean_error=found.error_estimate.get("mean", 0.0),
                 note=found.method,
             )
         )

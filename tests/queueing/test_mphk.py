@@ -5,7 +5,7 @@ import pytest
 
 from qmodel._kernels import queueing_mphk as kernels
 from qmodel.distributions.phase_type import fit_phase_type, h2_of_shape
-from qmodel.queueing import ServiceTime
+from qmodel.queueing import ServiceTime, mgk
 from qmodel.queueing.matrix import _expanded, _mean, _reduced, phase_tail, solve_mphk
 from qmodel.queueing.metrics import FunctionTail
 
@@ -54,6 +54,19 @@ def test_dependent_eigenvectors_are_left_to_logarithmic_reduction():
     assert isinstance(metrics.wait_law, FunctionTail)
     # Hardly anybody waits: with one more server still fewer do, by about load*(servers/(servers + 1)).
     assert 0 < solve_mphk(0.2 * 40, 41, phases).wait_probability < 0.5 * metrics.wait_probability
+
+
+def test_two_phases_in_place_of_a_law_are_not_called_exact():
+    law = ServiceTime.gamma(1.0, 3.0)
+    fitted, best = mgk(3.2, 4, law, "phase-type"), mgk(3.2, 4, law)
+    assert not fitted.exact
+    assert "3 moments of the law" in fitted.method
+    for name, q in (("p95", 0.95), ("p99", 0.99)):
+        assert fitted.wait_quantile_s(q) == pytest.approx(best.wait_quantile_s(q), rel=fitted.error_estimate[name])
+    assert fitted.mean_wait_s == pytest.approx(best.mean_wait_s, rel=fitted.error_estimate["mean"])
+    own = mgk(3.2, 4, ServiceTime.hyperexponential([0.8, 0.2], [0.5, 3.0]), "phase-type")
+    assert own.exact
+    assert own.error_estimate == {}
 
 
 def test_kernels_are_their_python_source():
