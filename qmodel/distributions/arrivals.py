@@ -48,7 +48,7 @@ def _draws(count: int, rng: np.random.Generator) -> tuple[int, np.random.Generat
     return check_count("number of arrivals", count), check_rng(rng)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)  # one field: its place says enough
 class PoissonArrivals:
     """Poisson arrivals.
 
@@ -84,7 +84,7 @@ class PoissonArrivals:
         return -rate, rate, True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)  # one field: its place says enough
 class RenewalArrivals:
     """Independent times between arrivals.
 

@@ -140,6 +140,11 @@ def test_windows_show_themselves_in_a_line_and_say_what_they_take():
         WindowedArrivals(edges_s=[0.0, 1.0], rates_per_s=[1.0])
 
 
+def test_the_only_field_may_come_without_its_name():
+    assert PoissonArrivals(2.0) == PoissonArrivals(rate_per_s=2.0)
+    assert RenewalArrivals(ServiceTime.erlang(4, 1.0)).rate_per_s == 1.0
+
+
 def test_too_regular_is_out_of_range():
     with pytest.raises(OutOfRangeError, match="above 1"):
         fit_mmpp(1.0, 0.5, [1.0], [2.0])
