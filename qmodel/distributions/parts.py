@@ -20,6 +20,8 @@ FloatArray = npt.NDArray[np.float64]
 NORMAL_REACH = 9.0
 #: Nodes of the quadrature for the lognormal transform (1e-10 for SCV up to 10).
 QUADRATURE_NODES = 200
+#: Logarithm of the largest number, about.
+LARGEST_LOG = 700.0
 #: Gamma shapes whose tails are summed rather than looked up: several times as fast.
 FEW_PHASES = (2.0, 3.0, 4.0)
 
@@ -239,23 +241,24 @@ class LogNormal:
         with np.errstate(divide="ignore"):
             return np.asarray((np.log(np.maximum(t, 0.0)) - self.mu) / self.sigma)
 
-    def _mass(self, order: int) -> float:
+    def mass(self, order: int) -> float:
         """Return P(exp(mu + sigma*Z) <= upper) under the law tilted by `order`."""
         return float(ndtr(self._z(np.asarray(self.upper)) - order * self.sigma))
 
     def moment(self, order: int) -> float:
         """Return E[S^order]."""
-        return math.exp(order * self.mu + 0.5 * (order * self.sigma) ** 2) * self._mass(order) / self._mass(0)
+        log = order * self.mu + 0.5 * (order * self.sigma) ** 2
+        return math.exp(log) * self.mass(order) / self.mass(0) if log < LARGEST_LOG else math.inf
 
     def tail(self, t: FloatArray) -> FloatArray:
         """Return P(S > t)."""
         beyond = ndtr(-self._z(np.asarray(self.upper)))
-        return np.asarray(np.maximum(ndtr(-self._z(t)) - beyond, 0.0) / self._mass(0))
+        return np.asarray(np.maximum(ndtr(-self._z(t)) - beyond, 0.0) / self.mass(0))
 
     def tail_integral(self, t: FloatArray) -> FloatArray:
         """Return E[(S - t)^+]."""
         top = self._z(np.asarray(self.upper))
-        tilted = math.exp(self.mu + 0.5 * self.sigma**2) / self._mass(0)
+        tilted = math.exp(self.mu + 0.5 * self.sigma**2) / self.mass(0)
         tilted = tilted * (ndtr(self.sigma - self._z(t)) - ndtr(self.sigma - top))
         return np.asarray(np.maximum(tilted - t * self.tail(t), 0.0))
 
@@ -274,7 +277,7 @@ class LogNormal:
 
     def sample(self, count: int, rng: np.random.Generator) -> FloatArray:
         """Return draws by inversion."""
-        return np.asarray(np.exp(self.mu + self.sigma * ndtri(rng.random(count) * self._mass(0))))
+        return np.asarray(np.exp(self.mu + self.sigma * ndtri(rng.random(count) * self.mass(0))))
 
     def scaled(self, factor: float) -> LogNormal:
         """Return the law of factor*S."""

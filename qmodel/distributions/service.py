@@ -19,6 +19,12 @@ FloatArray = npt.NDArray[np.float64]
 
 #: Weights may miss a sum of one by rounding in a file, not by more.
 WEIGHT_SUM_TOLERANCE = 1e-6
+#: Shortest mean of a part [s], and one over the longest: fourth moments then stay within the range of numbers.
+SHORTEST_S = 1e-60
+#: Mean of a phase, relative to the other one, below which it is none: rounding.
+NO_PHASE = 1e-15
+#: Least share of a lognormal law that a bound may leave: less is rounding.
+LEAST_SHARE = 1e-9
 #: Orders of moments that need no look.
 ORDERS = (1, 2, 3)
 #: Rounding of summed weights.
@@ -62,6 +68,11 @@ class ServiceTime:
         total = math.fsum(self.weights)
         if min(self.weights) < 0 or not abs(total - 1) <= WEIGHT_SUM_TOLERANCE:
             raise InputError("sum of service-law weights", total, "1, and no weight negative", "normalise them")
+        for part in self.parts:
+            mean = part.moment(1)
+            if not (mean == 0 or SHORTEST_S <= mean <= 1 / SHORTEST_S):
+                limit = f"between {SHORTEST_S:g} and {1 / SHORTEST_S:g} s"
+                raise InputError("mean of a part of a service law", mean, limit, "choose another unit of time")
         if not (math.isfinite(self.moment(2)) and self.moment(1) > 0):
             raise InputError("mean service time", self.moment(1), "finite and > 0, with a finite second moment")
 
@@ -158,6 +169,8 @@ class ServiceTime:
         first, second = check_positive("phase mean", mean1_s), check_positive("phase mean", mean2_s)
         if abs(first - second) <= 1e-6 * (first + second):
             return cls.erlang(2, first + second)
+        if min(first, second) < NO_PHASE * max(first, second):
+            return cls.exponential(first + second)
         return cls(parts=(TwoPhase(mean1_s=first, mean2_s=second),), weights=(1.0,), name="hypoexponential")
 
     @classmethod
@@ -172,6 +185,10 @@ class ServiceTime:
         if not upper_s > 0:
             raise InputError("largest service time", upper_s, "> 0")
         part = LogNormal(mu=mu, sigma=math.sqrt(sigma2), upper=upper_s)
+        share = part.mass(0)
+        if not share >= LEAST_SHARE:
+            limit = f"at least {LEAST_SHARE:g}"
+            raise InputError("share of the lognormal law within upper_s", share, limit, "raise upper_s")
         return cls(parts=(part,), weights=(1.0,), name="lognormal")
 
     @classmethod

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qmodel.distributions.service import ServiceTime
-from qmodel.errors import InputError, QModelError
+from qmodel.errors import ConvergenceError, InputError, OutOfRangeError, QModelError
 from qmodel.queueing.bounds import daley_bound_s, kingman_bound_s, whitt_bound_s
 from qmodel.queueing.checks import check_load, check_service, check_two_moments
 from qmodel.queueing.decay import lundberg_rate
@@ -39,8 +39,10 @@ APPROXIMATIONS = {
     "tijms-van-hoorn": {"mean": (0.05, 0.13, 0.10), "p95": (0.06, 0.14, 0.08), "p99": (0.08, 0.10, 0.08)},
     "lundberg": {"mean": (0.31, 0.05, 0.44), "p95": (0.32, 0.0, 0.47), "p99": (0.30, 0.0, 0.25)},
 }
-#: Points and reach (in mean delays) of the Tijms-van Hoorn table.
-POINTS, REACH = 4096, 16.0
+#: Least mean wait in mean services: below, nobody waits.
+SMALLEST_WAIT = 1e-100
+#: Reach of the Tijms-van Hoorn table in mean delays, points at least and at most, and in a service over the servers.
+REACH, POINTS, MOST_POINTS, FINE = 16.0, 1 << 12, 1 << 18, 8.0
 
 
 def approximate(arrival_rate_per_s: float, servers: int, service: ServiceTime, formula: str) -> QueueMetrics:
@@ -79,6 +81,10 @@ def approximate(arrival_rate_per_s: float, servers: int, service: ServiceTime, f
         When the load is 1 or more.
     InputError
         When the formula is unknown.
+    OutOfRangeError
+        When so few wait that no number holds their share.
+    ConvergenceError
+        When the load is too close to 1 for the table of ``tijms-van-hoorn``.
 
     Examples
     --------
@@ -91,6 +97,9 @@ def approximate(arrival_rate_per_s: float, servers: int, service: ServiceTime, f
     rho = check_load(lam, k, mean)
     plain = mmk(lam, k, mean)
     delayed = plain.wait_probability
+    if not plain.mean_wait_s > SMALLEST_WAIT * mean:
+        limit = f"above {SMALLEST_WAIT:g} services"
+        raise OutOfRangeError("mean wait of M/M/k", plain.mean_wait_s, limit, "nobody waits: use fewer servers")
     law: WaitLaw | None = None
     if formula == "lee-longton":
         wait = (1 + c2) / 2 * plain.mean_wait_s
@@ -102,8 +111,13 @@ def approximate(arrival_rate_per_s: float, servers: int, service: ServiceTime, f
     elif formula == "boxma-cohen-huffels":
         wait = _boxma(lam, k, service, plain.mean_wait_s)
     elif formula == "tijms-van-hoorn":
-        wait = delayed * delayed_mean(lam, k, service)
-        law = renewal_tail(lam, k, service, REACH * wait / delayed, POINTS).scaled(delayed)
+        delay = delayed_mean(lam, k, service)
+        wait, reach = delayed * delay, REACH * delay
+        points = FINE * reach * k / mean
+        if points > FINE * MOST_POINTS:
+            raise ConvergenceError("load of the table of delays", rho, "further from 1", "use formula='kimura'")
+        points = 1 << math.ceil(math.log2(points))
+        law = renewal_tail(lam, k, service, reach, min(max(points, POINTS), MOST_POINTS)).scaled(delayed)
     else:
         wait = delayed / lundberg_rate(lam, k, service)
     if not wait > 0:

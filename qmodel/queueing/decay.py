@@ -15,6 +15,8 @@ __all__ = ["lundberg_rate"]
 STEPS = 100
 #: Value of the equation, and relative width of the bracket, that are rounding.
 ROUNDING, SAME = 1e-16, 1e-13
+#: Root in units of third over second moment below which four moments tell it.
+SMALL = 3e-4
 #: Exponent beyond which exponential moments overflow, and share of the limit of the exponents that is tried.
 OVERFLOW, NEAR_LIMIT = 600.0, 1 - 1e-9
 
@@ -57,6 +59,10 @@ def lundberg_rate(arrival_rate_per_s: float, servers: int, service: ServiceTime)
             f"decay rate of waits under the {service.name} law", 0.0, "> 0", "bound the service times first"
         )
 
+    small = _near_saturation(load, service)
+    if small * service.moment(3) < SMALL * service.moment(2):
+        return servers * small
+
     def excess(eta: float) -> float:
         """Return log(lam*(E[exp(eta*S/k)] - 1)/eta), which rises from log(rho) through 0."""
         exponent = eta / servers
@@ -70,6 +76,22 @@ def lundberg_rate(arrival_rate_per_s: float, servers: int, service: ServiceTime)
     while (above := excess(high)) < 0 and high < limit * NEAR_LIMIT:
         high = min(2 * high, 0.5 * (high + limit)) if math.isfinite(limit) else 2 * high
     return _root(excess, math.log(load), high, above)
+
+
+def _near_saturation(load: float, service: ServiceTime) -> float:
+    """Return the root x of load*(E[exp(x*S)] - 1) = x*E[S] by four moments, by Newton's method from above.
+
+    Close to saturation it is small, and the difference of the exponential moment from 1 would be rounding.
+    """
+    mean, spare = service.mean_s, (1 - load) / load
+    one, two, three = service.moment(2) / (2 * mean), service.moment(3) / (6 * mean), service.moment(4) / (24 * mean)
+    x = spare / one
+    for _ in range(STEPS):
+        step = (x * (one + x * (two + x * three)) - spare) / (one + x * (2 * two + 3 * x * three))
+        x -= step
+        if not step > ROUNDING * x:
+            break
+    return x
 
 
 def _root(excess: Callable[[float], float], below: float, high: float, above: float) -> float:

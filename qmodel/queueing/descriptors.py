@@ -266,7 +266,7 @@ def departure_scv(
         return DepartureScv(value=1.0, exact=True, method="Burke", error=0.0)
     if ca2 == 1 and k == 1:
         return DepartureScv(value=1 + rho**2 * (service.scv - 1), exact=True, method="Marshall", error=0.0)
-    value = 1 + (1 - rho**2) * (ca2 - 1) + rho**2 * (max(service.scv, 0.2) - 1) / math.sqrt(k)
+    value = max(1 + (1 - rho**2) * (ca2 - 1) + rho**2 * (max(service.scv, 0.2) - 1) / math.sqrt(k), 0.0)
     alone, idle, busy, one, many = WHITT_ERRORS
     spread = 1 - 1 / math.sqrt(k)
     error = alone + abs(ca2 - 1) * (idle * (1 - rho**2) * spread + busy * rho**2)

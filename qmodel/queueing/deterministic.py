@@ -25,6 +25,8 @@ NOISE = 1e-15
 ROUNDING = 1e-14
 #: Points of the transform beyond which the load is too close to 1 for this method.
 MAX_POINTS = 1 << 22
+#: Distance of the load from 1 below which its decay is rounding.
+CLOSEST = 1e-6
 #: Largest exponent on the wider circle that the transform is taken on.
 LARGEST_EXPONENT = 300.0
 #: Growth beyond which the exponential overflows; waits of such a queue are below the smallest number.
@@ -82,6 +84,8 @@ def solve_mdk(arrival_rate_per_s: float, servers: int, service_s: float) -> Queu
 
 def _epoch_law(rho: float, k: int) -> FloatArray:
     """Return P(n in system) of M/D/k, n = k, k + 1, ..., up to relative rounding."""
+    if 1 - rho < CLOSEST:
+        raise ConvergenceError("load of M/D/k", rho, "below 0.99999", "use method='auto' with a lower load")
     a = rho * k
     # Decay of the queue: tau > 1 with tau^k = exp(a (tau - 1)).
     growth = _decay(rho)

@@ -117,7 +117,11 @@ def mean_wait_mphk(arrival_rate_per_s: float, servers: int, phases: PhaseType2) 
 def _expanded(lam: float, k: int, phases: PhaseType2, mean: float) -> tuple[FloatArray, FloatArray, bool]:
     """Return coefficients and rates (times `mean`) of the exponentials in P(W > t), and whether they can be trusted."""
     # Time in units of the mean service keeps the numbers near one.
-    coefficients, rates, residual = solve_m_ph2(lam * mean, k, *_shape(phases, mean))
+    try:
+        coefficients, rates, residual = solve_m_ph2(lam * mean, k, *_shape(phases, mean))
+    except ZeroDivisionError:
+        # Phases so far apart that rounding leaves nothing of one of them.
+        return np.zeros(1), np.ones(1), False
     size = float(np.abs(coefficients).max())
     good = residual < RESIDUAL_TOLERANCE and size * 1e-16 < EXPANSION_TOLERANCE * coefficients.sum()
     return coefficients, rates, good

@@ -87,7 +87,8 @@ def renewal_tail(
     # Decay over the last part of the table, for what lies beyond it.
     back = max(keep // 8, 1)
     decay = (log_tail[-1 - back] - log_tail[-1]) / (edges[keep - 1] - edges[keep - 1 - back])
-    return TabulatedTail(grid=edges[:keep], log_tail=log_tail, decay=max(float(decay), 1e-300))
+    whole = (log_tail[0] - log_tail[-1]) / (edges[keep - 1] - edges[0])
+    return TabulatedTail(grid=edges[:keep], log_tail=log_tail, decay=max(float(decay), float(whole), 1e-300))
 
 
 def renewal_tails(

@@ -394,7 +394,7 @@ def _rates(
     level = _level(levels, load, k)
     # Log ratio of neighbouring masses, and slope of the log density far out.
     ratio, size = np.diff(level), np.diff(grid)
-    slope = float(level[-1] - level[-FAR_CELLS]) / float(grid[-1] - grid[-FAR_CELLS])
+    slope = float(level[-1] - level[-FAR_CELLS]) / float(grid[-1] - grid[-FAR_CELLS]) or -1 / float(grid[-1])
     up, down = np.zeros(len(grid)), np.zeros(len(grid))
     # Between cells of the continuum: Scharfetter-Gummel with the log ratio of densities.
     z = ratio[1:] - np.log(size[1:] / size[:-1])

@@ -13,6 +13,7 @@ from qmodel.queueing import (
     kingman_bound_s,
     lundberg_rate,
     mgk,
+    mmk,
     shared_link,
 )
 from qmodel.queueing.approximations import APPROXIMATIONS
@@ -108,3 +109,19 @@ def test_links():
         shared_link(7.0, transfer)
     with pytest.raises(InputError):
         fcfs_link(1.0, transfer, -1.0)
+
+
+@pytest.mark.parametrize("servers", [1, 2, 16])
+def test_the_table_of_delays_is_fine_enough_near_saturation(servers):
+    # Exponential services: the renewal equation is exact.
+    rate = 0.995 * servers
+    found = approximate(rate, servers, ServiceTime.exponential(1.0), "tijms-van-hoorn")
+    exact = mmk(rate, servers, 1.0)
+    for q in (0.5, 0.95, 0.99):
+        assert found.wait_quantile_s(q) == pytest.approx(exact.wait_quantile_s(q), rel=2e-3)
+
+
+@pytest.mark.parametrize("formula", APPROXIMATIONS)
+def test_servers_that_nobody_waits_for(formula):
+    with pytest.raises(OutOfRangeError, match="nobody waits"):
+        approximate(50.0, 1000, ServiceTime.exponential(1.0), formula)

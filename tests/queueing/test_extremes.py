@@ -5,13 +5,16 @@ import math
 import numpy as np
 import pytest
 
-from qmodel.errors import InputError
+from qmodel.errors import ConvergenceError, InputError
 from qmodel.queueing import (
     ServiceTime,
+    approximate,
     busy_period,
+    departure_scv,
     erlang_b,
     erlang_c,
     fcfs_link,
+    lundberg_rate,
     map_k,
     mgk,
     mmk,
@@ -105,3 +108,42 @@ def test_bursts_at_light_load_have_a_tail():
 def test_the_density_just_above_zero(queue, density):
     assert queue.density_per_s(0.0) == pytest.approx(density, rel=1e-4)
     assert queue.density_per_s(1e-5) == pytest.approx(density, rel=1e-3)
+
+
+@pytest.mark.parametrize("spare", [1e-4, 1e-6, 1e-9])
+def test_decay_rates_next_to_saturation(spare):
+    assert lundberg_rate(3 * (1 - spare), 3, ONE) == pytest.approx(3 * spare, rel=1e-6)
+    # A rare long service: the first term in 1 - rho is 2 (1 - rho) m/(rho E[S^2]).
+    law = ServiceTime.from_samples([1e-6, 1e3], [0.999, 0.001])
+    first = 2 * spare / (1 - spare) * law.mean_s / law.moment(2)
+    assert lundberg_rate((1 - spare) / law.mean_s, 1, law) == pytest.approx(first, rel=spare + 1e-6)
+
+
+def test_loads_that_are_all_but_1():
+    law = ServiceTime.from_samples([1.0, 2.0**0.5], [0.5, 0.5])
+    assert mgk((1 - 1e-12) / law.mean_s, 1, law).mean_wait_s > 1e11
+    with pytest.raises(ConvergenceError, match="load of M/D/k"):
+        mgk(2 * (1 - 1e-16), 2, ServiceTime.deterministic(1.0))
+    with pytest.raises(ConvergenceError, match="table of delays"):
+        approximate(1 - 1e-9, 1, ServiceTime.exponential(1.0), "tijms-van-hoorn")
+
+
+@pytest.mark.parametrize("load", [1e-9, 0.3, 0.9])
+def test_phases_very_far_apart(load):
+    far = ServiceTime.hyperexponential([1e-6, 1 - 1e-6], [1e9, 1e-9])
+    # Only long services make anyone wait: their own M/M/k.
+    long = mmk(1e-6 * load * 3 / far.mean_s, 3, 1e9)
+    found = mgk(load * 3 / far.mean_s, 3, far)
+    assert found.wait_probability == pytest.approx(long.wait_probability, rel=1e-6, abs=0)
+    assert found.mean_wait_s == pytest.approx(long.mean_wait_s, rel=1e-6, abs=0)
+    assert ServiceTime.hypoexponential(1.0, 1e-150).scv == pytest.approx(1.0)
+
+
+def test_the_tail_of_a_table_falls_for_good():
+    found = approximate(0.01 / 600, 1, ServiceTime.lognormal(700.0, 0.3, 1000.0), "tijms-van-hoorn")
+    assert found.wait_tail(1e7) < 1e-30
+    assert math.isfinite(found.wait_std_s)
+
+
+def test_departures_are_never_less_than_regular():
+    assert departure_scv(41e-9, 41, ServiceTime.deterministic(1.0), 0.0).value >= 0
