@@ -13,10 +13,11 @@ from scipy.special import gammainc
 
 from qmodel._kernels.queueing_lanes import fcfs_lanes, look_up, mean_by_rank, unlimited_lanes
 from qmodel.distributions.service import ServiceTime
-from qmodel.queueing.interpolation import LawFacts, heaviest_neighbour
+from qmodel.queueing.interpolation import heaviest_neighbour
 from qmodel.queueing.metrics import QueueMetrics, tabulated
 from qmodel.queueing.renewal import LONGEST
 from qmodel.queueing.single import solve_mg1
+from qmodel.queueing.traits import LawFacts
 
 __all__ = ["LANES", "Control", "Lanes", "Start", "controls_of", "exponential_table", "service_table"]
 

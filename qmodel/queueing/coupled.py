@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +16,10 @@ from qmodel.queueing.checks import check_load
 from qmodel.queueing.controls import CELLS as RANKS
 from qmodel.queueing.controls import LANES, controls_of, exponential_table
 from qmodel.queueing.decay import lundberg_rate
-from qmodel.queueing.interpolation import LawFacts, law_facts
 from qmodel.queueing.matrix import MAX_SERVERS
 from qmodel.queueing.metrics import QueueMetrics, TabulatedTail, tabulated
 from qmodel.queueing.sampling import regressed
+from qmodel.queueing.traits import LawFacts, law_facts
 
 __all__ = ["blended", "solve_coupled"]
 
@@ -61,7 +61,7 @@ def solve_coupled(
     *,
     first_arrivals: int = FIRST_ARRIVALS,
     last_arrivals: int = LAST_ARRIVALS,
-    seed: int = SEED,
+    seed: int | Sequence[int] = SEED,
     beside: QueueMetrics | None = None,
 ) -> QueueMetrics:
     """Approximation with a known error, for any law: sample paths of the queue, corrected by queues solved exactly.
@@ -84,7 +84,7 @@ def solve_coupled(
         Law of a service time.
     first_arrivals, last_arrivals : int
         Arrivals when errors are first looked at, and at most.
-    seed : int
+    seed : int or sequence of int
         Seed of the path.
     beside : QueueMetrics, optional
         Answer that this one will be averaged with (`blended`): the path is then as long as the average needs.
@@ -212,7 +212,7 @@ def _wanted(beside: QueueMetrics | None) -> dict[str, float]:
 class _Path:
     """Paths of the coupled queues for a law of mean 1, one in each lane."""
 
-    def __init__(self, rate: float, servers: int, law: LawFacts, seed: int) -> None:
+    def __init__(self, rate: float, servers: int, law: LawFacts, seed: int | Sequence[int]) -> None:
         self.rate, service = rate, law.unit
         self.rng = np.random.default_rng(seed)
         rho = rate / servers

@@ -15,18 +15,17 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from qmodel.distributions.parts import Atoms
 from qmodel.distributions.phase_type import PhaseType2, fit_h2_transform, fit_phase_type, h2_of_shape
 from qmodel.distributions.service import ServiceTime
-from qmodel.errors import InputError, QModelError
-from qmodel.queueing.correction import FREQUENCIES, LEVELS, Traits, error_estimates, log_corrections
+from qmodel.errors import QModelError
 from qmodel.queueing.deterministic import solve_mdk
 from qmodel.queueing.erlang import mmk
-from qmodel.queueing.matrix import MAX_SERVERS, mean_wait_mphk, solve_mphk
+from qmodel.queueing.matrix import mean_wait_mphk, solve_mphk
 from qmodel.queueing.metrics import FunctionTail, QueueMetrics, TabulatedTail, WaitLaw
-from qmodel.queueing.renewal import least_residual, renewal_tails
+from qmodel.queueing.renewal import renewal_tails
+from qmodel.queueing.traits import FREQUENCIES, LawFacts, Traits
 
-__all__ = ["heaviest_neighbour", "law_facts", "matching_frequency", "plain_answer", "solve_mgk"]
+__all__ = ["Sketch", "heaviest_neighbour", "matching_frequency", "sketched"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -81,110 +80,63 @@ class Base:
         return " and ".join(metrics.method.split(" ")[1] for metrics in self.metrics)
 
 
-def solve_mgk(arrival_rate_per_s: float, servers: int, service: ServiceTime) -> QueueMetrics:
-    """Approximation: M/G/k from exact solutions for laws with the same mean, SCV and transform value.
-
-    Over random bounded laws of SCV 0 to 5, k <= 16 and loads .5 to .95 the mean is within 1 % of simulation in 99 %,
-    P95 and P99 within 2 % in 95 %; percentiles on far-apart atoms miss by several times that, and the error estimate
-    says so.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sketch:
+    """What the solved laws say of a queue with services of mean 1, before it is corrected.
 
     Parameters
     ----------
-    arrival_rate_per_s : float
-        Poisson rate [1/s].
-    servers : int
-        Number of servers, at most 128.
-    service : ServiceTime
-        Law of a service time.
-
-    Returns
-    -------
-    QueueMetrics
-        The law of the wait.
-
-    Raises
-    ------
-    UnstableError
-        When the load is 1 or more.
+    mean_wait : float
+        Mean wait.
+    wait_probability : float
+        P(W > 0).
+    tail : TabulatedTail
+        P(W > t).
+    renewal : ndarray
+        Logarithm of P(W > t | W > 0) of the law itself by the renewal equation, on the grid of `tail`.
+    traits : Traits
+        How the queue looks.
+    names : str
+        The solved queues.
     """
-    law = law_facts(service)
-    if servers > MAX_SERVERS:
-        raise InputError("servers of the interpolation", servers, f"at most {MAX_SERVERS}", "use method='auto'")
-    mean = law.mean_s
-    base, table, traits = plain_answer(arrival_rate_per_s * mean, servers, law)
-    corrections = log_corrections(traits)
-    wait = max(base.mean_wait, 0.0) * math.exp(corrections["mean"])
-    table = _stretched(table, corrections)
-    return QueueMetrics(
-        arrival_rate_per_s=arrival_rate_per_s,
-        servers=servers,
-        mean_service_s=mean,
-        mean_wait_s=wait * mean,
-        wait_probability=math.exp(table.log_tail[0]) if base.wait_probability > 0 else 0.0,
-        wait_law=TabulatedTail(grid=table.grid * mean, log_tail=table.log_tail, decay=table.decay / mean),
-        method=f"from exact {base.names}, same mean, SCV and transform",
-        exact=False,
-        error_estimate=error_estimates(traits),
-    )
+
+    mean_wait: float
+    wait_probability: float
+    tail: TabulatedTail
+    renewal: FloatArray
+    traits: Traits
+    names: str
+
+    def renewal_at(self, t: FloatArray) -> FloatArray:
+        """Return `renewal` at times on and off the grid."""
+        return np.interp(t, self.tail.grid, self.renewal)
 
 
-def plain_answer(rate: float, servers: int, law: LawFacts) -> tuple[Base, TabulatedTail, Traits]:
-    """Return what the solved laws say of a law of mean 1, before it is corrected, and how it differs from them."""
+def sketched(rate: float, servers: int, law: LawFacts) -> Sketch:
+    """Return what the solved laws say of a queue with services of mean 1."""
     base = _base(rate, servers, law)
     at = matching_frequency(servers, rate / servers, law.scv) * FREQUENCIES
     values = np.sum([w * one.laplace(at).real for w, one in zip(base.weights, base.laws, strict=True)], axis=0)
-    residuals = least_residual if base.fitted else _own_least_residual
-    theirs = math.fsum(w * residuals(one, servers) for w, one in zip(base.weights, base.laws, strict=True))
+    mean_wait, delayed = max(base.mean_wait, 0.0), base.wait_probability
     traits = Traits(
+        law=law,
         servers=servers,
         load=rate / servers,
-        scv=law.scv,
-        wait_probability=base.wait_probability,
+        wait_probability=delayed,
+        delay=mean_wait / delayed if delayed > 0 and mean_wait > 0 else 1.0 / servers,
         fitted=base.fitted,
         exponent=base.exponent,
-        largest_atom=law.largest_atom,
-        residual=math.log(_own_least_residual(law.unit, servers) / theirs),
         differences=(values - law.unit.laplace(at).real) / at,
     )
-    return base, _tail(rate, servers, law.unit, base), traits
-
-
-def _stretched(table: TabulatedTail, corrections: dict[str, float]) -> TabulatedTail:
-    """Return a corrected tail: times times the percentiles' factors, its height times that of P(W > 0).
-
-    Factors are interpolated in the logarithm of the tail; that of the mean stands where it begins. What P(W > 0) is
-    corrected by dies out towards the first percentile that has a factor of its own.
-    """
-    head = float(table.log_tail[0])
-    factors = {math.log(LEVELS[name]): corrections[name] for name in LEVELS if name in corrections}
-    levels, stretch = [-head, *(-level for level in factors)], [corrections["mean"], *factors.values()]
-    times = np.exp(np.interp(-table.log_tail, levels, stretch))
-    first = max(factors, default=-math.inf)
-    share = np.clip((table.log_tail - first) / (head - first), 0.0, 1.0) if factors else np.ones(len(times))
-    log_tail = np.minimum(table.log_tail + corrections["delayed"] * share, 0.0)
-    return TabulatedTail(
-        grid=np.maximum.accumulate(table.grid * times),
-        log_tail=np.minimum.accumulate(log_tail),
-        decay=table.decay / float(times[-1]),
+    tail, renewal = _tail(rate, servers, law.unit, base)
+    return Sketch(
+        mean_wait=mean_wait,
+        wait_probability=delayed,
+        tail=tail,
+        renewal=renewal,
+        traits=traits,
+        names=base.names,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class LawFacts:
-    """What every queue asks of a law: its mean [s], SCV, largest atom, and the law in units of the mean."""
-
-    mean_s: float
-    scv: float
-    largest_atom: float
-    unit: ServiceTime
-
-
-@lru_cache(maxsize=8)
-def law_facts(service: ServiceTime) -> LawFacts:
-    """Return the facts of a law; kept for a few laws (told apart by identity), as calls come in rows."""
-    mean = service.mean_s
-    unit = service.scaled(1 / mean)
-    return LawFacts(mean, unit.scv, _largest_atom(unit), unit)
 
 
 @lru_cache(maxsize=1)
@@ -192,11 +144,6 @@ def _regular_laws() -> tuple[ServiceTime, ServiceTime, PhaseType2]:
     """Return the deterministic and the Erlang-2 law of mean 1, the latter also as phases."""
     even = ServiceTime.erlang(2, 1.0)
     return ServiceTime.deterministic(1.0), even, fit_phase_type(even)
-
-
-@lru_cache(maxsize=32)
-def _own_least_residual(unit: ServiceTime, servers: int) -> float:
-    return least_residual(unit, servers)
 
 
 def heaviest_neighbour(rate: float, servers: int, law: LawFacts) -> tuple[ServiceTime, QueueMetrics, float]:
@@ -272,12 +219,6 @@ def _response(lam: float, k: int, exponents: tuple[float, float]) -> float:
     return math.exp(first * math.log(one / centre) + second * math.log(two / centre))
 
 
-def _largest_atom(law: ServiceTime) -> float:
-    """Return the largest probability of a single service time."""
-    pieces = zip(law.parts, law.weights, strict=True)
-    return max((w * float(part.weights.max()) for part, w in pieces if isinstance(part, Atoms)), default=0.0)
-
-
 def _neighbours(
     lam: float, k: int, facts: LawFacts
 ) -> tuple[tuple[float, ...], tuple[QueueMetrics, ...], tuple[ServiceTime, ...]]:
@@ -315,26 +256,27 @@ def _exponents(missing_scv: float, missing_transform: float, at: float) -> tuple
     return first, second
 
 
-def _tail(lam: float, k: int, unit: ServiceTime, base: Base) -> TabulatedTail:
-    """Return the tail of the wait: the neighbours' exact tails times the ratio of renewal tails, at the right mean."""
+def _tail(lam: float, k: int, unit: ServiceTime, base: Base) -> tuple[TabulatedTail, FloatArray]:
+    """Return the tail of the wait, and the law's own renewal tail given delay, as a logarithm, on the same grid.
+
+    The first is the neighbours' exact tails times the ratio of renewal tails, at the right mean.
+    """
     delayed = base.wait_probability
     scale = base.mean_wait / delayed if delayed > 0 and base.mean_wait > 0 else 1.0 / k
     if delayed < NOBODY_WAITS:
         # Percentiles are 0; an exponential with the mean.
         top = math.log(max(delayed, 1e-300))
-        return TabulatedTail(grid=np.array([0.0, scale]), log_tail=np.array([top, top - 1.0]), decay=1.0 / scale)
+        table = TabulatedTail(grid=np.array([0.0, scale]), log_tail=np.array([top, top - 1.0]), decay=1.0 / scale)
+        return table, np.array([0.0, -1.0])
     grid = _GRID * scale
     plain = np.maximum(_mixed(base, grid), 1e-300)
-    share = 1.0 if not base.fitted else (UNCORRECTED_FROM - k) / (UNCORRECTED_FROM - CORRECTED_UP_TO)
-    share = min(max(share, 0.0), 1.0)
     log_tail = np.interp(grid, grid * (base.mean_wait / base.own_mean), np.log(plain))
-    if REACH * scale / POINTS > COARSE / k:
-        # In heavy traffic the grid cannot resolve services, and the neighbours' tail needs no correction.
-        share = 0.0
+    share = _renewal_share(k, base, scale)
+    laws = (unit, *base.laws) if share > 0 else (unit,)
+    times, tails = renewal_tails(lam, k, laws, REACH * scale, POINTS)
+    own, *theirs = (np.interp(grid, times, row) for row in np.log(np.maximum(tails, LEAST_TAIL)))
     if share > 0:
-        times, tails = renewal_tails(lam, k, (unit, *base.laws), REACH * scale, POINTS)
-        own, *theirs = np.exp([np.interp(grid, times, row) for row in np.log(np.maximum(tails, LEAST_TAIL))])
-        ratio = own / sum(w * row for w, row in zip(base.weights, theirs, strict=True))
+        ratio = np.exp(own) / sum(w * np.exp(row) for w, row in zip(base.weights, theirs, strict=True))
         corrected = np.minimum.accumulate(plain * np.clip(ratio, 0.05, 20.0))
         area = float((corrected[1:] + corrected[:-1]) @ (grid[1:] - grid[:-1]) / 2)
         stretch = base.mean_wait / area
@@ -344,7 +286,16 @@ def _tail(lam: float, k: int, unit: ServiceTime, base: Base) -> TabulatedTail:
     back = KEPT // 10
     decay = (log_tail[-1 - back] - log_tail[-1]) / (grid[-1] - grid[-1 - back])
     whole = (log_tail[0] - log_tail[-1]) / grid[-1]
-    return TabulatedTail(grid=grid, log_tail=log_tail, decay=float(max(decay, whole)))
+    return TabulatedTail(grid=grid, log_tail=log_tail, decay=float(max(decay, whole))), own
+
+
+def _renewal_share(k: int, base: Base, scale: float) -> float:
+    """Return how far the renewal tails' ratio corrects the tail: all the way for neighbours, less for a fitted law."""
+    if REACH * scale / POINTS > COARSE / k:
+        # In heavy traffic the grid cannot resolve services, and the neighbours' tail needs no correction.
+        return 0.0
+    share = (UNCORRECTED_FROM - k) / (UNCORRECTED_FROM - CORRECTED_UP_TO) if base.fitted else 1.0
+    return min(max(share, 0.0), 1.0)
 
 
 def _mixed(base: Base, grid: FloatArray) -> FloatArray:

@@ -130,9 +130,13 @@ class TabulatedTail:
 
     def tail(self, t: FloatArray) -> FloatArray:
         """Return P(W > t)."""
+        return np.asarray(np.exp(self.log_tails(t)))
+
+    def log_tails(self, t: FloatArray) -> FloatArray:
+        """Return the logarithm of P(W > t)."""
         inside = np.interp(t, self.grid, self.log_tail)
         beyond = self.log_tail[-1] - self.decay * (t - self.grid[-1])
-        return np.asarray(np.exp(np.where(t > self.grid[-1], beyond, inside)))
+        return np.asarray(np.where(t > self.grid[-1], beyond, inside))
 
     def scaled(self, factor: float) -> TabulatedTail:
         """Return the table times `factor`."""

@@ -9,13 +9,14 @@ from qmodel.distributions.phase_type import as_phase_type, fit_phase_type
 from qmodel.distributions.service import ServiceTime
 from qmodel.errors import InputError
 from qmodel.queueing.checks import check_load, check_servers, check_service
+from qmodel.queueing.correction import OUTSIDE, RARE, solve_mgk
 from qmodel.queueing.coupled import blended, solve_coupled
 from qmodel.queueing.deterministic import solve_mdk
 from qmodel.queueing.erlang import mmk
-from qmodel.queueing.interpolation import law_facts, solve_mgk
 from qmodel.queueing.matrix import solve_mphk
 from qmodel.queueing.metrics import QueueMetrics, TabulatedTail, tabulated
 from qmodel.queueing.single import solve_mg1
+from qmodel.queueing.traits import law_facts
 
 __all__ = ["MgkMethod", "mgk"]
 
@@ -27,10 +28,8 @@ SCALED_FROM = 40
 REGULAR_FROM = 28
 #: SCV below which a law counts as deterministic.
 DETERMINISTIC_SCV = 1e-12
-#: Error estimates with which an interpolation is good enough; beyond, a path is followed.
-GOOD = {"mean": 0.01, "p95": 0.02, "p99": 0.02}
-#: Probability of waiting below which a path meets too few waits to say anything.
-RARE = 2e-4
+#: Error estimate of the mean from which on a queue is not like those learnt from, and a path is followed.
+UNLIKE = OUTSIDE["mean"]
 
 
 def mgk(arrival_rate_per_s: float, servers: int, service: ServiceTime, method: MgkMethod = "auto") -> QueueMetrics:
@@ -46,9 +45,9 @@ def mgk(arrival_rate_per_s: float, servers: int, service: ServiceTime, method: M
         Law of a service time.
     method : {"auto", "analytic", "phase-type", "deterministic", "interpolation", "path", "single"}
         ``auto`` picks the most exact: the exact solutions for one server, two-phase and deterministic services, else
-        ``interpolation`` between them (.2 to .7 ms), and where the law is too unlike those for 1 % of the mean and
-        2 % of P95 and P99, also sample paths (``path``, 5 to 50 ms). ``analytic`` is the same without them: its error
-        estimate says where they were due. ``phase-type`` solves the two-phase law with the same (up to three) moments.
+        ``interpolation`` between them, corrected by what simulated queues taught (.2 to .8 ms), and for queues unlike
+        those also sample paths (``path``, 5 to 50 ms). ``analytic`` is the same without them: its error estimate says
+        where they were due. ``phase-type`` solves the two-phase law with the same (up to three) moments.
 
     Returns
     -------
@@ -96,8 +95,7 @@ def _best(lam: float, k: int, service: ServiceTime, *, path: bool) -> QueueMetri
     if k == 1:
         return solve_mg1(lam, service)
     found = solve_mgk(lam, k, service)
-    good = all(found.error_estimate[name] <= enough for name, enough in GOOD.items())
-    if good or not path or found.wait_probability < RARE:
+    if found.error_estimate["mean"] < UNLIKE or not path or found.wait_probability < RARE:
         return found
     return blended(found, solve_coupled(lam, k, service, beside=found))
 
