@@ -30,8 +30,9 @@ Thresholds = Callable[[FloatArray], npt.ArrayLike]
 PoolsMethod = Literal["auto", "chain", "path"]
 
 #: Step of the chain's finest lattice, in mean times to the end of prefill, up to which one server a pool is solved so;
-#: and classes up to which it is as quick as a path; least threshold in such steps, 0 included.
-FINE_ENOUGH, FEW_CLASSES, LEAST_THRESHOLD = 0.12, 40, 2.0
+#: and classes up to which it is as quick as a path; least threshold in such steps, 0 included;
+#: step in mean work of either pool, at most.
+FINE_ENOUGH, FEW_CLASSES, LEAST_THRESHOLD, FINE_WORK = 0.12, 40, 2.0, 0.5
 
 
 def priced_thresholds(
@@ -161,16 +162,20 @@ def two_pools(
         rates_per_s, work_s, host_s, thetas_s, transfer_s, prefill_servers, decode_servers, cells, reach_s
     )
     several = max(inputs.prefill_servers, inputs.decode_servers) > 1
+    given = cells is not None or reach_s is not None
+    choose = method == "auto" and not given
     if method == "auto":
-        given = cells is not None or reach_s is not None
         fine = given or (not callable(thetas_s) and _resolved(inputs))
         method = "chain" if fine and not several else "path"
-    if method == "path":
-        found = count_pools(inputs)
-        reach = reach_s or (float(found.prefill_edges_s[-1]), float(found.decode_edges_s[-1]))
-        return counted(inputs, found, chain_within(inputs, cells, reach, found.kept.sum(axis=1)))
-    finest, coarse = (described(inputs, solved) for solved in solve_refined(inputs, cells, reach_s))
-    return extrapolated(finest, coarse, resolved=resolves_thresholds(inputs, finest.chain.step_s))
+    if method == "chain":
+        finest, coarse = (described(inputs, solved) for solved in solve_refined(inputs, cells, reach_s))
+        step = finest.chain.step_s
+        # The lattice may have had to reach further than a short path saw.
+        if not choose or _fine_beside_work(inputs, step):
+            return extrapolated(finest, coarse, resolved=resolves_thresholds(inputs, step))
+    found = count_pools(inputs)
+    reach = reach_s or (float(found.prefill_edges_s[-1]), float(found.decode_edges_s[-1]))
+    return counted(inputs, found, chain_within(inputs, cells, reach, found.kept.sum(axis=1)))
 
 
 def _resolved(inputs: PoolInputs) -> bool:
@@ -180,4 +185,12 @@ def _resolved(inputs: PoolInputs) -> bool:
     path = PoolPath(inputs)
     path.extend()
     step = step_within(inputs, path.reach_s())
-    return step <= FINE_ENOUGH * path.mean_time_s() and resolves_thresholds(inputs, LEAST_THRESHOLD * step)
+    fine = step <= FINE_ENOUGH * path.mean_time_s() and _fine_beside_work(inputs, step)
+    return fine and resolves_thresholds(inputs, LEAST_THRESHOLD * step)
+
+
+def _fine_beside_work(inputs: PoolInputs, step: float) -> bool:
+    """Return whether a step is well below the mean work that comes to either pool."""
+    rates = inputs.rates_per_s
+    mean = [float(rates @ times) / float(rates.sum()) for times in (inputs.work_s, inputs.host_s)]
+    return step <= FINE_WORK * min(time for time in mean if time > 0)

@@ -353,3 +353,12 @@ def test_thresholds_within_a_cell_of_the_lattice_follow_a_path(sigma):
     rough = two_pools(rates, work, 1.5 * work, 0.0, method="chain")
     assert abs(rough.deflected - 0.375) < rough.error_estimate["deflected"]
     assert two_pools(rates, work, 1.5 * work, 0.4).method.startswith("chain")
+
+
+@pytest.mark.parametrize("load", [1.3, 4.0])
+def test_long_thresholds_in_overload_need_cells_finer_than_the_work(load):
+    # Prefill never idles: it keeps one unit of work a second, and its wait stays a little below the threshold.
+    found = two_pools([load], [1.0], [0.3], 50.0)
+    assert found.method.startswith("path")
+    assert found.deflected == pytest.approx(1 - 1 / load, abs=0.003)
+    assert found.prefill_utilisation == pytest.approx(1.0, abs=0.01)
