@@ -29,6 +29,9 @@ MULTIPLES = 20.0 * 1.25 ** np.arange(80)
 #: apart, as far as so many suffice.
 LONG = 100.0
 APART, MOST_POINTS = 1 / 32, 1 << 18
+#: Last time of a tail without exponential moments over the end of the grid, points between, and the tail of a residual
+#: service that rounding leaves.
+FAR, FAR_POINTS, FAR_LEAST = 1e6, 240, 1e-12
 #: Relative error of percentiles by that equation: at least the first, and the second times the square of the distance
 #: of its points in mean services. Against eight times the points, loads .2 to .98: at most 4e-6 with an exponential
 #: tail, 1.5e-5 to .053 times the square without.
@@ -109,13 +112,27 @@ def _on_a_grid(lam: float, rho: float, service: ServiceTime) -> tuple[TabulatedT
         delay = service.moment(2) / (2 * mean * (1 - rho))
         reach = LONG * (rho * delay + mean)
         points = _points(reach / mean)
-        return renewal_tail(lam, 1, service, reach_s=reach, points=points).scaled(rho), reach / (points * mean)
+        table = renewal_tail(lam, 1, service, reach_s=reach, points=points).scaled(rho)
+        return _with_far_tail(table, service), reach / (points * mean)
     decay, longest = lundberg_rate(lam, 1, service), _longest(service)
     reach = min(REACH / decay + 2 * longest, SETTLED * longest)
     points = _points(reach / mean)
     table = replace(renewal_tail(lam, 1, service, reach_s=reach, points=points).scaled(rho), decay=decay)
     apart = reach / (points * mean)
     return table, apart if apart > APART else 0.0
+
+
+def _with_far_tail(table: TabulatedTail, service: ServiceTime) -> TabulatedTail:
+    """Return a table that goes on as the tail of a residual service does: one of them makes waits that long."""
+    times = table.grid[-1] * np.geomspace(1.0, FAR, FAR_POINTS)
+    residual = service.residual_tail(times)
+    known = int((residual > FAR_LEAST).sum())
+    if known < 3:
+        return table
+    falls = np.log(residual[1:known] / residual[0])
+    decay = float((falls[-2] - falls[-1]) / (times[known - 1] - times[known - 2]))
+    grid = np.concatenate([table.grid, times[1:known]])
+    return TabulatedTail(grid=grid, log_tail=np.concatenate([table.log_tail, table.log_tail[-1] + falls]), decay=decay)
 
 
 def _points(reach: float) -> int:

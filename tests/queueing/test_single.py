@@ -10,6 +10,7 @@ from qmodel.distributions.phase_type import phases_of
 from qmodel.queueing import ServiceTime, mgk, single
 from qmodel.queueing.deterministic import solve_mdk
 from qmodel.queueing.lattice import find_lattice
+from qmodel.queueing.metrics import _moments
 from qmodel.queueing.single import _on_a_grid, solve_mg1
 
 PHASES = {
@@ -122,3 +123,18 @@ def test_tails_without_a_rate_are_as_right_as_said_near_saturation(scv, load, mo
     fine = solve_mg1(load, service)
     for level in levels:
         assert found.wait_quantile_s(level) == pytest.approx(fine.wait_quantile_s(level), rel=said)
+
+
+@pytest.mark.parametrize("load", [0.05, 0.3, 0.8])
+@pytest.mark.parametrize("scv", [4.0, 20.0, 50.0])
+def test_tails_without_exponential_moments_go_on_as_a_residual_service(load, scv):
+    law = ServiceTime.lognormal(1.0, scv)
+    queue = mgk(load, 1, law)
+    # P(W > t) ~ load/(1 - load) P(residual service > t) (Embrechts & Veraverbeke 1982), from above.
+    times = 30 * scv * np.array([10.0, 30.0]) / (1 - load)
+    far = load / (1 - load) * law.residual_tail(times)
+    ratio = queue.wait_tail(times)[far > 1e-10] / far[far > 1e-10]
+    assert np.all((ratio > 0.9) & (ratio < 2.0))
+    # The mean by Pollaczek-Khinchine is the integral of the tail.
+    first, _ = _moments(queue.wait_law, queue.mean_wait_s, queue.wait_probability)
+    assert first == pytest.approx(queue.mean_wait_s, rel=0.01)
