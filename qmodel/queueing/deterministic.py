@@ -27,8 +27,9 @@ ROUNDING = 1e-14
 MAX_POINTS = 1 << 22
 #: Distance of the load from 1 below which its decay is rounding.
 CLOSEST = 1e-6
-#: Largest exponent on the wider circle that the transform is taken on.
-LARGEST_EXPONENT = 300.0
+#: Largest exponent on the wider circle that the transform is taken on; load from which that circle is half as wide, so
+#: that it takes no more points than the unit circle does.
+LARGEST_EXPONENT, HEAVY = 300.0, 0.95
 #: Growth beyond which the exponential overflows; waits of such a queue are below the smallest number.
 LARGEST_GROWTH = 512.0
 
@@ -90,7 +91,7 @@ def _epoch_law(rho: float, k: int) -> FloatArray:
     # Decay of the queue: tau > 1 with tau^k = exp(a (tau - 1)).
     growth = _decay(rho)
     # Many customers are rare: on a circle of radius R < tau the transform sees P(n)*R^n.
-    log_radius = math.log(min(1 / rho, 1 + LARGEST_EXPONENT / a))
+    log_radius = math.log(min(1 / rho, 1 + LARGEST_EXPONENT / a)) * (0.5 if rho > HEAVY else 1.0)
     need = k - math.log(WRAP_TOLERANCE) / (growth - log_radius)
     points = 1 << max(math.ceil(math.log2(max(need, 8 * k, k + 16))), 6)
     if points > MAX_POINTS:
