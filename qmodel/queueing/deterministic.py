@@ -30,6 +30,8 @@ CLOSEST = 1e-6
 #: Largest exponent on the wider circle that the transform is taken on; load from which that circle is half as wide, so
 #: that it takes no more points than the unit circle does.
 LARGEST_EXPONENT, HEAVY = 300.0, 0.95
+#: Services out from which the law near saturation is its decay alone, and its height there beside the first value.
+SETTLED, CLEAR = 2, 1e-6
 #: Growth beyond which the exponential overflows; waits of such a queue are below the smallest number.
 LARGEST_GROWTH = 512.0
 
@@ -110,6 +112,10 @@ def _epoch_law(rho: float, k: int) -> FloatArray:
     law = np.maximum(scaled, 0.0) * np.exp(-log_radius * np.arange(k, points))
     # Below the transform's rounding the law goes on as it decays.
     small = np.nonzero(scaled < NOISE * max(scaled[0], 1.0))[0]
+    if rho > HEAVY:
+        # Some services out nothing but the decay is left, long before rounding shows.
+        pure = np.nonzero(scaled < CLEAR * scaled[0])[0]
+        small = pure if pure.size and pure[0] >= SETTLED * k else small
     if small.size:
         first = max(int(small[0]), 1)
         law[first:] = law[first - 1] * np.exp(-growth * np.arange(1, law.size - first + 1))

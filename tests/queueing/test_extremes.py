@@ -76,9 +76,9 @@ def test_far_tail_of_the_queue_length(load, servers):
     np.testing.assert_allclose(queue_length_tail(fixed, waiting)[some], want[some], rtol=1e-8)
 
 
-@pytest.mark.parametrize(("load", "servers"), [(0.9, 8), (0.85, 22), (0.95, 4)])
+@pytest.mark.parametrize(("load", "servers"), [(0.9, 8), (0.85, 22), (0.95, 4), (0.97, 4), (0.96, 30), (0.97, 90)])
 def test_far_tail_of_deterministic_services_is_exponential(load, servers):
-    tails = mgk(load * servers, servers, ServiceTime.deterministic(1.0)).wait_tail(np.arange(30.0))
+    tails = mgk(load * servers, servers, ServiceTime.deterministic(1.0), "deterministic").wait_tail(np.arange(300.0))
     some = (tails < 1e-9) & (tails > 1e-16)
     # Within a service time k customers go: the tail falls by tau^k = exp(a (tau - 1)).
     low, high = 1 + 1e-9, 10.0
