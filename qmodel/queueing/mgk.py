@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from typing import Literal, get_args
 
+import numpy as np
+
 from qmodel.distributions.phase_type import as_phase_type, fit_phase_type
 from qmodel.distributions.service import ServiceTime
 from qmodel.errors import InputError
 from qmodel.queueing.checks import check_load, check_servers, check_service
-from qmodel.queueing.correction import OUTSIDE, RARE, solve_mgk
+from qmodel.queueing.correction import NEAREST, OUTSIDE, RARE, solve_mgk
 from qmodel.queueing.coupled import blended, solve_coupled
 from qmodel.queueing.deterministic import solve_mdk
 from qmodel.queueing.erlang import mmk
@@ -22,12 +24,22 @@ __all__ = ["MgkMethod", "mgk"]
 
 MgkMethod = Literal["auto", "analytic", "phase-type", "deterministic", "interpolation", "path", "single"]
 
-#: Servers up to which the wait is computed as it is; beyond, it is scaled from this many (Halfin-Whitt).
-SCALED_FROM = 40
-#: Servers it is scaled from for regular laws, which take three matrix solutions.
-REGULAR_FROM = 28
+#: Servers up to which the wait is computed as it is; beyond, it is scaled from two smaller numbers (Halfin-Whitt), for
+#: regular laws from still fewer, as they take three matrix solutions.
+MOST_AS_IT_IS = 40
+#: The same for services of two phases and of one length, whose exact solutions then take over 5 ms.
+MOST_PHASE_TYPE, MOST_DETERMINISTIC = 64, 1024
+SCALED_FROM, REGULAR_FROM = (20, 40), (16, 28)
+#: Ratios to M/M/k near their limit as this power of 1/k: within .1 % of exact M/H2/k, M/E2/k and M/D/k of 64 and 128.
+NEARING = 0.62
+#: Largest factor by which a percentile goes on changing.
+LARGEST_CHANGE = 1.1
+#: Least load at which a number of servers is scaled from.
+LEAST_LOAD = 0.02
 #: SCV below which a law counts as deterministic.
 DETERMINISTIC_SCV = 1e-12
+#: Relative errors of scaled waits, and of their P(W > 0).
+SCALED_ERROR = {"mean": 0.01, "p95": 0.015, "p99": 0.015, "delayed": 0.003}
 #: Error estimate of the mean from which on a queue is not like those learnt from, and a path is followed.
 UNLIKE = OUTSIDE["mean"]
 
@@ -85,13 +97,15 @@ def mgk(arrival_rate_per_s: float, servers: int, service: ServiceTime, method: M
 
 def _best(lam: float, k: int, service: ServiceTime, *, path: bool) -> QueueMetrics:
     """Return the most exact solution, by a path where it takes one if that is wanted."""
-    if k > SCALED_FROM:
-        return _many_servers(lam, k, service)
-    if law_facts(service).scv < DETERMINISTIC_SCV:
+    if law_facts(service).scv < DETERMINISTIC_SCV and k <= MOST_DETERMINISTIC:
         return solve_mdk(lam, k, service.mean_s)
     own = as_phase_type(service)
-    if own is not None:
+    if own is not None and own.name == "M":
+        return mmk(lam, k, service.mean_s)
+    if own is not None and k <= MOST_PHASE_TYPE:
         return solve_mphk(lam, k, own)
+    if k > MOST_AS_IT_IS:
+        return _many_servers(lam, k, service)
     if k == 1:
         return solve_mg1(lam, service)
     found = solve_mgk(lam, k, service)
@@ -101,33 +115,70 @@ def _best(lam: float, k: int, service: ServiceTime, *, path: bool) -> QueueMetri
 
 
 def _many_servers(lam: float, k: int, service: ServiceTime) -> QueueMetrics:
-    """Return M/G/k for many servers: the ratio to M/M/k is that of fewer servers with the same (1 - rho)*sqrt(k).
+    """Return M/G/k for many servers: the ratio to M/M/k follows from fewer servers with the same (1 - rho)*sqrt(k).
 
-    In the regime of Halfin & Whitt (Oper. Res. 29, 1981) the delay depends on (1 - rho)*sqrt(k) alone.
+    In the regime of Halfin & Whitt (Oper. Res. 29, 1981) the delay depends on (1 - rho)*sqrt(k) alone. The ratios of
+    means and of P(W > 0) of two numbers of servers show how fast the limit is neared.
     """
     mean = service.mean_s
     spare = (1 - lam * mean / k) * math.sqrt(k)
-    few = SCALED_FROM if law_facts(service).scv > 1 else REGULAR_FROM
-    load = 1 - spare / math.sqrt(few)
+    fewer, few = SCALED_FROM if law_facts(service).scv > 1 else REGULAR_FROM
     whole = mmk(lam, k, mean)
-    if load <= 0.02:
+    if 1 - spare / math.sqrt(few) <= LEAST_LOAD:
         # So much spare capacity that nobody waits (P < 1e-9); the exponential law bounds the order of magnitude.
         return whole
-    small_rate = load * few / mean
-    small, small_exponential = _best(small_rate, few, service, path=False), mmk(small_rate, few, mean)
-    ratio = small.mean_wait_s / small_exponential.mean_wait_s
-    delayed = min(whole.wait_probability * small.wait_probability / small_exponential.wait_probability, 1.0)
-    # Waits given delay shrink as those of M/M/k do.
-    shrink = few * (1 - load) / (k * (1 - lam * mean / k))
-    law = tabulated(small).scaled(delayed / small.wait_probability)
+    small, ratios = _ratios(few, spare, service)
+    law = tabulated(small)
+    if 1 - spare / math.sqrt(fewer) > LEAST_LOAD:
+        smaller, before = _ratios(fewer, spare, service)
+        there, last, first = (count**-NEARING for count in (k, few, fewer))
+        step = (there - last) / (last - first)
+        ratios = (ratios[0] + (ratios[0] - before[0]) * step, ratios[1] + (ratios[1] - before[1]) * step)
+        law = _further(law, tabulated(smaller), small.mean_delay_s / smaller.mean_delay_s, step)
+    mean_wait = whole.mean_wait_s * math.exp(ratios[0])
+    delayed = min(whole.wait_probability * math.exp(ratios[1]), 1.0)
+    shrink = mean_wait / delayed / small.mean_delay_s
+    law = law.scaled(delayed / small.wait_probability)
     return QueueMetrics(
         arrival_rate_per_s=lam,
         servers=k,
         mean_service_s=mean,
-        mean_wait_s=whole.mean_wait_s * ratio,
+        mean_wait_s=mean_wait,
         wait_probability=delayed,
         wait_law=TabulatedTail(grid=law.grid * shrink, log_tail=law.log_tail, decay=law.decay / shrink),
-        method=f"scaled from {few} servers with the same (1 - rho)*sqrt(k) (Halfin-Whitt); {small.method}",
+        method=f"scaled from {fewer} and {few} servers with the same (1 - rho)*sqrt(k) (Halfin-Whitt); {small.method}",
         exact=False,
-        error_estimate={"mean": 0.03, "p95": 0.03, "p99": 0.04},
+        error_estimate=_scaling_errors(delayed),
     )
+
+
+def _further(law: TabulatedTail, before: TabulatedTail, delays: float, step: float) -> TabulatedTail:
+    """Return a tail whose times went on by `step` of how they changed from `before`, in mean delays, level by level."""
+    levels = law.log_tail[0] - law.log_tail
+    earlier = np.interp(levels, before.log_tail[0] - before.log_tail, before.grid) * delays
+    known = (law.grid > 0) & (earlier > 0) & (levels <= before.log_tail[0] - before.log_tail[-1])
+    change = np.ones(len(levels))
+    change[known] = np.clip((law.grid[known] / earlier[known]) ** step, 1 / LARGEST_CHANGE, LARGEST_CHANGE)
+    last = int(np.flatnonzero(known)[-1]) if known.any() else 0
+    change[last:] = change[last]
+    grid = np.maximum.accumulate(law.grid * change)
+    return TabulatedTail(grid=grid, log_tail=law.log_tail, decay=law.decay / float(change[-1]))
+
+
+def _ratios(servers: int, spare: float, service: ServiceTime) -> tuple[QueueMetrics, tuple[float, float]]:
+    """Return the wait with few servers, and logarithms of its mean and P(W > 0) over those of M/M/k."""
+    mean = service.mean_s
+    rate = (1 - spare / math.sqrt(servers)) * servers / mean
+    found, exponential = _best(rate, servers, service, path=False), mmk(rate, servers, mean)
+    ratio = math.log(found.mean_wait_s / exponential.mean_wait_s)
+    return found, (ratio, math.log(found.wait_probability / exponential.wait_probability))
+
+
+def _scaling_errors(delayed: float) -> dict[str, float]:
+    """Return relative errors of what is scaled; percentiles a little above P(W = 0) are moved far by small errors."""
+    errors = {"mean": SCALED_ERROR["mean"]}
+    for name, level in (("p95", 0.05), ("p99", 0.01)):
+        spare = math.log(delayed / level)
+        near = SCALED_ERROR["delayed"] / max(spare, NEAREST)
+        errors[name] = SCALED_ERROR[name] + near if spare > -SCALED_ERROR["delayed"] else 0.0
+    return errors

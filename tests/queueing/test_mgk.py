@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from scipy.linalg import expm
 
+from qmodel.distributions.phase_type import fit_phase_type
 from qmodel.errors import InputError, UnstableError
 from qmodel.queueing import ServiceTime, decode_batch, mgk
-from qmodel.queueing.matrix import _uniformised
+from qmodel.queueing.matrix import _uniformised, solve_mphk
 
 
 def erlang_c(k, a):
@@ -145,3 +146,36 @@ def test_the_march_is_the_exponential_of_the_generator():
         np.fill_diagonal(generator, 0.0)
         np.fill_diagonal(generator, -1.1 * generator.sum(axis=1))
         np.testing.assert_allclose(_uniformised(generator), expm(generator), rtol=1e-12)
+
+
+@pytest.mark.parametrize("servers", [65, 100])
+@pytest.mark.parametrize(("law", "load"), [
+    (ServiceTime.hyperexponential([0.9, 0.1], [0.5, 5.5]), 0.85),
+    (ServiceTime.hyperexponential([0.8, 0.2], [0.5, 3.0]), 0.95),
+    (ServiceTime.erlang(2, 1.0), 0.9),
+    (ServiceTime.hypoexponential(0.2, 0.8), 0.8),
+], ids=lambda x: x.name if isinstance(x, ServiceTime) else f"{x:g}")  # fmt: skip
+def test_what_is_scaled_to_many_servers_is_the_exact_solution(law, load, servers):
+    rate = load * servers / law.mean_s
+    scaled, exact = mgk(rate, servers, law), solve_mphk(rate, servers, fit_phase_type(law))
+    assert "scaled" in scaled.method
+    assert scaled.mean_wait_s == pytest.approx(exact.mean_wait_s, rel=0.004)
+    assert scaled.wait_probability == pytest.approx(exact.wait_probability, rel=0.002)
+    for name, q in (("p95", 0.95), ("p99", 0.99)):
+        assert scaled.wait_quantile_s(q) == pytest.approx(exact.wait_quantile_s(q), rel=0.005)
+        if scaled.wait_probability > 1 - q:
+            assert scaled.error_estimate[name] >= 0.015
+
+
+@pytest.mark.parametrize("servers", [2, 64, 300])
+def test_exact_solutions_are_taken_with_many_servers_too(servers):
+    rate = 0.9 * servers
+    exponential = mgk(rate, servers, ServiceTime.exponential(1.0))
+    constant = mgk(rate, servers, ServiceTime.deterministic(1.0))
+    assert exponential.exact
+    assert constant.exact
+    delay = erlang_c(servers, rate)
+    assert exponential.wait_probability == pytest.approx(delay, rel=1e-10)
+    assert exponential.mean_wait_s == pytest.approx(delay / (servers - rate), rel=1e-10)
+    # Half the mean wait of exponential services in heavy traffic, more of it with much idle room.
+    assert 0.5 < constant.mean_wait_s / exponential.mean_wait_s < 0.66
