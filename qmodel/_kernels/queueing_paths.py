@@ -123,3 +123,46 @@ def balking_path(
         if wait <= limits[at]:
             insert_sorted(free, now + wait + works[at])
     return now, offered
+
+
+@kernel
+def balking_replays(
+    counts: Integers,
+    edges: Array,
+    scales: Array,
+    gaps: Array,
+    ranks: Array,
+    law: tuple[Array, Integers],
+    services: Array,
+    limits: Array,
+    servers: int,
+    cells: tuple[float, float, float],
+    fine: Array,
+    coarse: Array,
+) -> None:
+    """Replay a profile, a row of `counts` each, and count virtual waits by window (rows of `fine` and `coarse`).
+
+    Between arrivals of a window lie its `gaps`, one more than arrivals, drawn as exponential and scaled to its width;
+    services are `services` times the window's scale. Every replay starts empty.
+    """
+    first = at = 0
+    for replay in range(counts.shape[0]):
+        free = np.full(servers, edges[0])
+        for window in range(counts.shape[1]):
+            count = counts[replay, window]
+            mine = gaps[first : first + count + 1]
+            mine *= (edges[window + 1] - edges[window]) / mine.sum()
+            balking_path(
+                mine[:count],
+                ranks[at : at + count],
+                law,
+                services * scales[window],
+                limits,
+                free,
+                edges[window],
+                cells,
+                fine[window],
+                coarse[window],
+            )
+            first += count + 1
+            at += count

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -14,47 +13,32 @@ from qmodel._kernels.queueing_march import march_window
 from qmodel.distributions.service import ServiceTime
 from qmodel.errors import InputError
 from qmodel.queueing.checks import check_array, check_number, check_servers, check_service
+from qmodel.queueing.controls import service_table
 from qmodel.queueing.decay import lundberg_rate
-from qmodel.queueing.erlang import erlang_c
 from qmodel.queueing.metrics import QueueMetrics, TabulatedTail, brief, checked_times, tabulated
 from qmodel.queueing.mgk import mgk
+from qmodel.queueing.time_varying_cells import LOADS, backlog_cells, log_measure, rates_between
 from qmodel.queueing.time_varying_path import count_waits_by_window
 
 __all__ = ["TimeVaryingWaits", "mtgk"]
 
 FloatArray = npt.NDArray[np.float64]
 
-#: Loads at which the stationary law is tabulated; between and beyond them the logarithm of the density is linear in the
-#: load, that of the odds of waiting in those of M/M/k.
-LOADS = (0.05, 0.15, 0.4, 0.6, 0.75, 0.86, 0.94)
-#: Loads outside of which the table is not extrapolated.
-LEAST_LOAD, LARGEST_LOAD = 0.02, 3.0
-#: Least probability of waiting that is told from none.
-LEAST_CHANCE = 1e-280
-#: Cells of backlog: most of them, and the first cell in units of the diffusion scale.
-CELLS, FIRST_CELL = 700, 0.1
-#: Growth of cells until they reach the largest size.
-GROWTH = 1.06
 #: Standard deviations above the mean up to which a bound of services is near, and the stationary tail taken whole;
 #: e-folds that are kept of others.
 FAR_BOUND, KEPT_FOLDS = 15.0, 3.0
 #: Relative error of mean and P95 over windows of many services, and what is added over the services that a window lasts
 #: (bench/time_varying.py: 95 % of 216 cases).
 LONG_ERROR, SHORT_ERROR = 0.03, 1.0
+#: Mean services that a window lasts below which the profile is replayed, arrivals in all replays, values of a service
+#: time there, and up to where waits are told apart finely: twice this level, or this share of the largest.
+SHORT_WINDOWS, SHORT_ARRIVALS, VALUES, FINE_UP_TO, FINE_SHARE = 20.0, 700_000, 512, 0.97, 1e-3
 #: Error of the stationary mean wait that does not matter beside that of the diffusion.
 GOOD_ENOUGH = 0.03
 #: Implicit steps per window.
 STEPS = 12
-#: Distance from load 1 within which drift and decay both vanish, and stationary mass (in e-folds) that is out of reach.
-NEAR_CRITICAL, OUT_OF_REACH = 0.02, 12.0
-#: Standard deviations kept beyond the highest mean backlog, and e-folds of the stationary law; both from this load on.
-SPREAD, FOLDS, STATIONARY_UP_TO = 7.0, 12.0, 0.97
 #: Least rate, over the highest, that a window's diffusion is taken at: none at all would leave cells apart.
 IDLE_RATE = 1e-3
-#: Share of the cells that are of the largest size, at least, and cells at the end that show the slope far out.
-WIDE, FAR_CELLS = 0.8, 60
-#: Largest exponent, and least: a flux of zero over zero.
-LARGEST_EXPONENT, LEAST_EXPONENT = 500.0, 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -164,7 +148,8 @@ def mtgk(
 
     Backlog is a birth-death chain on cells whose stationary law at the window's load is that of `mgk`, and whose drift
     and variance are those of the work that arrives (Scharfetter-Gummel): exact in steady state, and in the diffusion
-    limit when the load is near or above 1. Any load is allowed; backlog carries over from window to window.
+    limit when the load is near or above 1. Any load is allowed; backlog carries over from window to window. Where
+    windows last less than 20 mean services (of one law) the profile is replayed along sample paths instead.
 
     Parameters
     ----------
@@ -211,6 +196,8 @@ def mtgk(
     grid, averages = _marched(edges, rates, laws, _typical(laws, arrivals), k)
     cdfs = np.cumsum(averages, axis=1)
     cdfs /= cdfs[:, -1:]
+    if lasting < SHORT_WINDOWS and all(law is laws[0] for law in laws):
+        return _replayed(edges, rates, laws[0], k, (grid, arrivals @ cdfs / arrivals.sum()))
     return TimeVaryingWaits(
         edges_s=edges,
         arrivals=arrivals,
@@ -248,14 +235,14 @@ def _marched(
     seconds, loads = np.array([law.moment(2) for law in laws]), rates * means / k
     # Jumps of the wait are services over k; D is half the variance of their sum per second.
     diffusion = np.maximum(rates, IDLE_RATE * rates.max()) * seconds / (2 * k * k)
-    grid = _cells(loads, widths, diffusion)
+    grid = backlog_cells(loads, widths, diffusion)
     stretch = (seconds / means) / (typical.moment(2) / typical.mean_s)
     tables = [_table(load * k / typical.mean_s, k, typical) for load in LOADS]
     law, averages = np.zeros(len(grid)), np.empty((rates.size, len(grid)))
     law[0] = 1.0
     for w in range(rates.size):
-        levels = _log_measure(tables, grid, float(stretch[w]))
-        up, down = _rates(levels, grid, float(loads[w]), float(diffusion[w]), k)
+        levels = log_measure(tables, grid, float(stretch[w]))
+        up, down = rates_between(levels, grid, float(loads[w]), float(diffusion[w]), k)
         march_window(law, up, down, float(widths[w]), STEPS, averages[w])
     return grid, averages
 
@@ -293,8 +280,10 @@ def _along_paths(
     if always.any():
         work, square = float(share[always] @ services[always]), float(share[always] @ services[always] ** 2)
         spread = np.maximum(rates, IDLE_RATE * rates.max()) * square * scales**2 / (2 * k * k)
-        top += float(_cells(rates * work * scales / k, np.diff(edges), spread)[-1])
-    grid, cdfs, errors = count_waits_by_window(edges, rates, scales, (share, services, limits), k, top)
+        top += float(backlog_cells(rates * work * scales / k, np.diff(edges), spread)[-1])
+    finite = limits[~always]
+    split = max(float(finite.max()), 0.0) if finite.size else top / 2
+    grid, cdfs, errors = count_waits_by_window(edges, rates, scales, (share, services, limits), k, (split, top))
     accept, joined_cdfs = _joined(cdfs, grid, theta)
     arrivals = rates * np.diff(edges)
     return TimeVaryingWaits(
@@ -307,6 +296,30 @@ def _along_paths(
         joined=arrivals * (accept @ share),
         method=f"M_t/G_t/{k} with thresholds: replays of the profile, {rates.size} windows",
         error_estimate=errors,
+    )
+
+
+def _replayed(
+    edges: FloatArray, rates: FloatArray, law: ServiceTime, k: int, roughly: tuple[FloatArray, FloatArray]
+) -> TimeVaryingWaits:
+    """Return the waits counted along replays of the profile; `roughly` is a grid and the CDF of all waits."""
+    values = service_table(law).reshape(VALUES, -1).mean(axis=1)
+    classes = np.full(VALUES, 1 / VALUES), values, np.full(VALUES, np.inf)
+    top = float(roughly[0][-1]) + float(values[-1])
+    split = min(max(2 * _quantile(*roughly, FINE_UP_TO), FINE_SHARE * top), top / 2)
+    scales = np.ones(rates.size)
+    grid, cdfs, errors = count_waits_by_window(edges, rates, scales, classes, k, (split, top), SHORT_ARRIVALS)
+    arrivals = rates * np.diff(edges)
+    return TimeVaryingWaits(
+        edges_s=edges,
+        arrivals=arrivals,
+        waits_s=grid,
+        cdfs=cdfs,
+        accept=np.ones(rates.size),
+        joined_cdfs=cdfs,
+        joined=arrivals,
+        method=f"M_t/G_t/{k}: replays of the profile, whose {rates.size} windows last a few services",
+        error_estimate=dict.fromkeys(("mean", "p95"), errors["mean"]),
     )
 
 
@@ -326,98 +339,6 @@ def _checked_classes(classes: tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike]
             "classes", f"shapes {share.shape}, {service.shape}", "shares >= 0, services, thresholds of one shape"
         )
     return share / share.sum(), service, theta
-
-
-def _cells(loads: FloatArray, widths: FloatArray, diffusion: FloatArray) -> FloatArray:
-    """Return the upper edges of the backlog cells, the first at 0: fine near it, uniform far away."""
-    backlog = highest = 0.0
-    for load, width in zip(loads, widths, strict=True):
-        backlog = max(backlog + (load - 1) * width, 0.0)
-        highest = max(highest, backlog)
-    scale = float(diffusion.max())
-    span = float(widths.sum())
-    heaviest = float(loads.max())
-    # A diffusion spreads by sqrt(2 D t) and a service, but no further than its stationary law at the highest load,
-    # whose waits fall e-fold within D/(load (1 - load)).
-    service = scale / min(heaviest, 1.0)
-    spread = SPREAD * math.sqrt(2 * scale * span) + FOLDS * service
-    wander = min(spread, FOLDS * service / (1 - min(heaviest, STATIONARY_UP_TO)))
-    top = highest + wander + (spread if heaviest > STATIONARY_UP_TO else 0.0)
-    largest = top / (WIDE * CELLS)
-    first = min(FIRST_CELL * scale, largest)
-    sizes = [first]
-    while sizes[-1] < largest:
-        sizes.append(min(sizes[-1] * GROWTH, largest))
-    done = float(np.sum(sizes))
-    sizes.extend([largest] * max(int((top - done) / largest) + 1, 1))
-    return np.concatenate([[0.0], np.cumsum(sizes)])
-
-
-def _log_measure(tables: list[TabulatedTail], grid: FloatArray, stretch: float) -> FloatArray:
-    """Return log(P(V in cell)/P(V = 0)) of the stationary law at each load of LOADS."""
-    out = np.empty((len(tables), len(grid)))
-    at = grid / stretch
-    for row, table in zip(out, tables, strict=True):
-        inside = np.interp(at, table.grid, table.log_tail)
-        log_tail = np.where(at > table.grid[-1], table.log_tail[-1] - table.decay * (at - table.grid[-1]), inside)
-        drop = np.minimum(np.diff(log_tail), -1e-12)
-        row[0] = 0.0
-        row[1:] = log_tail[:-1] + np.log(-np.expm1(drop)) - np.log(-np.expm1(log_tail[0]))
-    return out
-
-
-def _level(levels: FloatArray, load: float, k: int) -> FloatArray:
-    """Return log(P(V in cell)/P(V = 0)) of the stationary law at a load."""
-    i = min(max(bisect_left(LOADS, load) - 1, 0), len(LOADS) - 2)
-    part = (min(load, LARGEST_LOAD) - LOADS[i]) / (LOADS[i + 1] - LOADS[i])
-    level = (1 - part) * levels[i] + part * levels[i + 1]
-    if load < 1 - NEAR_CRITICAL:
-        # The odds of waiting grow as a power of the load: those of M/M/k tell how far between the tables they are.
-        low, high, at = (_log_odds(x, k) for x in (LOADS[i], LOADS[i + 1], load))
-        share = (at - low) / (high - low) if high > low else part
-        odds = [np.logaddexp.reduce(row[1:]) for row in (levels[i], levels[i + 1], level)]
-        level[1:] += (1 - share) * odds[0] + share * odds[1] - odds[2]
-    return np.asarray(level)
-
-
-def _log_odds(load: float, k: int) -> float:
-    """Return log(C/(1 - C)), C Erlang's probability of waiting."""
-    delayed = max(erlang_c(k, load * k), LEAST_CHANCE)
-    return math.log(delayed) - math.log1p(-delayed)
-
-
-def _rates(
-    levels: FloatArray, grid: FloatArray, load: float, diffusion: float, k: int
-) -> tuple[FloatArray, FloatArray]:
-    """Return the rates up and down between cells at a load."""
-    load = max(load, LEAST_LOAD)
-    level = _level(levels, load, k)
-    # Log ratio of neighbouring masses, and slope of the log density far out.
-    ratio, size = np.diff(level), np.diff(grid)
-    slope = float(level[-1] - level[-FAR_CELLS]) / float(grid[-1] - grid[-FAR_CELLS]) or -1 / float(grid[-1])
-    up, down = np.zeros(len(grid)), np.zeros(len(grid))
-    # Between cells of the continuum: Scharfetter-Gummel with the log ratio of densities.
-    z = ratio[1:] - np.log(size[1:] / size[:-1])
-    apart = 0.5 * (size[1:] + size[:-1])
-    drift = load - 1
-    # Within reach of the stationary law keep it, with the diffusion that gives the true drift; beyond, and in overload,
-    # both are true.
-    if abs(drift) < NEAR_CRITICAL:
-        scale = np.full(len(z), diffusion)
-    else:
-        beyond = (grid[1:-1] * abs(slope) > OUT_OF_REACH) | (drift > 0)
-        z = np.where(beyond, drift * apart / diffusion, z)
-        scale = np.where(beyond, diffusion, abs(drift / slope))
-    flow = scale / apart
-    z = np.clip(z, -LARGEST_EXPONENT, LARGEST_EXPONENT)
-    z = np.where(np.abs(z) < LEAST_EXPONENT, LEAST_EXPONENT, z)
-    up[1:-1] = flow / size[:-1] * (-z / np.expm1(-z))
-    down[2:] = flow / size[1:] * (z / np.expm1(z))
-    # Out of and into the mass at 0: backlog falls through the first cell at unit speed.
-    through = 1 / (1 + 0.5 * size[0] / diffusion)
-    up[0] = through / size[0] * math.exp(min(max(float(ratio[0]), -LARGEST_EXPONENT), LARGEST_EXPONENT))
-    down[1] = through / size[0]
-    return up, down
 
 
 def _joined(cdfs: FloatArray, grid: FloatArray, theta: tuple[FloatArray, ...]) -> tuple[FloatArray, FloatArray]:
