@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -10,9 +9,9 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from qmodel._kernels.queueing_balking import march_balking
 from qmodel.distributions.service import ServiceTime
 from qmodel.errors import ConvergenceError, InputError, UnstableError
+from qmodel.queueing.balking_march import common_cell, first_cells, marched, read_off, romberg
 from qmodel.queueing.balking_path import count_virtual_wait
 from qmodel.queueing.checks import check_array, check_number, check_servers, check_together
 from qmodel.queueing.fluid import virtual_wait
@@ -24,14 +23,9 @@ __all__ = ["BalkingMethod", "BalkingMetrics", "mgk_balking"]
 FloatArray = npt.NDArray[np.float64]
 BalkingMethod = Literal["auto", "path", "fluid"]
 
-#: Grid of the one-server march before refinement, and the refinements whose differences Romberg's rule removes.
-CELLS = 1024
-REFINEMENTS = 3
-#: Largest number of cells a common divisor of services and thresholds may ask for, and a cell in mean gaps at first.
-MAX_CELLS, FINE = 1 << 14, 0.04
 #: Cells times classes, at most; what the last step of Romberg's rule may change before the grid is refined, and may
-#: change in the end; acceptance below which it does not matter.
-MOST_STEPS, GOOD_ERROR, WORST_ERROR, LEAST_CHANCE = 1 << 21, 1e-6, 0.01, 1e-9
+#: change in the end.
+MOST_STEPS, GOOD_ERROR, WORST_ERROR = 1 << 21, 1e-6, 0.01
 #: Servers up to which the fluid is solved.
 MAX_SERVERS = 32
 #: Errors of the fluid seen against simulation: prompt lengths and uniform services, k = 2..8, loads .7 to 1.2.
@@ -299,17 +293,17 @@ def _one_server(
 ) -> BalkingMetrics:
     """March the level-crossing equation on three grids and extrapolate; finer until that changes little."""
     lam, s = (np.ascontiguousarray(array[keep]) for array in (rates, services))
-    cell = _common_cell(np.concatenate([s, finite[keep & (finite == thetas)]]))
+    cell = common_cell(np.concatenate([s, finite[keep & (finite == thetas)]]))
     if cell is not None:
         # Those that stand for "always" may lie a little higher.
         finite = np.where(finite < thetas, np.ceil(finite / cell) * cell, finite)
     theta = np.ascontiguousarray(finite[keep])
     top = float((theta + s).max())
     most = MOST_STEPS // len(lam)
-    cells = _first_cells(top, float(lam.sum()), cell, most)
+    cells = first_cells(top, float(lam.sum()), cell, most)
     while True:
-        table = _marched(lam, s, theta, top, cells)
-        accept, mean, error = _read(table, top, np.clip(finite, 0.0, top))
+        table = marched(lam, s, theta, top, cells)
+        accept, mean, error = read_off(table, top, np.clip(finite, 0.0, top))
         if error <= GOOD_ERROR or 2 * cells > most:
             break
         cells *= 2
@@ -317,7 +311,7 @@ def _one_server(
         remedy = "shorten the longest threshold, or drop classes that hardly bring any work"
         raise ConvergenceError("error of waits under thresholds", error, f"below {WORST_ERROR:g}", remedy)
     accept = np.where(thetas >= 0, accept, 0.0)
-    cdf = _romberg([f[:: (len(f) - 1) // cells] for f, _ in table])
+    cdf = romberg([f[:: (len(f) - 1) // cells] for f, _ in table])
     return BalkingMetrics(
         rates_per_s=rates,
         services_s=services,
@@ -332,72 +326,6 @@ def _one_server(
         exact=True,
         error_estimate={} if error <= GOOD_ERROR else {"accept": error, "mean": error, "p95": error},
     )
-
-
-def _marched(
-    lam: FloatArray, s: FloatArray, theta: FloatArray, top: float, cells: int
-) -> list[tuple[FloatArray, FloatArray]]:
-    """Return the CDF of the virtual wait and its integral on ever finer grids of (0, top)."""
-    table = []
-    for level in range(REFINEMENTS):
-        count = cells << level
-        f, area = np.empty(count + 1), np.empty(count + 1)
-        march_balking(lam, s, theta, top / count, f, area)
-        table.append((f / f[-1], area / f[-1]))
-    return table
-
-
-def _read(
-    table: list[tuple[FloatArray, FloatArray]], top: float, at: FloatArray
-) -> tuple[FloatArray, FloatArray, float]:
-    """Return P(V <= at), E[V | V <= at] and the relative error of both that Romberg's rule leaves."""
-    found = []
-    for f, area in table:
-        step = top / (len(f) - 1)
-        cell = np.minimum((at / step).astype(np.int64), len(f) - 2)
-        rest = at - cell * step
-        part = rest / step * (f[cell + 1] - f[cell])
-        below, chance = area[cell] + rest * (f[cell] + 0.5 * part), f[cell] + part
-        # The integral of the CDF gives means to the order of the march, better than the table of the CDF would.
-        found.append(np.stack([chance, np.maximum(at - below / np.maximum(chance, 1e-300), 0.0)]))
-    best, second = _romberg(found), _romberg(found[1:])
-    seen = best[0] > LEAST_CHANCE
-    scale = np.maximum(np.abs(best), [[1e-300], [1e-6 * float(best[1].max(initial=0.0)) + 1e-300]])
-    error = float((np.abs(best - second) / scale)[:, seen].max(initial=0.0))
-    return np.clip(best[0], 0.0, 1.0), np.maximum(best[1], 0.0), error if np.isfinite(best).all() else math.inf
-
-
-def _romberg(values: list[FloatArray]) -> FloatArray:
-    """Return the limit of values computed at h, h/2, h/4 with errors in h^2 and h^4."""
-    rows = values
-    power = 4.0
-    while len(rows) > 1:
-        rows = [(power * fine - coarse) / (power - 1) for coarse, fine in itertools.pairwise(rows)]
-        power *= 4.0
-    return rows[0]
-
-
-def _common_cell(breaks: FloatArray) -> float | None:
-    """Return a length of which all `breaks` are multiples, none when there is none that is not tiny."""
-    from fractions import Fraction
-
-    unit = float(breaks[breaks > 0].min())
-    denominator = 1
-    for value in np.unique(breaks[breaks >= 0]):
-        ratio = Fraction(float(value) / unit).limit_denominator(64)
-        denominator = math.lcm(denominator, ratio.denominator)
-        if abs(float(ratio) * unit - value) > 1e-12 * breaks.max() or denominator > MAX_CELLS:
-            return None
-    return unit / denominator
-
-
-def _first_cells(top: float, rate: float, cell: float | None, most: int) -> int:
-    """Return a number of cells of (0, top), fine beside the gaps between arrivals as far as there may be so many."""
-    fine = min(math.ceil(top * rate / FINE), most // 2)
-    whole = round(top / cell) if cell is not None else most + 1
-    if whole > max(most // 2, MAX_CELLS):
-        return max(CELLS * 4, fine)
-    return whole * max(math.ceil(max(CELLS, fine) / whole), 1)
 
 
 def _metrics(
