@@ -1,6 +1,6 @@
 """Learn what the interpolation of M/G/k misses, from simulated queues, and write qmodel/data/mgk_correction.json.
 
-Run ``python calibration/mgk_correction.py [--keep FOLDER] [--jobs N]`` (three quarters of an hour on two cores); see
+Run ``python calibration/mgk_correction.py [--keep FOLDER] [--jobs N]`` (an hour on two cores); see
 docs/decisions/0019. The truths (`mgk_truths`) are coupled paths of .5 to 2 million arrivals. Error estimates are learnt
 from further queues, with paths of 4 to 8 million. All are judged by `mgk_family`, whose laws they have not seen.
 """

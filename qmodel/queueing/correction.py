@@ -133,7 +133,7 @@ def solve_mgk(arrival_rate_per_s: float, servers: int, service: ServiceTime) -> 
         mean_wait_s=mean_wait * law.mean_s,
         wait_probability=math.exp(tail.log_tail[0]) if sketch.wait_probability > 0 else 0.0,
         wait_law=TabulatedTail(grid=tail.grid * law.mean_s, log_tail=tail.log_tail, decay=tail.decay / law.mean_s),
-        method=f"from exact {sketch.names}, same mean, SCV and transform",
+        method=f"from exact {sketch.names}, same mean, SCV and transform; correction learnt from simulated queues",
         exact=False,
         error_estimate=errors,
     )
