@@ -1,6 +1,6 @@
 """M/G/k for any service law: the interpolation between solved queues, corrected by what simulated queues taught.
 
-What the interpolation misses is a smooth function of some forty numbers (`traits`); small networks have learnt it, and
+What the interpolation misses is a smooth function of some thirty numbers (`traits`); small networks have learnt it, and
 how far they are off. See docs/decisions/0019; weights are in `data/mgk_correction.json`, made by
 calibration/mgk_correction.py.
 """
