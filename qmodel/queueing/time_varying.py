@@ -33,6 +33,8 @@ LONG_ERROR, SHORT_ERROR = 0.03, 1.0
 #: Mean services that a window lasts below which the profile is replayed, arrivals in all replays, values of a service
 #: time there, and up to where waits are told apart finely: twice this level, or this share of the largest.
 SHORT_WINDOWS, SHORT_ARRIVALS, VALUES, FINE_UP_TO, FINE_SHARE = 20.0, 700_000, 512, 0.97, 1e-3
+#: Windows that are replayed, at most (each has its table of counts), and error from which replays met too few waits.
+MOST_REPLAYED, TOO_FEW = 240, 0.5
 #: Error of the stationary mean wait that does not matter beside that of the diffusion.
 GOOD_ENOUGH = 0.03
 #: Implicit steps per window.
@@ -196,18 +198,29 @@ def mtgk(
     grid, averages = _marched(edges, rates, laws, _typical(laws, arrivals), k)
     cdfs = np.cumsum(averages, axis=1)
     cdfs /= cdfs[:, -1:]
-    if lasting < SHORT_WINDOWS and all(law is laws[0] for law in laws):
-        return _replayed(edges, rates, laws[0], k, (grid, arrivals @ cdfs / arrivals.sum()))
+    if lasting < SHORT_WINDOWS and rates.size <= MOST_REPLAYED and all(law is laws[0] for law in laws):
+        replayed = _replayed(edges, rates, laws[0], k, (grid, arrivals @ cdfs / arrivals.sum()))
+        if replayed is not None:
+            return replayed
+    how = f"diffusion of the backlog with the exact stationary law, {rates.size} windows"
+    return _all_join(edges, arrivals, (grid, cdfs), f"M_t/G_t/{k}: {how}", LONG_ERROR + SHORT_ERROR / lasting)
+
+
+def _all_join(
+    edges: FloatArray, arrivals: FloatArray, law: tuple[FloatArray, FloatArray], method: str, error: float
+) -> TimeVaryingWaits:
+    """Return the waits where everybody joins, from a grid and the CDF of each window."""
+    grid, cdfs = law
     return TimeVaryingWaits(
         edges_s=edges,
         arrivals=arrivals,
         waits_s=grid,
         cdfs=cdfs,
-        accept=np.ones(rates.size),
+        accept=np.ones(len(arrivals)),
         joined_cdfs=cdfs,
         joined=arrivals,
-        method=f"M_t/G_t/{k}: diffusion of the backlog with the exact stationary law, {rates.size} windows",
-        error_estimate=dict.fromkeys(("mean", "p95"), LONG_ERROR + SHORT_ERROR / lasting),
+        method=method,
+        error_estimate=dict.fromkeys(("mean", "p95"), error),
     )
 
 
@@ -301,26 +314,21 @@ def _along_paths(
 
 def _replayed(
     edges: FloatArray, rates: FloatArray, law: ServiceTime, k: int, roughly: tuple[FloatArray, FloatArray]
-) -> TimeVaryingWaits:
-    """Return the waits counted along replays of the profile; `roughly` is a grid and the CDF of all waits."""
+) -> TimeVaryingWaits | None:
+    """Return the waits counted along replays of the profile, None where they met too few to say how good they are.
+
+    `roughly` is a grid and the CDF of all waits.
+    """
     values = service_table(law).reshape(VALUES, -1).mean(axis=1)
     classes = np.full(VALUES, 1 / VALUES), values, np.full(VALUES, np.inf)
     top = float(roughly[0][-1]) + float(values[-1])
     split = min(max(2 * _quantile(*roughly, FINE_UP_TO), FINE_SHARE * top), top / 2)
     scales = np.ones(rates.size)
     grid, cdfs, errors = count_waits_by_window(edges, rates, scales, classes, k, (split, top), SHORT_ARRIVALS)
-    arrivals = rates * np.diff(edges)
-    return TimeVaryingWaits(
-        edges_s=edges,
-        arrivals=arrivals,
-        waits_s=grid,
-        cdfs=cdfs,
-        accept=np.ones(rates.size),
-        joined_cdfs=cdfs,
-        joined=arrivals,
-        method=f"M_t/G_t/{k}: replays of the profile, whose {rates.size} windows last a few services",
-        error_estimate=dict.fromkeys(("mean", "p95"), errors["mean"]),
-    )
+    if not 0 < errors["mean"] < TOO_FEW:
+        return None
+    how = f"replays of the profile, whose {rates.size} windows last a few services"
+    return _all_join(edges, rates * np.diff(edges), (grid, cdfs), f"M_t/G_t/{k}: {how}", errors["mean"])
 
 
 def _typical(laws: list[ServiceTime], arrivals: FloatArray) -> ServiceTime:

@@ -1,4 +1,4 @@
-"""Time-varying queues with thresholds: the profile replayed along sample paths, virtual waits counted by window."""
+"""Time-varying queues with thresholds or short windows: the profile replayed along sample paths, waits by window."""
 
 from __future__ import annotations
 

@@ -187,3 +187,10 @@ def test_long_windows_and_laws_that_change_are_marched():
     edges, law = np.arange(4) * 8.0, ServiceTime.gamma(1.0, 2.0)
     assert "diffusion" in mtgk(10 * edges, [0.5, 0.9, 0.3], law, 1).method
     assert "diffusion" in mtgk(edges, [0.5, 0.9, 0.3], [law, law, ServiceTime.exponential(1.0)], 1).method
+
+
+def test_replays_that_meet_no_waits_claim_nothing():
+    model = mtgk(np.arange(4) * 5.0, [0.5, 0.9, 0.3], ServiceTime.exponential(1.0), 16)
+    assert "diffusion" in model.method
+    assert 0 < model.mean_wait_s < 1e-9
+    assert model.error_estimate["mean"] > 0.1
