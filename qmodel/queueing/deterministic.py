@@ -88,7 +88,7 @@ def solve_mdk(arrival_rate_per_s: float, servers: int, service_s: float) -> Queu
 def _epoch_law(rho: float, k: int) -> FloatArray:
     """Return P(n in system) of M/D/k, n = k, k + 1, ..., up to relative rounding."""
     if 1 - rho < CLOSEST:
-        raise ConvergenceError("load of M/D/k", rho, "below 0.99999", "use method='auto' with a lower load")
+        raise ConvergenceError("load of M/D/k", f"{rho:.9g}", f"at most {1 - CLOSEST:g}", "lower the load a little")
     a = rho * k
     # Decay of the queue: tau > 1 with tau^k = exp(a (tau - 1)).
     growth = _decay(rho)
@@ -97,7 +97,7 @@ def _epoch_law(rho: float, k: int) -> FloatArray:
     need = k - math.log(WRAP_TOLERANCE) / (growth - log_radius)
     points = 1 << max(math.ceil(math.log2(max(need, 8 * k, k + 16))), 6)
     if points > MAX_POINTS:
-        raise ConvergenceError("load of M/D/k", rho, "below 0.99999", "use method='auto' with a lower load")
+        raise ConvergenceError("load of M/D/k", rho, "below 0.99999", "lower the load a little")
     roots = np.empty(k - 1, dtype=np.complex128)
     inner_roots(rho, k, roots)
     # Points half a step off the real axis: at 1 numerator and denominator both vanish.

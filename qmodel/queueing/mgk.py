@@ -24,12 +24,11 @@ __all__ = ["MgkMethod", "mgk"]
 
 MgkMethod = Literal["auto", "analytic", "phase-type", "deterministic", "interpolation", "path", "single"]
 
-#: Servers up to which the wait is computed as it is; beyond, it is scaled from two smaller numbers (Halfin-Whitt), for
-#: regular laws from still fewer, as they take three matrix solutions.
-MOST_AS_IT_IS = 40
-#: The same for services of two phases and of one length, whose exact solutions then take over 5 ms.
+#: Servers up to which the wait is computed as it is, and those from which it is scaled beyond (Halfin-Whitt): fewer for
+#: regular laws, as they take three matrix solutions.
+MOST_AS_IT_IS, SCALED_FROM, REGULAR_FROM = 40, (20, 40), (16, 28)
+#: Servers up to which services of two phases and of one length are solved: beyond, that takes over 5 ms.
 MOST_PHASE_TYPE, MOST_DETERMINISTIC = 64, 1024
-SCALED_FROM, REGULAR_FROM = (20, 40), (16, 28)
 #: Ratios to M/M/k near their limit as this power of 1/k: within .1 % of exact M/H2/k, M/E2/k and M/D/k of 64 and 128.
 NEARING = 0.62
 #: Largest factor by which a percentile goes on changing.
@@ -148,7 +147,7 @@ def _many_servers(lam: float, k: int, service: ServiceTime) -> QueueMetrics:
         wait_law=TabulatedTail(grid=law.grid * shrink, log_tail=law.log_tail, decay=law.decay / shrink),
         method=f"scaled from {fewer} and {few} servers with the same (1 - rho)*sqrt(k) (Halfin-Whitt); {small.method}",
         exact=False,
-        error_estimate=_scaling_errors(delayed),
+        error_estimate=_scaling_errors(delayed, small.error_estimate),
     )
 
 
@@ -174,11 +173,14 @@ def _ratios(servers: int, spare: float, service: ServiceTime) -> tuple[QueueMetr
     return found, (ratio, math.log(found.wait_probability / exponential.wait_probability))
 
 
-def _scaling_errors(delayed: float) -> dict[str, float]:
-    """Return relative errors of what is scaled; percentiles a little above P(W = 0) are moved far by small errors."""
-    errors = {"mean": SCALED_ERROR["mean"]}
+def _scaling_errors(delayed: float, small: dict[str, float]) -> dict[str, float]:
+    """Return relative errors of what is scaled, those of fewer servers at least.
+
+    Percentiles a little above P(W = 0) are moved far by small errors.
+    """
+    errors = {"mean": max(SCALED_ERROR["mean"], small.get("mean", 0.0))}
     for name, level in (("p95", 0.05), ("p99", 0.01)):
         spare = math.log(delayed / level)
-        near = SCALED_ERROR["delayed"] / max(spare, NEAREST)
-        errors[name] = SCALED_ERROR[name] + near if spare > -SCALED_ERROR["delayed"] else 0.0
+        near = max(SCALED_ERROR[name], small.get(name, 0.0)) + SCALED_ERROR["delayed"] / max(spare, NEAREST)
+        errors[name] = near if spare > -SCALED_ERROR["delayed"] else 0.0
     return errors

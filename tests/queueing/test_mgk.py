@@ -179,3 +179,11 @@ def test_exact_solutions_are_taken_with_many_servers_too(servers):
     assert exponential.mean_wait_s == pytest.approx(delay / (servers - rate), rel=1e-10)
     # Half the mean wait of exponential services in heavy traffic, more of it with much idle room.
     assert 0.5 < constant.mean_wait_s / exponential.mean_wait_s < 0.66
+
+
+def test_scaling_does_not_forget_the_errors_of_what_is_scaled():
+    wild = ServiceTime.from_samples([1.0, 1e4], [1 - 1e-5, 1e-5])
+    found = mgk(0.9 * 100 / wild.mean_s, 100, wild)
+    assert "scaled" in found.method
+    assert found.error_estimate["mean"] >= 0.05
+    assert found.error_estimate["p95"] >= 0.1
