@@ -151,7 +151,7 @@ def mtgk(
     Backlog is a birth-death chain on cells whose stationary law at the window's load is that of `mgk`, and whose drift
     and variance are those of the work that arrives (Scharfetter-Gummel): exact in steady state, and in the diffusion
     limit when the load is near or above 1. Any load is allowed; backlog carries over from window to window. Where
-    windows last less than 20 mean services (of one law) the profile is replayed along sample paths instead.
+    up to 240 windows last less than 20 mean services (of one law) the profile is replayed along sample paths instead.
 
     Parameters
     ----------
